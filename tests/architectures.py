@@ -1,0 +1,200 @@
+"""Small random models of every architecture that the surgery is tested on.
+
+Biases and norm weights are drawn too, since a forgotten bias would not show in a fresh model.
+"""
+
+import copy
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+try:  # removed in TransformerLens 4
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+except ImportError:
+    HookedTransformer = None
+
+VOCAB = 97
+SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
+_COMMON = dict(vocab_size=VOCAB, max_position_embeddings=64, attn_implementation="eager", **SIZES)
+_GROUPED = dict(num_key_value_heads=2, **_COMMON)
+_TEXT = [
+    "When",
+    "Mary",
+    "and",
+    "John",
+    "went",
+    "to",
+    "the",
+    "store",
+    ",",
+    "gave",
+    "a",
+    "drink",
+    ".",
+    "in",
+    "is",
+    "of",
+    "Paris",
+    "London",
+    "France",
+    "Rome",
+    "Italy",
+    "capital",
+    "country",
+    "The",
+]
+
+HF = {
+    "neox-parallel": lambda: GPTNeoXForCausalLM(
+        GPTNeoXConfig(use_parallel_residual=True, rotary_pct=0.25, **_COMMON)
+    ),
+    "neox-sequential": lambda: GPTNeoXForCausalLM(
+        GPTNeoXConfig(use_parallel_residual=False, rotary_pct=0.25, **_COMMON)
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_inner=48, n_positions=64)
+    ),
+    "llama-grouped": lambda: LlamaForCausalLM(LlamaConfig(attention_bias=True, **_GROUPED)),
+    "gemma2-post-norm": lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=8, **_GROUPED)),
+    "mixtral-sparse": lambda: MixtralForCausalLM(MixtralConfig(num_local_experts=4, **_GROUPED)),
+}
+_HOOKED = {
+    "neox-parallel": dict(
+        parallel_attn_mlp=True, positional_embedding_type="rotary", rotary_dim=2, act_fn="gelu"
+    ),
+    "neox-sequential": dict(positional_embedding_type="rotary", rotary_dim=2, act_fn="gelu"),
+    "gpt2": dict(act_fn="gelu_new"),
+    "llama-grouped": dict(
+        n_key_value_heads=2,
+        gated_mlp=True,
+        normalization_type="RMS",
+        final_rms=True,
+        positional_embedding_type="rotary",
+        rotary_dim=8,
+        act_fn="silu",
+    ),
+    "no-norm": dict(normalization_type=None, act_fn="relu"),
+    "gemma2-post-norm": dict(use_normalization_before_and_after=True, act_fn="gelu"),
+}
+#: The architectures that every law is tested on, by class.
+BRIDGED = ("neox-parallel", "neox-sequential", "gpt2", "llama-grouped", "no-norm")
+HOOKED = BRIDGED if HookedTransformer is not None else ()
+CASES = [("bridge", name) for name in BRIDGED] + [("hooked", name) for name in HOOKED]
+
+
+@lru_cache
+def word_tokenizer() -> PreTrainedTokenizerBase:
+    """A word-level tokenizer whose words carry their leading space, as GPT-2's do.
+
+    The Bridge reloads a tokenizer from its folder, so it has to come from one.
+    """
+    folder = tempfile.mkdtemp(prefix="word-tokenizer-")
+    _fresh_tokenizer().save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _fresh_tokenizer() -> PreTrainedTokenizerFast:
+    words = ["<bos>", "<pad>", "<unk>", *_TEXT, *(f"Ġ{word}" for word in _TEXT), "Ġthe", "Ġdrink"]
+    words = list(dict.fromkeys(words))
+    words += [f"<{index}>" for index in range(VOCAB - len(words))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<bos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+    )
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draws every parameter, so that biases and norms are no special values."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            scale = 0.15 if parameter.ndim > 1 else 0.3
+            centre = 1.0 if parameter.ndim == 1 and bool((parameter == 1).all()) else 0.0
+            parameter.copy_(centre + scale * noise)
+    return model.eval()
+
+
+def hf_model(name: str) -> nn.Module:
+    """A random Hugging Face model of an architecture."""
+    return randomise(HF[name]())
+
+
+def save_folder(name: str, folder: Path) -> Path:
+    """A Hugging Face folder with a random model and a tokenizer."""
+    hf_model(name).save_pretrained(folder)
+    _fresh_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def bridge(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A TransformerBridge of an architecture."""
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if name == "no-norm":
+        config = TransformerBridgeConfig(
+            d_model=32,
+            d_head=8,
+            n_heads=4,
+            n_layers=3,
+            n_ctx=64,
+            d_vocab=VOCAB,
+            d_mlp=48,
+            act_fn="relu",
+            normalization_type=None,
+        )
+        return randomise(TransformerBridge.boot_native(config)).to(dtype)
+    model = TransformerBridge.boot_transformers(
+        name, hf_model=copy.deepcopy(hf_model(name)).to(dtype), tokenizer=word_tokenizer()
+    )
+    model.cfg.dtype = dtype
+    return model
+
+
+def hooked(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A HookedTransformer of an architecture (TransformerLens 3)."""
+    config = dict(
+        n_layers=3,
+        d_model=32,
+        d_head=8,
+        n_heads=4,
+        d_mlp=48,
+        n_ctx=64,
+        d_vocab=VOCAB,
+        normalization_type="LN",
+        dtype=dtype,
+        device="cpu",
+    )
+    model = HookedTransformer(HookedTransformerConfig(**{**config, **_HOOKED[name]}), tokenizer=None)
+    return randomise(model)
+
+
+def build(kind: str, name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A model by class and architecture."""
+    return {"bridge": bridge, "hooked": hooked}[kind](name, dtype)

@@ -1,0 +1,63 @@
+"""Low-rank surgery on TransformerLens models while they run."""
+
+from tl_truncate import tasks
+from tl_truncate.experiments.evaluate import Scores, evaluate
+from tl_truncate.experiments.statistics import Estimate
+from tl_truncate.models import load_model
+from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
+from tl_truncate.surgery.cut import Cut, Cuts
+from tl_truncate.surgery.hooks import CutNotApplied, truncated, truncation_hooks
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.cache import cache_clear, cache_info
+from tl_truncate.weights.keep import (
+    Band,
+    Components,
+    DropTop,
+    Energy,
+    Fraction,
+    Keep,
+    LaserCompat,
+    MarchenkoPastur,
+    OptimalThreshold,
+    Rank,
+)
+from tl_truncate.weights.linear import find_sites
+from tl_truncate.weights.processing import ProcessedWeightsWarning, processing
+from tl_truncate.weights.site import Site
+from tl_truncate.weights.spectrum import Spectrum, spectrum
+
+__version__ = "0.1.0"
+__all__ = [
+    "Ablated",
+    "Band",
+    "Components",
+    "Cut",
+    "CutNotApplied",
+    "Cuts",
+    "DropTop",
+    "Energy",
+    "Estimate",
+    "Fraction",
+    "Keep",
+    "LaserCompat",
+    "MarchenkoPastur",
+    "NormMatched",
+    "OptimalThreshold",
+    "ProcessedWeightsWarning",
+    "RandomSubspace",
+    "Rank",
+    "Scores",
+    "Site",
+    "Spectrum",
+    "Task",
+    "cache_clear",
+    "cache_info",
+    "evaluate",
+    "find_sites",
+    "load_model",
+    "processing",
+    "spectrum",
+    "tasks",
+    "truncated",
+    "truncation_hooks",
+]

@@ -1,0 +1,317 @@
+"""Scoring a model on a task, uncut and cut, prompt by prompt."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from tl_truncate.experiments.record import Record, make_record
+from tl_truncate.experiments.statistics import Estimate, bootstrap_mean
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.hooks import truncated
+from tl_truncate.tasks.encode import EncodedTask, encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.linear import n_layers
+
+Metric = Literal["accuracy", "p_in_context", "p_global", "logit_diff", "rank"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+@dataclass(frozen=True, repr=False)
+class Scores:
+    """A model's scores on a task, with intervals, and paired with the uncut model's.
+
+    Attributes:
+        frame: one row per prompt: prompt, in_context, global_, and the metrics.
+        record: what the scores came from.
+        baseline: the uncut model's scores on the same prompts; None if these are they.
+        resamples: of the bootstrap.
+
+    The metrics, each an `Estimate` (a float with `.low`, `.high`, `.se`):
+        accuracy: share of prompts whose most probable continuation is the in-context answer.
+        p_in_context, p_global: probability of the answers, from 0 to 1.
+        logit_diff: in-context minus global, in nats (log-probabilities for sequences).
+        rank: how many tokens are more probable than the in-context answer; the worst token's for a
+            sequence.
+    """
+
+    frame: pd.DataFrame
+    record: Record
+    baseline: "Scores | None" = None
+    resamples: int = field(default=2000, kw_only=True)
+
+    def estimate(self, metric: Metric) -> Estimate:
+        """The mean of a metric over the prompts.
+
+        Raises:
+            ValueError: if there is no such metric.
+        """
+        return self._bootstrap(self.frame[_metric(metric)])
+
+    def change(self, metric: Metric) -> Estimate:
+        """Cut minus uncut, paired by prompt.
+
+        Raises:
+            ValueError: if there is no such metric, or no baseline.
+        """
+        if self.baseline is None:
+            raise ValueError(
+                "A change must have a baseline, but these are the uncut model's own scores. "
+                "Call evaluate with cuts."
+            )
+        column = _metric(metric)
+        return self._bootstrap(self.frame[column] - self.baseline.frame[column])
+
+    def _bootstrap(self, values: pd.Series) -> Estimate:
+        return bootstrap_mean(values, seed=self.record.seed, resamples=self.resamples)
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Share of prompts answered in context."""
+        return self.estimate("accuracy")
+
+    @property
+    def p_in_context(self) -> Estimate:
+        """Mean probability of the in-context answer."""
+        return self.estimate("p_in_context")
+
+    @property
+    def p_global(self) -> Estimate:
+        """Mean probability of the global answer."""
+        return self.estimate("p_global")
+
+    @property
+    def logit_diff(self) -> Estimate:
+        """Mean logit difference, in-context minus global, in nats."""
+        return self.estimate("logit_diff")
+
+    @property
+    def rank(self) -> Estimate:
+        """Mean rank of the in-context answer; 0 is the most probable token."""
+        return self.estimate("rank")
+
+    def summary(self) -> pd.DataFrame:
+        """One row per metric: value, its interval, and with a baseline the paired change and its."""
+        rows = []
+        for metric in METRICS:
+            value = self.estimate(metric)
+            row: dict[str, Any] = dict(metric=metric, value=float(value), low=value.low, high=value.high)
+            if self.baseline is not None:
+                change = self.change(metric)
+                row.update(
+                    uncut=float(self.baseline.estimate(metric)),
+                    change=float(change),
+                    change_low=change.low,
+                    change_high=change.high,
+                )
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("metric")
+
+    def to_json(self) -> dict[str, Any]:
+        """Summary and record as plain data."""
+        table = self.summary().reset_index().to_dict(orient="records")
+        return {"record": self.record.to_json(), "summary": table}
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.record.task}: {self.record.n_prompts} prompts on {self.record.model} "
+            f"({self.record.weights} weights, {'with' if self.record.prepend_bos else 'without'} BOS)"
+        )
+        lines = [head]
+        for metric in METRICS:
+            line = f"  {metric:<13}{self.estimate(metric)!s:<24}"
+            if self.baseline is not None:
+                line += f"  change {self.change(metric)}"
+            lines.append(line.rstrip())
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"A metric must be one of {', '.join(METRICS)}, got {name!r}.")
+    return name
+
+
+def evaluate(
+    model: Any,
+    task: Task,
+    cuts: SiteCut | Sequence[SiteCut] = (),
+    *,
+    baseline: Scores | None = None,
+    prepend_bos: bool | None = None,
+    batch_size: int = 32,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: bool = False,
+) -> Scores:
+    """Scores a model on a task with all the cuts active, paired with the uncut model.
+
+    Prompts of equal length share a batch, so nothing is ever padded and a prompt's score does not
+    depend on its company. Only the answers' positions are unembedded.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        task: prompts and answers.
+        cuts: made together; none scores the uncut model alone.
+        baseline: the uncut model's scores from an earlier call on the same task, to save a pass.
+        prepend_bos: overrides the model's default; the record says what was done.
+        batch_size: prompts in a pass.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        progress: shows a bar.
+
+    Returns:
+        Scores with intervals; `.change(metric)` is paired by prompt.
+
+    Raises:
+        ValueError: if the task does not fit the tokenizer, a cut addresses nothing, the model has
+            active dropout, or the baseline is of other prompts; before any pass runs.
+        TypeError: if an argument is of the wrong kind.
+
+    Example:
+        >>> model = getfixture("toy")
+        >>> task = Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        ...             global_=" the")
+        >>> evaluate(model, task).record.n_prompts
+        1
+    """
+    if not isinstance(task, Task):
+        raise TypeError(f"task must be a Task, such as tlt.tasks.ioi(n=100), got {task!r}.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer from 1 up, got {batch_size!r}.")
+    n_layers(model)
+    _require_deterministic(model)
+    chosen = Cuts(cuts)
+    encoded = encode(model, task, prepend_bos=prepend_bos)
+    _check_baseline(baseline, task, encoded)
+
+    def scores(active: Cuts, uncut: Scores | None) -> Scores:
+        with truncated(model, *active):
+            frame = _score(model, task, encoded, batch_size, progress)
+        record = make_record(model, task, cuts=active, prepend_bos=encoded.prepend_bos, seed=seed)
+        return Scores(frame, record, uncut, resamples=resamples)
+
+    if not chosen:
+        return scores(chosen, None)
+    with truncated(model, *chosen):  # a cut that cannot be made fails before the first pass
+        pass
+    return scores(chosen, scores(Cuts(), None) if baseline is None else baseline)
+
+
+def _check_baseline(baseline: Scores | None, task: Task, encoded: EncodedTask) -> None:
+    if baseline is None:
+        return
+    if not isinstance(baseline, Scores):
+        raise TypeError(f"baseline must be the Scores of an uncut model, got {baseline!r}.")
+    if baseline.record.cuts:
+        raise ValueError(
+            f"The baseline must be of the uncut model, got scores with {len(baseline.record.cuts)} cuts."
+        )
+    found = (baseline.record.task_hash, baseline.record.prepend_bos)
+    wanted = (task.hash, encoded.prepend_bos)
+    if found != wanted:
+        raise ValueError(
+            "The baseline must be of the same prompts and BOS, got scores of task "
+            f"{found[0]} (BOS {found[1]}) for task {wanted[0]} (BOS {wanted[1]})."
+        )
+
+
+def _require_deterministic(model: nn.Module) -> None:
+    """Refuses active dropout. HookedTransformer has none and is never put into evaluation mode."""
+    for name, module in model.named_modules():
+        drops = isinstance(module, nn.modules.dropout._DropoutNd) or hasattr(module, "attention_dropout")
+        if module.training and drops:
+            raise ValueError(
+                f"The model must be in evaluation mode, got {name or type(module).__name__} in "
+                "training mode, where dropout is random. Call model.eval() first."
+            )
+
+
+Answer = tuple[int, str, tuple[int, ...]]
+
+
+def _score(
+    model: Any, task: Task, encoded: EncodedTask, batch_size: int, progress: bool
+) -> pd.DataFrame:
+    # Both answers of one token are read off the same pass; longer ones need a pass each, over
+    # the prompt and all but the last of the answer's tokens.
+    wanted: dict[tuple[int, ...], list[Answer]] = defaultdict(list)
+    for index, each in enumerate(encoded.prompts):
+        for kind, answer in (("in_context", each.in_context), ("global", each.global_)):
+            wanted[each.prompt + answer[:-1]].append((index, kind, answer))
+    found: dict[tuple[int, str], tuple[float, float]] = {}
+    with tqdm(total=len(wanted), disable=not progress, desc=task.name, unit="pass") as bar:
+        for batch in _batches(list(wanted), batch_size):
+            longest = max(len(answer) for row in batch for _, _, answer in wanted[row])
+            logits = _last_logits(model, batch, longest)
+            for row, values in zip(batch, logits, strict=True):
+                for index, kind, answer in wanted[row]:
+                    found[index, kind] = _read(values[len(values) - len(answer) :], answer)
+            bar.update(len(batch))
+    return _frame(task, encoded, found)
+
+
+def _batches(rows: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
+    """Rows of equal length, so that no padding is needed."""
+    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for row in rows:
+        by_length[len(row)].append(row)
+    for length in sorted(by_length):
+        bucket = by_length[length]
+        yield from (bucket[start : start + size] for start in range(0, len(bucket), size))
+
+
+def _last_logits(model: Any, rows: list[tuple[int, ...]], positions: int) -> Tensor:
+    """Logits of the last positions, `[batch, positions, d_vocab]`, without unembedding the others."""
+    tokens = torch.tensor(rows, device=next(iter(model.parameters())).device)
+    with torch.no_grad(), _unembedding_only(model, positions):
+        logits: Tensor = model(tokens, return_type="logits")
+    return logits[:, -positions:].double().cpu()
+
+
+@contextmanager
+def _unembedding_only(model: Any, positions: int) -> Iterator[None]:
+    def last(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return (args[0][:, -positions:], *args[1:]) if args else None
+
+    handle = model.unembed.register_forward_pre_hook(last)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _read(logits: Tensor, answer: tuple[int, ...]) -> tuple[float, float]:
+    """Log-probability of an answer and the rank of its worst token, from `[token, d_vocab]`."""
+    tokens = torch.tensor(answer)[:, None]
+    chosen = logits.gather(-1, tokens)
+    log_probability = (chosen[:, 0] - logits.logsumexp(-1)).sum()
+    rank = (logits > chosen).sum(-1).max()
+    return float(log_probability), float(rank)
+
+
+def _frame(
+    task: Task, encoded: EncodedTask, found: dict[tuple[int, str], tuple[float, float]]
+) -> pd.DataFrame:
+    frame = task.to_frame()
+    in_context = [found[index, "in_context"] for index in range(len(task))]
+    global_ = [found[index, "global"] for index in range(len(task))]
+    log_in_context = pd.Series([value for value, _ in in_context])
+    log_global = pd.Series([value for value, _ in global_])
+    frame["rank"] = [rank for _, rank in in_context]
+    frame["accuracy"] = (frame["rank"] == 0).astype(float)
+    frame["p_in_context"] = np.exp(log_in_context)
+    frame["p_global"] = np.exp(log_global)
+    frame["logit_diff"] = log_in_context - log_global
+    frame["n_tokens"] = [len(each.prompt) for each in encoded.prompts]
+    return frame

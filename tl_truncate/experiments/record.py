@@ -1,0 +1,79 @@
+"""What a result came from: model, weights' processing, versions, prompts, seed, cuts."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.linear import n_layers
+from tl_truncate.weights.processing import processing
+from tl_truncate.weights.source import source
+
+_PACKAGES = ("tl-truncate", "transformer-lens", "torch", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The circumstances of a result, as plain data."""
+
+    model: str
+    model_class: str
+    n_layers: int
+    dtype: str
+    device: str
+    weights: str
+    task: str
+    task_hash: str
+    n_prompts: int
+    prepend_bos: bool
+    seed: int
+    cuts: tuple[dict[str, Any], ...]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain data for a JSON file."""
+        return asdict(self)
+
+
+def make_record(
+    model: Any, task: Task, *, cuts: Sequence[SiteCut], prepend_bos: bool, seed: int
+) -> Record:
+    """Notes the circumstances of a result.
+
+    Args:
+        model: that was asked.
+        task: what it was asked.
+        cuts: that were active.
+        prepend_bos: whether a BOS was in front of the prompts.
+        seed: of the bootstrap.
+    """
+    weight = next(iter(model.parameters()))
+    return Record(
+        model=source(model),
+        model_class=type(model).__name__,
+        n_layers=n_layers(model),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        device=str(weight.device),
+        weights=str(processing(model)),
+        task=task.name,
+        task_hash=task.hash,
+        n_prompts=len(task),
+        prepend_bos=prepend_bos,
+        seed=seed,
+        cuts=tuple(cut.to_json() for cut in cuts),
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

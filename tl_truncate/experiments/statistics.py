@@ -1,0 +1,88 @@
+"""Estimates with their uncertainty: a mean over prompts is a number that knows its interval."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Estimate(float):
+    """A mean over prompts, usable as a float, with a 95% bootstrap interval.
+
+    Attributes:
+        low: lower end of the interval.
+        high: upper end of the interval.
+        se: standard error of the mean, `std / sqrt(n)`; NaN for one prompt.
+        n: number of prompts.
+
+    Example:
+        >>> value = Estimate(0.5, low=0.4, high=0.6, se=0.05, n=20)
+        >>> value + 1, str(value)
+        (1.5, '0.500 [0.400, 0.600]')
+    """
+
+    low: float
+    high: float
+    se: float
+    n: int
+
+    def __new__(cls, value: float, *, low: float, high: float, se: float, n: int) -> "Estimate":
+        """A value with what is known of its uncertainty."""
+        self = super().__new__(cls, value)
+        self.low, self.high, self.se, self.n = float(low), float(high), float(se), int(n)
+        return self
+
+    def __str__(self) -> str:
+        return f"{float(self):.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def __repr__(self) -> str:
+        return f"Estimate({self}, n={self.n})"
+
+    def __reduce__(self) -> Any:
+        return (_rebuild, (float(self), self.low, self.high, self.se, self.n))
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def _rebuild(value: float, low: float, high: float, se: float, n: int) -> Estimate:
+    return Estimate(value, low=low, high=high, se=se, n=n)
+
+
+def bootstrap_mean(
+    values: ArrayLike, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Estimate:
+    """The mean of some values with a percentile bootstrap interval.
+
+    Prompts are resampled with replacement. For a paired comparison pass the differences: the prompts
+    are then shared between both sides, as they should be.
+
+    Args:
+        values: one per prompt.
+        seed: of the resampling; the global random state is not touched.
+        resamples: how many.
+        level: of the interval.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: if there are no values.
+
+    Source: Efron and Tibshirani 1993, chapter 13.
+
+    Example:
+        >>> bootstrap_mean([1.0, 1.0, 1.0])
+        Estimate(1.000 [1.000, 1.000], n=3)
+    """
+    sample = np.asarray(values, dtype=float)
+    if sample.ndim != 1 or not len(sample):
+        raise ValueError(f"Values must be a list of at least one number, got shape {sample.shape}.")
+    n = len(sample)
+    chosen = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    means = sample[chosen].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    se = sample.std(ddof=1) / np.sqrt(n) if n > 1 else float("nan")
+    return Estimate(sample.mean(), low=low, high=high, se=se, n=n)

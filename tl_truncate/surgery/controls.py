@@ -1,0 +1,147 @@
+"""Controls with a cut's interface: what happens if a part of no particular meaning is removed.
+
+A cut's effect says something about the removed components only if a random part of the same size
+does not have it too.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_truncate.surgery.cut import SiteCut, fill, kept_components, trivial_projection
+from tl_truncate.surgery.edit import Edit, Projection
+from tl_truncate.weights.keep import Keep
+from tl_truncate.weights.linear import compute_dtype, locate
+from tl_truncate.weights.site import Site
+from tl_truncate.weights.spectrum import spectrum
+
+
+@dataclass(frozen=True, repr=False)
+class RandomSubspace(SiteCut):
+    """Keeps a random subspace of the same rank as a cut would: `W -> W Q Q^T`.
+
+    Q is uniform among the subspaces of the weight's row space, so that keeping everything is the
+    identity and the rank of the result is that of the cut.
+
+    Args:
+        site: a Site or its name.
+        keep: as for `Cut`; only the number of kept components matters.
+        seed: of the subspace; each site draws its own.
+        strength: as for `Cut`.
+
+    Raises:
+        ValueError: if an argument does not fit.
+    """
+
+    keep: Keep
+    seed: int = 0
+
+    def __init__(
+        self, site: Site | str, keep: Keep | int | float, seed: int = 0, *, strength: float = 1.0
+    ) -> None:
+        fill(self, site=site, keep=keep, seed=seed, strength=strength)
+
+    def edit(self, model: Any) -> Edit:
+        """The projection onto the random subspace, or away from its complement if that is smaller."""
+        trivial = trivial_projection(locate(model, self.site), self.keep)
+        if trivial is not None:
+            return trivial
+        spec = spectrum(model, self.site)
+        count = self.keep.count(spec.max_rank)
+        kept = len(kept_components(spec, self.keep, self.site)) if count is None else count
+        keeps = kept <= spec.max_rank - kept
+        directions = kept if keeps else spec.max_rank - kept
+        rotation = _orthonormal(spec.max_rank, directions, f"{self.seed} {self.site}")
+        return Projection((spec.V.double() @ rotation).to(spec.V.dtype), keeps)
+
+
+@dataclass(frozen=True, repr=False)
+class NormMatched(SiteCut):
+    """Removes a random component with the Frobenius norm of what a cut would remove.
+
+    Random orthonormal directions of the row space are removed one after the other until
+    `|R|_F = |W - W_K|_F`; of the last one only the fraction that is needed.
+
+    Args:
+        site: a Site or its name.
+        keep: as for `Cut`; only the norm of the removed part matters.
+        seed: of the directions; each site draws its own.
+        strength: as for `Cut`.
+
+    Raises:
+        ValueError: if an argument does not fit.
+    """
+
+    keep: Keep
+    seed: int = 0
+
+    def __init__(
+        self, site: Site | str, keep: Keep | int | float, seed: int = 0, *, strength: float = 1.0
+    ) -> None:
+        fill(self, site=site, keep=keep, seed=seed, strength=strength)
+
+    def edit(self, model: Any) -> Edit:
+        """The projection away from as many random directions as the norm takes."""
+        trivial = trivial_projection(locate(model, self.site), self.keep)
+        if trivial is not None:
+            return trivial
+        spec = spectrum(model, self.site)
+        values = spec.S.double()
+        removed = torch.ones(spec.max_rank, dtype=torch.bool)
+        removed[kept_components(spec, self.keep, self.site)] = False
+        rotation = _orthonormal(spec.max_rank, spec.max_rank, f"{self.seed} {self.site}")
+        energies = (values[:, None] * rotation).square().sum(0)
+        weights = weights_for_energy(energies, float(values[removed].square().sum()))
+        basis = (spec.V.double() @ rotation[:, : len(weights)]).to(spec.V.dtype)
+        return Projection(basis, keeps=False, weights=weights.to(spec.V.dtype))
+
+
+@dataclass(frozen=True, repr=False)
+class Ablated(SiteCut):
+    """Removes the whole weight: the linear writes its bias alone.
+
+    Args:
+        site: a Site or its name.
+        strength: as for `Cut`.
+
+    Raises:
+        ValueError: if an argument does not fit.
+
+    Example:
+        >>> Ablated("blocks.3.mlp.W_out")
+        Ablated(site='blocks.3.mlp.W_out')
+    """
+
+    def __init__(self, site: Site | str, *, strength: float = 1.0) -> None:
+        fill(self, site=site, strength=strength)
+
+    def edit(self, model: Any) -> Edit:
+        """The projection onto nothing."""
+        weight = locate(model, self.site).weight()
+        empty = torch.zeros(weight.shape[1], 0, dtype=compute_dtype(weight.dtype))
+        return Projection(empty, keeps=True)
+
+
+def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float[Tensor, " removed"]:
+    """How much of each direction to remove, in order, so that `sum w_i^2 e_i = target`.
+
+    Example:
+        >>> weights_for_energy(torch.tensor([4.0, 4.0, 4.0]), 5.0).tolist()
+        [1.0, 0.5]
+    """
+    before = torch.cat([energies.new_zeros(1), energies.cumsum(0)[:-1]])
+    needed = ((target - before) / energies.clamp_min(torch.finfo(energies.dtype).tiny)).clamp(0, 1)
+    return needed[needed > 0].sqrt()
+
+
+def _orthonormal(rows: int, columns: int, seed: str) -> Float[Tensor, "rows columns"]:
+    """Uniformly distributed orthonormal columns in float64, from text, on any machine alike."""
+    digest = hashlib.blake2b(seed.encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    normal = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    rotation: Tensor = torch.linalg.qr(normal).Q
+    return rotation

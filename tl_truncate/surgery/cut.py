@@ -1,0 +1,243 @@
+"""A cut: what is done to one site, as a value that can be compared, printed and stored."""
+
+import json
+import math
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from tl_truncate.surgery.edit import Edit, Projection, Replacement, project_components
+from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
+from tl_truncate.weights.linear import Linear, compute_dtype, locate
+from tl_truncate.weights.site import Site
+from tl_truncate.weights.spectrum import Spectrum, spectrum
+
+
+@dataclass(frozen=True)
+class SiteCut(ABC):
+    """What every cut and every control has: a site, a strength, and an edit of the site's weight.
+
+    `W -> W - strength * R`: strength 1 removes R, 0 is the identity, -1 doubles R.
+
+    A new kind is a frozen dataclass with `edit`; being a subclass makes it readable from JSON.
+    """
+
+    site: Site
+    strength: float = field(default=1.0, kw_only=True)
+
+    _kinds: ClassVar[dict[str, type["SiteCut"]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        SiteCut._kinds[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "site", Site.parse(self.site))
+        for name in ("keep", "strength", "seed"):
+            if hasattr(self, name):
+                object.__setattr__(self, name, _CHECKS[name](getattr(self, name)))
+
+    @abstractmethod
+    def edit(self, model: Any) -> Edit:
+        """The edit of the site's weight in a model, from the spectrum of its present content."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The cut as plain data; `SiteCut.from_json` is the inverse.
+
+        Example:
+            >>> SiteCut.from_json(Cut("blocks.0.mlp.W_in", keep=0.5).to_json())
+            Cut(site='blocks.0.mlp.W_in', keep=Fraction(rho=0.5))
+        """
+        data: dict[str, Any] = {"kind": type(self).__name__}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Site):
+                value = str(value)
+            elif isinstance(value, Keep):
+                value = value.to_json()
+            data[each.name] = value
+        return data
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "SiteCut":
+        """Reads a cut that `to_json` wrote.
+
+        Raises:
+            ValueError: if the kind is unknown or a value does not fit.
+        """
+        values = dict(data)
+        kind = values.pop("kind", None)
+        if kind not in SiteCut._kinds:
+            raise ValueError(
+                f"A cut's kind must be one of {', '.join(sorted(SiteCut._kinds))}, got {kind!r}."
+            )
+        if "keep" in values:
+            values["keep"] = Keep.from_json(values["keep"])
+        return SiteCut._kinds[kind](**values)
+
+    def __repr__(self) -> str:
+        shown = [f"site='{self.site}'"]
+        names = [each.name for each in fields(self) if each.name not in ("site", "strength")]
+        shown += [f"{name}={getattr(self, name)!r}" for name in names]
+        if self.strength != 1.0:
+            shown.append(f"strength={self.strength!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _strength(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(
+            f"A cut's strength must be a finite number (1 removes, 0 changes nothing), got {value!r}."
+        )
+    return float(value)
+
+
+def _seed(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"A control's seed must be an integer from 0 up, got {value!r}.")
+    return value
+
+
+_CHECKS = {"keep": as_keep, "strength": _strength, "seed": _seed}
+
+
+@dataclass(frozen=True, repr=False)
+class Cut(SiteCut):
+    """Keeps part of a site's spectrum and removes the rest.
+
+    `W_K = sum_{i in K} S_i U_i V_i^T`, which the model sees as `y -> b + (y - b) V_K V_K^T`.
+
+    Args:
+        site: a Site or its name.
+        keep: an int is a rank, a float LASER's fraction of the maximum rank, or a Keep rule.
+        strength: 1 removes, 0 changes nothing, -1 doubles the part that a cut would remove.
+
+    Raises:
+        ValueError: if the site's name, the keep or the strength does not fit.
+        TypeError: if keep is neither a number nor a rule.
+
+    Source: LASER (Sharma et al. 2023), section 3; closed form 1 of the documentation.
+
+    Example:
+        >>> Cut("blocks.3.mlp.W_in", keep=0.1)
+        Cut(site='blocks.3.mlp.W_in', keep=Fraction(rho=0.1))
+    """
+
+    keep: Keep
+
+    def __init__(self, site: Site | str, keep: Keep | int | float, *, strength: float = 1.0) -> None:
+        fill(self, site=site, keep=keep, strength=strength)
+
+    def edit(self, model: Any) -> Edit:
+        """The projection onto the kept components."""
+        linear = locate(model, self.site)
+        if isinstance(self.keep, LaserCompat):
+            return _sketch(linear, self.keep)
+        trivial = trivial_projection(linear, self.keep)
+        if trivial is not None:
+            return trivial
+        spec = spectrum(model, self.site)
+        return project_components(spec.V, kept_components(spec, self.keep, self.site))
+
+
+def fill(cut: SiteCut, **values: Any) -> None:
+    """Fills a frozen dataclass whose arguments are wider than its fields (text for a Site)."""
+    for name, value in values.items():
+        object.__setattr__(cut, name, value)
+    SiteCut.__post_init__(cut)
+
+
+def kept_components(spec: Spectrum, keep: Keep, site: Site) -> torch.Tensor:
+    """The components that a rule keeps, with the site's name in the error if it cannot."""
+    try:
+        return keep.indices(spec.S, spec.shape)
+    except ValueError as problem:
+        raise ValueError(f"{site}: {problem}") from None
+
+
+def trivial_projection(linear: Linear, keep: Keep) -> Projection | None:
+    """Nothing kept or everything kept: known from the shape alone, so no spectrum is computed."""
+    weight = linear.weight()
+    max_rank = min(weight.shape)
+    try:
+        count = keep.count(max_rank)
+    except ValueError as problem:
+        raise ValueError(f"{linear.site}: {problem}") from None
+    if count not in (0, max_rank):
+        return None
+    empty = torch.zeros(weight.shape[1], 0, dtype=compute_dtype(weight.dtype))
+    return Projection(empty, keeps=count == 0)
+
+
+def _sketch(linear: Linear, keep: LaserCompat) -> Edit:
+    weight = linear.weight()
+    left, right = keep.factors(weight)
+    if weight.shape[1] >= weight.shape[0]:
+        return Projection(right, keeps=True)  # the sketch was taken on the output side
+    if linear.input is None:
+        raise ValueError(
+            f"LaserCompat on {linear.site} needs the linear's input, which HookedTransformer has no "
+            "hook point for. Load the model as a TransformerBridge, or use Fraction(rho)."
+        )
+    return Replacement(left, right)
+
+
+class Cuts(tuple[SiteCut, ...]):
+    """Several cuts in the order in which they are made, with JSON on disk.
+
+    Example:
+        >>> Cuts([Cut("blocks.0.mlp.W_in", 3)])
+        Cuts([Cut(site='blocks.0.mlp.W_in', keep=Rank(k=3))])
+    """
+
+    def __new__(cls, *cuts: "SiteCut | Iterable[Any]") -> "Cuts":
+        """Takes cuts, or lists of cuts, in any mixture.
+
+        Raises:
+            TypeError: if something is not a cut.
+        """
+        return super().__new__(cls, _flatten(cuts))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the cuts as JSON, under a temporary name first."""
+        target = Path(path)
+        text = json.dumps({"format": 1, "cuts": [cut.to_json() for cut in self]}, indent=2)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=target.parent, prefix=target.name, suffix=".part", delete=False
+        ) as file:
+            file.write(text + "\n")
+        os.replace(file.name, target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Cuts":
+        """Reads cuts that `save` wrote.
+
+        Raises:
+            ValueError: if the file does not hold cuts.
+        """
+        data = json.loads(Path(path).read_text())
+        if not isinstance(data, dict) or data.get("format") != 1 or "cuts" not in data:
+            raise ValueError(f"{path} must be a file written by Cuts.save, got other content.")
+        return cls([SiteCut.from_json(each) for each in data["cuts"]])
+
+    def __repr__(self) -> str:
+        return f"Cuts([{', '.join(map(repr, self))}])"
+
+
+def _flatten(cuts: Iterable[Any]) -> Iterable[SiteCut]:
+    for cut in cuts:
+        if isinstance(cut, SiteCut):
+            yield cut
+        elif isinstance(cut, (list, tuple)):
+            yield from _flatten(cut)
+        else:
+            raise TypeError(
+                f"A cut must be a Cut, RandomSubspace, NormMatched or Ablated, got {cut!r}. "
+                "Write tlt.Cut('blocks.3.mlp.W_in', keep=0.1)."
+            )

@@ -1,0 +1,166 @@
+"""What a cut does to a linear's output, as tensor functions that know nothing of models.
+
+Row vectors, as in TransformerLens: `y = x W + b`, `W = U S V^T`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_truncate.weights.linear import compute_dtype
+
+
+@dataclass(frozen=True)
+class Edit(ABC):
+    """A change of a weight `W -> W - strength * R`, applied to the linear's output."""
+
+    @property
+    @abstractmethod
+    def needs_input(self) -> bool:
+        """Whether the linear's input x is needed beside its output."""
+
+    @property
+    @abstractmethod
+    def is_identity(self) -> bool:
+        """Whether nothing is removed."""
+
+    @abstractmethod
+    def moved(self, device: torch.device, dtype: torch.dtype) -> "Edit":
+        """The same edit with its tensors elsewhere."""
+
+    @abstractmethod
+    def kept(
+        self, u: Float[Tensor, "*batch n_out"], x: Float[Tensor, "*batch n_in"] | None
+    ) -> Float[Tensor, "*batch n_out"]:
+        """What a full-strength edit leaves of `u = x W`."""
+
+    def removed(self, u: Tensor, x: Tensor | None) -> Tensor:
+        """`x R`, what a full-strength edit takes from `u = x W`."""
+        return u - self.kept(u, x)
+
+    def apply(self, y: Tensor, bias: Tensor | None, x: Tensor | None, strength: float) -> Tensor:
+        """The linear's output had its weight been edited: `b + x (W - strength * R)`."""
+        if self.is_identity:
+            return y
+        u = y if bias is None else y - bias
+        if strength != 1.0:
+            return y - strength * self.removed(u, x)
+        kept = self.kept(u, x)
+        return kept if bias is None else kept + bias
+
+
+@dataclass(frozen=True)
+class Projection(Edit):
+    """An orthogonal projection of the output: onto a basis, or away from it.
+
+    `kept(u) = u B B^T` if the basis spans what is kept, else `u - u B diag(w) B^T`. Whichever side has
+    fewer directions costs less: `4 n_out rank` FLOPs a token.
+
+    Source: closed form 1 of the documentation.
+
+    Args:
+        basis: `[n_out, rank]`, orthonormal columns inside the row space of the weight.
+        keeps: whether the basis spans the kept (True) or the removed (False) directions.
+        weights: `[rank]`, how much of each removed direction goes; 1 by default.
+
+    Example:
+        >>> first = torch.eye(3)[:, :1]
+        >>> Projection(first, keeps=True).kept(torch.ones(3), None).tolist()
+        [1.0, 0.0, 0.0]
+        >>> Projection(first, keeps=False).kept(torch.ones(3), None).tolist()
+        [0.0, 1.0, 1.0]
+    """
+
+    basis: Float[Tensor, "n_out rank"]
+    keeps: bool
+    weights: Float[Tensor, " rank"] | None = None
+
+    @property
+    def needs_input(self) -> bool:
+        """Never: the output is enough."""
+        return False
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether there is nothing to project away."""
+        return not self.keeps and self.basis.shape[1] == 0
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> "Projection":
+        """The same projection with its basis elsewhere."""
+        weights = None if self.weights is None else self.weights.to(device, dtype)
+        return Projection(self.basis.to(device, dtype).contiguous(), self.keeps, weights)
+
+    def kept(self, u: Tensor, x: Tensor | None) -> Tensor:
+        """The projected `u`."""
+        return self._through(u) if self.keeps else u - self._through(u)
+
+    def removed(self, u: Tensor, x: Tensor | None) -> Tensor:
+        """`u` minus the projected `u`, by the cheaper route."""
+        return u - self._through(u) if self.keeps else self._through(u)
+
+    def _through(self, u: Tensor) -> Tensor:
+        coefficients = u @ self.basis
+        if self.weights is not None:
+            coefficients = coefficients * self.weights
+        return coefficients @ self.basis.T
+
+
+@dataclass(frozen=True)
+class Replacement(Edit):
+    """A low-rank matrix in place of the weight: `kept = (x left) right^T`.
+
+    For approximations that are no projection of the output, so that the input is needed.
+
+    Args:
+        left: `[n_in, rank]`.
+        right: `[n_out, rank]`.
+    """
+
+    left: Float[Tensor, "n_in rank"]
+    right: Float[Tensor, "n_out rank"]
+
+    @property
+    def needs_input(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def is_identity(self) -> bool:
+        """Never known without looking."""
+        return False
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> "Replacement":
+        """The same replacement elsewhere."""
+        return Replacement(self.left.to(device, dtype), self.right.to(device, dtype))
+
+    def kept(self, u: Tensor, x: Tensor | None) -> Tensor:
+        """The output of the low-rank matrix."""
+        if x is None:
+            raise ValueError("A replacement of a weight needs the linear's input, got none.")
+        return (x @ self.left) @ self.right.T
+
+
+def project_components(vectors: Float[Tensor, "n_out rank"], kept: Tensor) -> Projection:
+    """The truncation to the kept components, on the smaller of the kept and the removed side.
+
+    Args:
+        vectors: `[n_out, rank]`, right singular vectors V.
+        kept: indices of the kept components.
+
+    Example:
+        >>> project_components(torch.eye(4), torch.tensor([0])).keeps
+        True
+    """
+    rank = vectors.shape[1]
+    inside = torch.zeros(rank, dtype=torch.bool)
+    inside[kept] = True
+    keeps = len(kept) <= rank - len(kept)
+    return Projection(vectors[:, inside if keeps else ~inside], keeps)
+
+
+def in_compute_precision(tensor: Tensor) -> Tensor:
+    """float32 for half precision, so that sums are not rounded to 8 bits; else unchanged."""
+    return tensor.to(compute_dtype(tensor.dtype))

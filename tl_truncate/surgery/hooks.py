@@ -1,0 +1,310 @@
+"""Cuts at work in a model: as hooks to pass on, or as a context in which everything sees them.
+
+The context does not use the library's hook lists. It puts a torch pre-hook on the hook point's
+module, so that the cut value is what enters the point: every hook there, whenever it was added and
+wherever in the list, sees it; `reset_hooks` and `.to()` leave it alone; and the user's hooks stay.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.edit import Edit, in_compute_precision
+from tl_truncate.weights.linear import (
+    Linear,
+    Point,
+    head_slice,
+    locate,
+    n_layers,
+    require_no_overlap,
+)
+from tl_truncate.weights.processing import warn_if_processed
+from tl_truncate.weights.site import Site
+
+Model = TypeVar("Model")
+HookFunction = Callable[..., Tensor | None]
+
+_active: "weakref.WeakKeyDictionary[nn.Module, list[Site]]" = weakref.WeakKeyDictionary()
+
+
+class CutNotApplied(RuntimeError):
+    """A whole forward pass ran, but a cut's hook point was never reached in it."""
+
+
+class _Surgeon:
+    """One cut of one linear: turns the value at its hook point into the edited weight's output."""
+
+    def __init__(self, cut: SiteCut, linear: Linear, edit: Edit) -> None:
+        self.cut = cut
+        self.linear = linear
+        self.fired = 0
+        self._edit = edit
+        self._strength = cut.strength
+        self._moved: dict[tuple[torch.device, torch.dtype], Edit] = {}
+        self._input: Tensor | None = None
+
+    @property
+    def needs_input(self) -> bool:
+        return self._edit.needs_input or self.linear.writes_one_head
+
+    def see_input(self, value: Tensor) -> None:
+        """Remembers the linear's input until its output comes by."""
+        self._input = value
+
+    def at_output(self, value: Tensor) -> Tensor | None:
+        """The cut value at the linear's output; None where the per-head results are cut instead."""
+        if self.linear.uses_result():
+            return None
+        self.fired += 1
+        if self.linear.writes_one_head:
+            return self._subtract_head(value)
+        return self._cut_columns(value)
+
+    def at_result(self, value: Tensor) -> Tensor | None:
+        """The cut value of `attn.hook_result`, `[batch, pos, head, d_model]`, before the bias."""
+        if not self.linear.uses_result():
+            return None
+        self.fired += 1
+        whole = in_compute_precision(value)
+        heads = self.linear.site.head
+        part = whole if heads is None else whole[..., heads : heads + 1, :]
+        edit = self._edit_for(part)
+        removed = self._removed_by_head(edit, part)
+        if heads is None:
+            return (whole - self._strength * removed).to(value.dtype)
+        cut = whole.clone()
+        cut[..., heads : heads + 1, :] = part - self._strength * removed
+        return cut.to(value.dtype)
+
+    def _removed_by_head(self, edit: Edit, part: Tensor) -> Tensor:
+        if not edit.needs_input:
+            return edit.removed(part, None)
+        x = self._take_input(part)
+        d_head = x.shape[-1] // part.shape[-2]
+        # Each head's rows of the joint input, with zeros elsewhere, keep `left` in one piece.
+        blocks = torch.eye(part.shape[-2], dtype=x.dtype, device=x.device).repeat_interleave(d_head, 1)
+        return edit.removed(part, x.unsqueeze(-2) * blocks)
+
+    def _cut_columns(self, value: Tensor) -> Tensor:
+        site, bias = self.linear.site, self.linear.bias()
+        width = self.linear.weight().shape[1] * (1 if site.head is None else self.linear.n_heads)
+        flat = value if value.shape[-1] == width else value.flatten(-2)
+        columns = head_slice(site, width, self.linear.n_heads)
+        part = in_compute_precision(flat[..., columns])
+        edit = self._edit_for(part)
+        x = self._take_input(part) if edit.needs_input else None
+        offset = None if bias is None else bias.to(part.device, part.dtype)
+        edited = edit.apply(part, offset, x, self._strength).to(value.dtype)
+        if site.head is not None:
+            whole = flat.clone()
+            whole[..., columns] = edited
+            edited = whole
+        return edited.reshape(value.shape)
+
+    def _subtract_head(self, value: Tensor) -> Tensor:
+        """W_O of one head: its share of the sum is computed from its input and corrected."""
+        whole = in_compute_precision(value)
+        x = self._take_input(whole)
+        u = x @ self.linear.weight().to(whole.device, whole.dtype)
+        removed = self._edit_for(whole).removed(u, x)
+        return (whole - self._strength * removed).to(value.dtype)
+
+    def _take_input(self, like: Tensor) -> Tensor:
+        if self._input is None:
+            raise CutNotApplied(
+                f"The input of {self.linear.site} must pass its hook point before the output does, "
+                "but it did not. Switch off use_split_qkv_input and use_attn_in for this cut."
+            )
+        x, self._input = self._input, None
+        rows = self.linear.weight().shape[0]
+        width = rows * (self.linear.n_heads if self.linear.writes_one_head else 1)
+        flat = x if x.shape[-1] == width else x.flatten(-2)
+        if self.linear.writes_one_head:
+            flat = flat[..., head_slice(self.linear.site, width, self.linear.n_heads)]
+        return flat.to(like.device, like.dtype)
+
+    def _edit_for(self, like: Tensor) -> Edit:
+        place = (like.device, like.dtype)
+        if place not in self._moved:
+            self._moved[place] = self._edit.moved(*place)
+        return self._moved[place]
+
+    def points(self) -> Iterator[tuple[Point, Callable[[Tensor], Tensor | None]]]:
+        """The hook points of this cut, with what is to be done to the value that enters each."""
+        yield self.linear.output, self.at_output
+        if self.linear.result is not None:
+            yield self.linear.result, self.at_result
+
+
+def _surgeons(model: Any, cuts: Sequence[SiteCut]) -> list[_Surgeon]:
+    """Everything that can fail, before the first hook is placed."""
+    linears = [locate(model, cut.site) for cut in cuts]
+    require_no_overlap([*_active.get(model, ()), *(cut.site for cut in cuts)])
+    if cuts:
+        warn_if_processed(model)
+    return [_Surgeon(cut, linear, cut.edit(model)) for cut, linear in zip(cuts, linears, strict=True)]
+
+
+def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tuple[str, HookFunction]]:
+    """Hooks that make the model behave as if its weights were cut.
+
+    For `model.run_with_hooks(tokens, fwd_hooks=hooks)` and `with model.hooks(fwd_hooks=hooks)`. Hooks in
+    a list run in its order, so put these in front of your own; a cut of one head of W_O reads the
+    head's input when its turn comes, so put hooks that change `hook_z` in front of these. `truncated`
+    needs no such care.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        cuts: one cut or several.
+
+    Returns:
+        Pairs of a hook point's name and a function of (value, hook).
+
+    Raises:
+        ValueError: if a cut addresses nothing in this model, before anything runs.
+        TypeError: if something is not a cut, or the model not a TransformerLens model.
+    """
+    hooks: list[tuple[str, HookFunction]] = []
+    for surgeon in _surgeons(model, Cuts(cuts)):
+        if surgeon.needs_input and surgeon.linear.input is not None:
+            hooks.append((surgeon.linear.input.name, _as_hook(surgeon.see_input)))
+        for point, action in surgeon.points():
+            at_result = point is surgeon.linear.result
+            if at_result == surgeon.linear.uses_result():
+                hooks.append((point.name, _as_hook(action)))
+    return hooks
+
+
+def _as_hook(action: Callable[[Tensor], Tensor | None]) -> HookFunction:
+    def hook_function(value: Tensor, hook: Any = None) -> Tensor | None:
+        return action(value)
+
+    return hook_function
+
+
+@contextmanager
+def truncated(model: Model, *cuts: SiteCut | Sequence[SiteCut]) -> Iterator[Model]:
+    """Runs the model as if its weights were cut; no weight is touched.
+
+    Any hook, cache, patch, generation step or gradient inside sees what it would see had the weights
+    been edited in place. Contexts nest; cuts are made in the order in which they are entered. A cut
+    follows the weights as they were on entering: train outside.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        cuts: any number of cuts, or lists of them.
+
+    Yields:
+        The model.
+
+    Raises:
+        ValueError: if a cut addresses nothing in this model, before anything runs.
+        TypeError: if something is not a cut, or the model not a TransformerLens model.
+        CutNotApplied: on leaving, if a whole forward pass did not reach a cut's hook point.
+
+    Example:
+        >>> import tl_truncate as tlt
+        >>> model = getfixture("toy")
+        >>> tokens = torch.tensor([[1, 2, 3]])
+        >>> with truncated(model, tlt.Ablated("blocks.0.mlp.W_out")):
+        ...     _, cache = model.run_with_cache(tokens)
+        >>> bool((cache["blocks.0.hook_mlp_out"] == model.blocks[0].mlp.b_out).all())
+        True
+    """
+    surgeons = _surgeons(model, Cuts(*cuts))
+    watch = _Watch(surgeons)
+    with ExitStack() as stack:
+        _activate(stack, model, surgeons)
+        for surgeon in surgeons:
+            if surgeon.needs_input and surgeon.linear.input is not None:
+                _place(stack, _observe(surgeon.linear.input.module, surgeon.see_input))
+            for point, action in surgeon.points():
+                _place(stack, _intercept(point.module, action))
+        if surgeons:
+            for handle in watch.follow(model):
+                _place(stack, handle)
+        yield model
+    watch.check()
+
+
+def _place(stack: ExitStack, handle: RemovableHandle) -> None:
+    stack.callback(handle.remove)
+
+
+def _activate(stack: ExitStack, model: Any, surgeons: Sequence[_Surgeon]) -> None:
+    """Notes the sites under surgery, so that a nested context can refuse an overlap."""
+    sites = _active.setdefault(model, [])
+    for surgeon in surgeons:
+        sites.append(surgeon.linear.site)
+        stack.callback(sites.remove, surgeon.linear.site)
+
+
+def _intercept(module: nn.Module, action: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Changes the value on its way into a hook point, ahead of every hook there."""
+
+    def pre_hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        changed = action(args[0])
+        return None if changed is None else (changed, *args[1:])
+
+    return module.register_forward_pre_hook(pre_hook)
+
+
+def _observe(module: nn.Module, action: Callable[[Tensor], None]) -> RemovableHandle:
+    """Reads the value that leaves a hook point, behind every hook there.
+
+    A hook that is added at the start of a call runs last in that call, whatever was added before.
+    """
+
+    def pre_hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        def read(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            handle.remove()
+            action(output)
+
+        handle = module.register_forward_hook(read)
+
+    return module.register_forward_pre_hook(pre_hook)
+
+
+class _Watch:
+    """Sees whether each pass through the whole model reached every cut."""
+
+    def __init__(self, surgeons: Sequence[_Surgeon]) -> None:
+        self._surgeons = surgeons
+        self._before: list[int] | None = None
+        self._missed: set[str] = set()
+
+    def follow(self, model: Any) -> Iterator[RemovableHandle]:
+        first, last = model.blocks[0], model.blocks[n_layers(model) - 1]
+        entry = first.hook_in if hasattr(first, "hook_in") else first.hook_resid_pre
+        exit_ = last.hook_out if hasattr(last, "hook_in") else last.hook_resid_post
+        yield _observe_entry(entry, self._enter)
+        yield _observe_entry(exit_, self._leave)
+
+    def _enter(self) -> None:
+        self._before = [surgeon.fired for surgeon in self._surgeons]
+
+    def _leave(self) -> None:
+        if self._before is None:  # the pass began above the first block
+            return
+        for surgeon, before in zip(self._surgeons, self._before, strict=True):
+            if surgeon.fired == before:
+                self._missed.add(f"{surgeon.cut!r} at {surgeon.linear.output.name}")
+        self._before = None
+
+    def check(self) -> None:
+        if self._missed:
+            raise CutNotApplied(
+                "A whole forward pass must reach every cut, but this one did not reach "
+                f"{'; '.join(sorted(self._missed))}. The results of that pass are those of the uncut "
+                "weight. Is the hook point switched off or replaced in this model?"
+            )
+
+
+def _observe_entry(module: nn.Module, action: Callable[[], None]) -> RemovableHandle:
+    return module.register_forward_pre_hook(lambda module, args: action())

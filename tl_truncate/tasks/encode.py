@@ -1,0 +1,139 @@
+"""Tasks as tokens: one careful way to turn prompts and answers into numbers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tl_truncate.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token numbers of one prompt (with its BOS, if any) and of its two answers."""
+
+    prompt: tuple[int, ...]
+    in_context: tuple[int, ...]
+    global_: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedTask:
+    """A task in a model's tokens; `prepend_bos` says what was done, not what was asked."""
+
+    prompts: tuple[EncodedPrompt, ...]
+    prepend_bos: bool
+
+
+def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> EncodedTask:
+    """Tokenises a task for a model and checks all that can go wrong, before any pass is run.
+
+    Prompt and answer are tokenised together, as the model would meet them, and the prompt's tokens
+    must be the beginning of the result. A BOS is put in front as `model.to_tokens` would, and never
+    twice, also where the prompt's text already has one.
+
+    Args:
+        model: with a tokenizer and a configuration.
+        task: the prompts and answers.
+        prepend_bos: overrides the model's `default_prepend_bos`.
+
+    Returns:
+        Token numbers without any padding.
+
+    Raises:
+        ValueError: if the model has no tokenizer, a BOS is asked of a tokenizer that has none, an
+            answer of a token-scored task is not one token, an answer merges with its prompt, or a
+            prompt is longer than the context window.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError(
+            "The model must have a tokenizer to read a task's prompts, got none. Load it with "
+            "tokenizer=..., or call model.set_tokenizer(tokenizer) on a HookedTransformer."
+        )
+    bos = _bos(model, tokenizer, prepend_bos)
+    prompts = tuple(_encode_prompt(tokenizer, task, index, bos) for index in range(len(task)))
+    _check_fit(model, prompts)
+    return EncodedTask(prompts, bos is not None)
+
+
+def _bos(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | None:
+    wanted = getattr(model.cfg, "default_prepend_bos", True) if prepend_bos is None else prepend_bos
+    token = getattr(tokenizer, "bos_token_id", None)
+    if prepend_bos and token is None:
+        raise ValueError(
+            "The tokenizer must have a BOS token for prepend_bos=True, got none. Use prepend_bos=False."
+        )
+    return token if wanted else None
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _encode_prompt(tokenizer: Any, task: Task, index: int, bos: int | None) -> EncodedPrompt:
+    prompt = task.prompts[index]
+    ids = _ids(tokenizer, prompt)
+    answers = [
+        _encode_answer(tokenizer, task, index, prompt, ids, answer)
+        for answer in (task.in_context[index], task.global_[index])
+    ]
+    if answers[0] == answers[1]:
+        raise ValueError(
+            f"The two answers of a prompt must differ in their tokens, got "
+            f"{task.in_context[index]!r} and {task.global_[index]!r} as {answers[0]} at {index}."
+        )
+    starts_with_bos = bool(ids) and ids[0] == getattr(tokenizer, "bos_token_id", None)
+    if starts_with_bos and bos is None:
+        ids = ids[1:]
+    elif not starts_with_bos and bos is not None:
+        ids = [bos, *ids]
+    return EncodedPrompt(tuple(ids), answers[0], answers[1])
+
+
+def _encode_answer(
+    tokenizer: Any, task: Task, index: int, prompt: str, ids: list[int], answer: str
+) -> tuple[int, ...]:
+    together = _ids(tokenizer, prompt + answer)
+    if together[: len(ids)] != ids or len(together) == len(ids):
+        raise ValueError(
+            f"An answer must not change the tokens of its prompt, but {answer!r} merges with the end "
+            f"of {prompt[-20:]!r} at {index}. End the prompt at a word, and begin the answer with a "
+            "space."
+        )
+    rest = tuple(together[len(ids) :])
+    if task.scoring == "token" and len(rest) != 1:
+        raise ValueError(
+            f"An answer of {task.name!r} must be one token, got {answer!r} with {len(rest)} tokens at "
+            f"{index}. Pass tokenizer=model.tokenizer where the task is made, or make the Task with "
+            "scoring='sequence'."
+        )
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is not None and unknown in rest and unknown != getattr(tokenizer, "bos_token_id", None):
+        raise ValueError(
+            f"An answer must be known to the tokenizer, got {answer!r} at {index}, which it reads as "
+            f"{tokenizer.unk_token}."
+        )
+    return rest
+
+
+def _check_fit(model: Any, prompts: tuple[EncodedPrompt, ...]) -> None:
+    window = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    vocabulary = int(getattr(model.cfg, "d_vocab", 0) or 0)
+    for index, each in enumerate(prompts):
+        answers = (each.in_context, each.global_)
+        length = len(each.prompt) + max(map(len, answers)) - 1
+        if window and length > window:
+            raise ValueError(
+                f"A prompt with its answer must fit into the model's context of {window} tokens, got "
+                f"{length} at {index}."
+            )
+        if not each.prompt:
+            raise ValueError(
+                f"A prompt must have at least one token, got none at {index} without a BOS. "
+                "Use prepend_bos=True."
+            )
+        largest = max(max(each.prompt), *map(max, answers))
+        if vocabulary and largest >= vocabulary:
+            raise ValueError(
+                f"The tokenizer must fit the model's vocabulary of {vocabulary}, got token {largest} "
+                f"at {index}. Load the tokenizer that belongs to the model."
+            )

@@ -1,0 +1,199 @@
+"""Factors on disk: safetensors files keyed by the weight's content, shared between processes.
+
+The folder is `TL_TRUNCATE_CACHE` or the platform's cache folder; `TL_TRUNCATE_CACHE=off` keeps
+nothing. A file is written under a temporary name and renamed, so that a reader sees a whole file or
+none. A damaged file is recomputed with a warning. The oldest files go when the folder outgrows
+`TL_TRUNCATE_CACHE_GB` (8 by default).
+"""
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import platformdirs
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tl_truncate.weights.factors import Factors, Method, factorise
+
+_FORMAT = "1"
+_SUFFIX = ".safetensors"
+_MEMORY_BYTES = 256 * 2**20
+_memory: "OrderedDict[str, Factors]" = OrderedDict()
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What the disk cache holds: its folder (None when switched off), files and size in bytes."""
+
+    folder: Path | None
+    files: int
+    size: int
+
+    def __str__(self) -> str:
+        if self.folder is None:
+            return "the cache is switched off (TL_TRUNCATE_CACHE=off)"
+        return f"{self.folder}: {self.files} spectra, {self.size / 1e6:.1f} MB"
+
+
+def cached_factors(weight: Float[Tensor, "n_in n_out"]) -> Factors:
+    """Factors of a weight from memory, from disk, or computed and stored.
+
+    Args:
+        weight: of any floating dtype, on any device.
+
+    Returns:
+        Factors on the CPU.
+
+    Raises:
+        ValueError: if the weight cannot be factored.
+    """
+    key = content_key(weight)
+    if key in _memory:
+        _memory.move_to_end(key)
+        return _memory[key]
+    folder = _folder()
+    found = None if folder is None else _read(folder / f"{key}{_SUFFIX}")
+    factors = found if found is not None else _on_cpu(factorise(weight))
+    if folder is not None and found is None:
+        _write(folder, key, factors)
+    _remember(key, factors)
+    return factors
+
+
+def content_key(weight: Tensor) -> str:
+    """A hash of a weight's bytes, shape and dtype: equal weights share it, an edited one does not.
+
+    Example:
+        >>> content_key(torch.zeros(2, 3)) == content_key(torch.zeros(3, 2))
+        False
+    """
+    digest = hashlib.blake2b(f"{_FORMAT} {tuple(weight.shape)} {weight.dtype}".encode(), digest_size=20)
+    digest.update(_bytes(weight))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """A tensor's content as a buffer, without a copy where it lies on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().data
+
+
+def cache_info() -> CacheInfo:
+    """Where the disk cache is and how much it holds."""
+    folder = _folder()
+    files = _files(folder) if folder is not None else []
+    return CacheInfo(folder, len(files), sum(_size(path) for path in files))
+
+
+def cache_clear() -> CacheInfo:
+    """Deletes the stored spectra and returns what was there.
+
+    Only files of this cache are touched, whatever else the folder holds.
+    """
+    before = cache_info()
+    _memory.clear()
+    if before.folder is not None:
+        for path in _files(before.folder):
+            path.unlink(missing_ok=True)
+    return before
+
+
+def _folder() -> Path | None:
+    chosen = os.environ.get("TL_TRUNCATE_CACHE", "")
+    if chosen == "off":
+        return None
+    return (Path(chosen) if chosen else platformdirs.user_cache_path("tl_truncate")) / "spectra"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{_SUFFIX}"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # another process cleared it meanwhile
+        return 0
+
+
+def _remember(key: str, factors: Factors) -> None:
+    _memory[key] = factors
+    while len(_memory) > 1 and sum(_nbytes(kept) for kept in _memory.values()) > _MEMORY_BYTES:
+        _memory.popitem(last=False)
+
+
+def _nbytes(factors: Factors) -> int:
+    return sum(t.numel() * t.element_size() for t in (factors.U, factors.S, factors.V))
+
+
+def _on_cpu(factors: Factors) -> Factors:
+    u, s, v = (tensor.cpu() for tensor in (factors.U, factors.S, factors.V))
+    return Factors(u, s, v, factors.method, factors.defect)
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Factors | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in ("S", "U", "V")}
+        if note.get("checksum") != _checksum(tensors):
+            raise ValueError("its checksum does not match its content")
+    except (SafetensorError, OSError, ValueError) as problem:
+        warnings.warn(
+            f"The cached spectrum {path} is damaged ({problem}); it is computed anew.", stacklevel=2
+        )
+        return None
+    method = cast(Method, note["method"])
+    return Factors(tensors["U"], tensors["S"], tensors["V"], method, float(note["defect"]))
+
+
+def _write(folder: Path, key: str, factors: Factors) -> None:
+    tensors = {"S": factors.S, "U": factors.U, "V": factors.V}
+    note = {
+        "format": _FORMAT,
+        "method": factors.method,
+        "defect": repr(factors.defect),
+        "checksum": _checksum(tensors),
+    }
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=key, suffix=".part", dir=folder)
+        os.close(handle)
+        save_file(tensors, temporary, metadata=note)
+        os.replace(temporary, folder / f"{key}{_SUFFIX}")
+    except OSError as problem:  # a full or read-only disk must not stop an analysis
+        warnings.warn(f"The spectrum could not be stored in {folder}: {problem}", stacklevel=2)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        return
+    _shrink(folder)
+
+
+def _shrink(folder: Path) -> None:
+    limit = float(os.environ.get("TL_TRUNCATE_CACHE_GB", "8")) * 1e9
+    files = sorted(_files(folder), key=lambda path: path.stat().st_mtime if path.exists() else 0)
+    total = sum(_size(path) for path in files)
+    for path in files[:-1]:
+        if total <= limit:
+            break
+        total -= _size(path)
+        path.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""Exact singular value factors of a matrix: by a Gram matrix where that is safe, else by a full SVD."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_truncate.weights.linear import compute_dtype
+
+Method = Literal["gram", "svd"]
+
+# Largest tolerated departure of the vectors from orthonormality, by the precision that they are
+# stored in: about the rounding of the stored numbers themselves.
+_TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-12}
+
+
+@dataclass(frozen=True)
+class Factors:
+    """`W = U diag(S) V^T` with what was measured on the way.
+
+    `defect` bounds how far V is from orthonormal before it is rounded to the stored precision.
+    """
+
+    U: Float[Tensor, "n_in rank"]
+    S: Float[Tensor, " rank"]
+    V: Float[Tensor, "n_out rank"]
+    method: Method
+    defect: float
+
+
+def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
+    """Factors a matrix exactly, with all arithmetic in float64 on the CPU or the weight's device.
+
+    The eigenvectors of the Gram matrix on the short side give one set of singular vectors, and
+    `W^T U / S` the other. Its columns are orthonormal up to `eps * (s_1 / s_r)^2`; where that exceeds
+    the rounding of the stored precision, a full SVD is taken instead.
+
+    Args:
+        weight: of any floating dtype.
+
+    Returns:
+        Factors in float64 if the weight is in float64, else in float32, largest first.
+
+    Raises:
+        ValueError: if the weight has a NaN or an infinity, or no entries.
+
+    Example:
+        >>> factorise(torch.diag(torch.tensor([1.0, 3.0]))).S.tolist()
+        [3.0, 1.0]
+    """
+    if weight.ndim != 2 or weight.numel() == 0:
+        raise ValueError(f"A weight must be a matrix with entries, got shape {tuple(weight.shape)}.")
+    if not bool(torch.isfinite(weight).all()):
+        raise ValueError("A weight must be finite to be factored, got NaN or infinity in it.")
+    stored = compute_dtype(weight.dtype)
+    matrix = weight.detach().to(torch.float64)
+    factors = _by_gram(matrix)
+    if factors.defect > _TOLERANCE[stored]:
+        factors = _by_svd(matrix)
+    u, s, v = (tensor.to(stored).contiguous() for tensor in (factors.U, factors.S, factors.V))
+    return Factors(u, s, v, factors.method, factors.defect)
+
+
+def _by_gram(matrix: Tensor) -> Factors:
+    wide = matrix.shape[0] <= matrix.shape[1]
+    tall = matrix.T if wide else matrix  # [long, short]
+    values, vectors = torch.linalg.eigh(tall.T @ tall)
+    s = values.flip(0).clamp_min(0).sqrt()
+    short = vectors.flip(1)
+    smallest = float(s[-1] / s[0]) if float(s[0]) > 0 else 0.0
+    if smallest == 0.0:
+        return Factors(short, s, short, "gram", float("inf"))
+    defect = torch.finfo(torch.float64).eps / smallest**2
+    long = (tall @ short) / s
+    u, v = (short, long) if wide else (long, short)
+    return Factors(u, s, v, "gram", defect)
+
+
+def _by_svd(matrix: Tensor) -> Factors:
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return Factors(u, s, vh.T, "svd", torch.finfo(torch.float64).eps * max(matrix.shape))

@@ -1,0 +1,165 @@
+"""The spectrum of a site: its singular values and vectors, and what they write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tl_truncate.weights.cache import cached_factors
+from tl_truncate.weights.factors import Method
+from tl_truncate.weights.keep import Keep, as_keep
+from tl_truncate.weights.linear import locate
+from tl_truncate.weights.site import Site
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """`W = U diag(S) V^T` of one site: component i reads `U[:, i]` and writes `V[:, i]`.
+
+    Attributes:
+        site: whose matrix it is.
+        U: `[n_in, rank]`, orthonormal columns.
+        S: `[rank]`, largest first, in the units of the weight.
+        V: `[n_out, rank]`, orthonormal columns.
+        method: how the factors were found, `gram` or `svd`.
+        defect: measured bound on how far V was from orthonormal before rounding.
+    """
+
+    site: Site
+    U: Float[Tensor, "n_in rank"]
+    S: Float[Tensor, " rank"]
+    V: Float[Tensor, "n_out rank"]
+    method: Method
+    defect: float
+
+    @property
+    def max_rank(self) -> int:
+        """Number of components, `min(n_in, n_out)`."""
+        return len(self.S)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(n_in, n_out)` of the matrix."""
+        return (self.U.shape[0], self.V.shape[0])
+
+    def kept(self, keep: Keep | int | float) -> Int64[Tensor, " kept"]:
+        """Indices of the components that a rule keeps.
+
+        Raises:
+            ValueError: if the rule asks for more than there is.
+        """
+        return as_keep(keep).indices(self.S, self.shape)
+
+    def matrix(self, keep: Keep | int | float = 1.0) -> Float[Tensor, "n_in n_out"]:
+        """The matrix made of the kept components, `sum_{i in K} S_i U_i V_i^T`."""
+        chosen = self.kept(keep)
+        return (self.U[:, chosen] * self.S[chosen]) @ self.V[:, chosen].T
+
+    def energy(self, keep: Keep | int | float) -> float:
+        """Share of the squared Frobenius norm that a rule keeps, from 0 to 1."""
+        squares = self.S.double().square()
+        total = float(squares.sum())
+        return float(squares[self.kept(keep)].sum()) / total if total else 0.0
+
+    def gap(self, keep: Keep | int | float) -> float:
+        """Relative distance between the kept and the removed singular values nearest each other.
+
+        `min |S_i - S_j| / S_1` over kept i and removed j. A gap near the rounding of the weight means
+        that the truncation is ill-posed: the two components could be exchanged or mixed. It is
+        infinite where nothing or everything is kept.
+        """
+        inside = torch.zeros(self.max_rank, dtype=torch.bool)
+        inside[self.kept(keep)] = True
+        # Sorted values: the nearest pair across the border is always a pair of neighbours.
+        border = inside[1:] != inside[:-1]
+        if not bool(border.any()):
+            return float("inf")
+        steps = (self.S[:-1] - self.S[1:])[border]
+        return float(steps.min() / self.S[0]) if float(self.S[0]) > 0 else 0.0
+
+    def tokens(
+        self, model: Any, k: int = 10, *, components: Sequence[int] | None = None
+    ) -> pd.DataFrame:
+        """The tokens that each output direction writes through the unembedding.
+
+        `logits_i = (V_i * w) W_U`, with w the final norm's weight where the model keeps one. The sign
+        of a singular vector is arbitrary, so both ends are listed.
+
+        Args:
+            model: the model that the spectrum came from.
+            k: tokens for each end of a direction.
+            components: which directions; the first ten by default.
+
+        Returns:
+            One row per (component, sign, place): the token's text (its number where the model has no
+            tokenizer) and its logit per unit of the direction.
+
+        Raises:
+            ValueError: if the site does not write to the residual stream.
+        """
+        if self.site.matrix not in ("W_O", "W_out"):
+            raise ValueError(
+                f"The site must write to the residual stream (W_O or W_out) for its directions to "
+                f"have tokens, got {self.site}."
+            )
+        chosen = list(range(min(10, self.max_rank)) if components is None else components)
+        unembed = model.W_U.detach().float().cpu()
+        directions = self.V[:, chosen].float().T * _final_norm_weight(model)
+        logits = directions @ unembed
+        rows = []
+        for component, values in zip(chosen, logits, strict=True):
+            for sign in (1, -1):
+                top = (sign * values).topk(k)
+                for place, token in enumerate(top.indices.tolist()):
+                    text = _text(model, token)
+                    row = (component, float(self.S[component]), sign, place, token, text)
+                    rows.append((*row, sign * float(top.values[place])))
+        columns = ["component", "singular_value", "sign", "place", "token_id", "token", "logit"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def __str__(self) -> str:
+        values = " ".join(f"{value:.3g}" for value in self.S[:5].tolist())
+        ellipsis = " ..." if self.max_rank > 5 else ""
+        return (
+            f"Spectrum of {self.site}: {self.shape[0]} x {self.shape[1]}, {self.max_rank} components, "
+            f"S = {values}{ellipsis} (by {self.method}, orthonormal to {self.defect:.0e})"
+        )
+
+
+def _final_norm_weight(model: Any) -> Tensor:
+    weight = getattr(getattr(model, "ln_final", None), "weight", None)
+    if not isinstance(weight, Tensor):
+        weight = getattr(getattr(model, "ln_final", None), "w", None)
+    return weight.detach().float().cpu() if isinstance(weight, Tensor) else torch.ones(())
+
+
+def _text(model: Any, token: int) -> str:
+    tokenizer = getattr(model, "tokenizer", None)
+    return str(token) if tokenizer is None else str(tokenizer.decode([token]))
+
+
+def spectrum(model: Any, site: Site | str) -> Spectrum:
+    """The singular values and vectors of a site's weight, exactly.
+
+    `W = U diag(S) V^T`, computed in float64 and kept in float32 (in float64 for a float64 weight), then
+    remembered on disk by the content of the weight.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge; its weight is read and not changed.
+        site: a Site or its name, such as `blocks.3.mlp.W_in`.
+
+    Returns:
+        The spectrum, on the CPU.
+
+    Raises:
+        ValueError: if the model has no such site, or its weight is not finite.
+
+    Source: closed form 1 of the documentation; LASER (Sharma et al. 2023), section 3.
+    """
+    place = Site.parse(site)
+    factors = cached_factors(locate(model, place).weight())
+    return Spectrum(place, factors.U, factors.S, factors.V, factors.method, factors.defect)
