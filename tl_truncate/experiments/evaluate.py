@@ -179,10 +179,9 @@ def evaluate(
         TypeError: if an argument is of the wrong kind.
 
     Example:
-        >>> model = getfixture("toy")
-        >>> task = Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
-        >>> evaluate(model, task).record.n_prompts
+        >>> tlt.evaluate(model, task).record.n_prompts
         1
     """
     if not isinstance(task, Task):

@@ -13,7 +13,7 @@ Egypt Cairo|Greece Athens|Austria Vienna|Poland Warsaw|Ireland Dublin|Norway Osl
 Finland Helsinki|Denmark Copenhagen|Portugal Lisbon|Belgium Brussels|Hungary Budapest|Turkey Ankara
 Iran Tehran|Iraq Baghdad|Syria Damascus|Lebanon Beirut|Israel Jerusalem|Cuba Havana|Kenya Nairobi
 Canada Ottawa|Peru Lima|Chile Santiago|Thailand Bangkok|Vietnam Hanoi|Pakistan Islamabad
-Afghanistan Kabul|Ukraine Kiev|Indonesia Jakarta|Scotland Edinburgh|Colombia Bogota|Libya Tripoli
+Afghanistan Kabul|Ukraine Kyiv|Indonesia Jakarta|Scotland Edinburgh|Colombia Bogota|Libya Tripoli
 Serbia Belgrade
 """
 CITIES = """

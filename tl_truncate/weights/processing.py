@@ -109,7 +109,7 @@ def _is_centred(model: Any, site: Site) -> bool:
     if weight is None:
         return False
     size = weight.abs().mean()
-    rounding = 100 * torch.finfo(weight.dtype).eps
+    rounding = 4 * torch.finfo(weight.dtype).eps
     return bool(size > 0) and bool(weight.float().mean(-1).abs().max() < rounding * size)
 
 

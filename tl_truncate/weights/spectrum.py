@@ -159,6 +159,11 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
         ValueError: if the model has no such site, or its weight is not finite.
 
     Source: closed form 1 of the documentation; LASER (Sharma et al. 2023), section 3.
+
+    Example:
+        >>> spec = tlt.spectrum(model, "blocks.0.mlp.W_out")
+        >>> tuple(spec.U.shape), tuple(spec.S.shape), tuple(spec.V.shape)
+        ((48, 32), (32,), (32, 32))
     """
     place = Site.parse(site)
     factors = cached_factors(locate(model, place).weight())

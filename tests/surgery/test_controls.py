@@ -1,0 +1,148 @@
+"""Controls: the same rank, or the same norm, of a random part."""
+
+import inplace
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tl_truncate as tlt
+
+SITES = ("blocks.1.mlp.W_in", "blocks.1.mlp.W_out", "blocks.1.attn.W_Q", "blocks.1.attn.W_O.2")
+quick = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def effective(model, cut) -> np.ndarray:
+    """The weight that a cut leaves, from the edit's action on the rows of the weight."""
+    _, layer, _, matrix, *head = str(cut.site).split(".")
+    weight = inplace.read(model, int(layer), matrix)
+    if head:
+        part = slice(int(head[0]) * 8, int(head[0]) * 8 + 8)
+        weight = weight[part] if matrix == "W_O" else weight[:, part]
+    rows = torch.tensor(weight)
+    return cut.edit(model).moved(rows.device, rows.dtype).apply(rows, None, None, cut.strength).numpy()
+
+
+def original(model, site: str) -> np.ndarray:
+    return effective(model, tlt.Cut(site, 1.0))
+
+
+@quick
+@given(site=st.sampled_from(SITES), rank=st.integers(0, 8), seed=st.integers(0, 99))
+def test_random_subspace_has_the_rank_of_the_cut(shared, site, rank, seed):
+    model = shared("bridge", "gpt2", torch.float64)
+    left = effective(model, tlt.RandomSubspace(site, rank, seed))
+    assert np.linalg.matrix_rank(left, tol=1e-9) == rank
+    # It is a projection inside the row space: what is left is orthogonal to what is gone.
+    gone = original(model, site) - left
+    assert np.abs(left @ gone.T).max() < 1e-12 if left.shape[0] <= left.shape[1] else True
+    assert np.abs(effective(model, tlt.RandomSubspace(site, rank, seed)) - left).max() == 0
+
+
+@quick
+@given(
+    site=st.sampled_from(SITES),
+    keep=st.sampled_from((0.0, 0.1, 0.5, 0.9, 1.0, tlt.DropTop(1), tlt.Energy(0.7))),
+    seed=st.integers(0, 99),
+)
+def test_norm_matched_removes_the_norm_of_the_cut(shared, site, keep, seed):
+    model = shared("bridge", "gpt2", torch.float64)
+    whole = original(model, site)
+    cut = np.linalg.norm(whole - effective(model, tlt.Cut(site, keep)))
+    placebo = np.linalg.norm(whole - effective(model, tlt.NormMatched(site, keep, seed)))
+    assert placebo == pytest.approx(cut, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [tlt.RandomSubspace, tlt.NormMatched])
+def test_seeds_and_sites_differ_and_repeat(shared, kind):
+    model = shared("bridge", "gpt2", torch.float64)
+
+    def left(site, seed):
+        return effective(model, kind(site, 0.5, seed))
+
+    first = left("blocks.1.mlp.W_out", 0)
+    assert np.array_equal(first, left("blocks.1.mlp.W_out", 0))
+    assert not np.allclose(first, left("blocks.1.mlp.W_out", 1))
+    bases = [kind(f"blocks.{layer}.mlp.W_out", 0.5).edit(model).basis for layer in (0, 1)]
+    vectors = [tlt.spectrum(model, f"blocks.{layer}.mlp.W_out").V for layer in (0, 1)]
+    rotations = [(v.T @ basis)[:, 0] for v, basis in zip(vectors, bases, strict=True)]
+    assert not torch.allclose(*rotations), "each site draws its own"
+
+
+def test_random_subspaces_are_unbiased(shared):
+    """On average a random half of the row space keeps half of everything."""
+    model = shared("bridge", "gpt2", torch.float64)
+    whole = original(model, "blocks.1.mlp.W_out")
+    mean = np.mean(
+        [effective(model, tlt.RandomSubspace("blocks.1.mlp.W_out", 0.5, seed)) for seed in range(200)], 0
+    )
+    assert np.linalg.norm(mean - whole / 2) < 0.1 * np.linalg.norm(whole)
+
+
+def test_controls_leave_the_global_random_state_alone(shared, tokens):
+    model = shared("bridge", "gpt2")
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    for kind in (tlt.RandomSubspace, tlt.NormMatched):
+        with tlt.truncated(model, kind("blocks.1.mlp.W_in", 0.5, 3)):
+            model(tokens)
+    with tlt.truncated(model, tlt.Cut("blocks.1.mlp.W_in", tlt.LaserCompat(0.2, seed=3))):
+        model(tokens)
+    assert torch.equal(state, torch.get_rng_state())
+    assert np.array_equal(numpy_state, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_strength_is_a_dose(shared, tokens, site):
+    """1 removes, 0 is the identity, -1 doubles the part; the output moves along a line."""
+    model = shared("bridge", "neox-parallel", torch.float64)
+    for kind in (tlt.Cut, tlt.RandomSubspace, tlt.NormMatched):
+
+        def run(strength, kind=kind):
+            with torch.no_grad(), tlt.truncated(model, kind(site, 0.4, strength=strength)):
+                return inplace.outputs(model, tokens)
+
+        name = {"W_in": "mlp.in.hook_out", "W_out": "mlp.out.hook_out"}.get(
+            site.split(".")[3], "attn.q.hook_out" if "W_Q" in site else "attn.o.hook_out"
+        )
+        key = f"blocks.1.{name}"
+        zero, one, minus, half = (run(strength)[key] for strength in (0.0, 1.0, -1.0, 0.5))
+        uncut = inplace.outputs(model, tokens)[key]
+        assert torch.allclose(zero, uncut, atol=1e-12)
+        assert torch.allclose(minus - uncut, uncut - one, atol=1e-9)
+        assert torch.allclose(half, (uncut + one) / 2, atol=1e-9)
+
+
+def test_ablated_equals_nothing_kept(shared, tokens):
+    model = shared("bridge", "gpt2")
+    with tlt.truncated(model, tlt.Ablated("blocks.1.attn.W_V")):
+        ablated = model(tokens)
+    with tlt.truncated(model, tlt.Cut("blocks.1.attn.W_V", 0)):
+        assert torch.equal(model(tokens), ablated)
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.5])
+@pytest.mark.parametrize(
+    "site", ["blocks.1.mlp.W_in", "blocks.1.mlp.W_out", "blocks.1.attn.W_K", "blocks.1.attn.W_O"]
+)
+def test_laser_compat_is_the_published_sketch(shared, tokens, site, rho):
+    """`torch.svd_lowrank(linear.weight, q=int(max_rank * rho), niter=2)`, edited in place."""
+    model = shared("bridge", "llama-grouped", torch.float64)
+
+    def sketch(matrix):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            rank = int(min(matrix.shape) * rho)
+            u, s, v = torch.svd_lowrank(torch.tensor(matrix).T, q=rank, niter=2)
+        return ((u * s) @ v.T).T.numpy()
+
+    for per_head in (False, True):
+        model.set_use_attn_result(per_head)
+        with tlt.truncated(model, tlt.Cut(site, tlt.LaserCompat(rho, seed=7))):
+            cut = inplace.outputs(model, tokens)
+        with inplace.edited(model, (site, sketch)):
+            edited = inplace.outputs(model, tokens)
+        model.set_use_attn_result(False)
+        assert inplace.difference(cut, edited) <= 1e-9
