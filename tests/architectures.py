@@ -93,7 +93,9 @@ _HOOKED = {
         act_fn="silu",
     ),
     "no-norm": dict(normalization_type=None, act_fn="relu"),
-    "gemma2-post-norm": dict(use_normalization_before_and_after=True, act_fn="gelu"),
+    "gemma2-post-norm": dict(
+        use_normalization_before_and_after=True, normalization_type="RMS", act_fn="gelu"
+    ),
 }
 #: The architectures that every law is tested on, by class.
 BRIDGED = ("neox-parallel", "neox-sequential", "gpt2", "llama-grouped", "no-norm")

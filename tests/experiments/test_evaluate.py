@@ -90,7 +90,9 @@ def test_a_prompts_score_does_not_depend_on_its_company(shared, drinks, order, s
     finally:
         model.tokenizer.padding_side = before
     for metric in ("p_in_context", "p_global", "logit_diff"):
-        assert shuffled[metric].tolist() == pytest.approx([reference[metric][i] for i in order], rel=1e-5)
+        assert shuffled[metric].tolist() == pytest.approx(
+            [reference[metric][i] for i in order], rel=1e-5
+        )
         assert alone[metric][0] == pytest.approx(reference[metric][order[0]], rel=1e-5)
 
 

@@ -140,7 +140,10 @@ def test_all_kept_is_the_identity_and_none_kept_leaves_the_bias(shared, tokens, 
     for site in sites_of(model):
         with tlt.truncated(model, tlt.Cut(site, 1.0)):
             assert torch.equal(model(tokens), uncut)
-    for matrix, part, bias in (("W_out", "hook_mlp_out", "mlp.b_out"), ("W_O", "hook_attn_out", "attn.b_O")):
+    for matrix, part, bias in (
+        ("W_out", "hook_mlp_out", "mlp.b_out"),
+        ("W_O", "hook_attn_out", "attn.b_O"),
+    ):
         site = f"blocks.1.{'mlp' if matrix == 'W_out' else 'attn'}.{matrix}"
         with tlt.truncated(model, tlt.Cut(site, 0.0)):
             value = inplace.outputs(model, tokens)[f"blocks.1.{part}"]

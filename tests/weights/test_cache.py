@@ -56,7 +56,9 @@ def test_the_key_is_the_content(monkeypatch):
     changed = cache.cached_factors(weight)
     assert len(calls) == 2
     assert torch.allclose((changed.U * changed.S) @ changed.V.T, weight, atol=1e-5)
-    keys = {cache.content_key(each) for each in (weight, weight.T, weight.double(), weight.reshape(20, 12))}
+    keys = {
+        cache.content_key(each) for each in (weight, weight.T, weight.double(), weight.reshape(20, 12))
+    }
     assert len(keys) == 4
     assert cache.content_key(weight.T.contiguous()) == cache.content_key(weight.T)
 

@@ -92,7 +92,8 @@ def test_a_planted_signal_is_found_in_noise_of_any_scale(rule, scale, shape):
     generator = np.random.default_rng(0)
     noise = generator.normal(size=shape)
     signal = sum(
-        4 * math.sqrt(max(shape)) * np.outer(*(_unit(generator, size) for size in shape)) for _ in range(5)
+        4 * math.sqrt(max(shape)) * np.outer(*(_unit(generator, size) for size in shape))
+        for _ in range(5)
     )
     values = torch.tensor(np.linalg.svd(scale * (noise + signal), compute_uv=False))
     pure = torch.tensor(np.linalg.svd(scale * noise, compute_uv=False))

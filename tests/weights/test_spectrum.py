@@ -90,8 +90,14 @@ def test_spectrum_of_a_model(shared):
 
 
 def test_a_float64_model_has_a_float64_spectrum(shared):
-    assert tlt.spectrum(shared("bridge", "gpt2", torch.float64), "blocks.0.mlp.W_in").V.dtype == torch.float64
-    assert tlt.spectrum(shared("bridge", "gpt2", torch.bfloat16), "blocks.0.mlp.W_in").V.dtype == torch.float32
+    assert (
+        tlt.spectrum(shared("bridge", "gpt2", torch.float64), "blocks.0.mlp.W_in").V.dtype
+        == torch.float64
+    )
+    assert (
+        tlt.spectrum(shared("bridge", "gpt2", torch.bfloat16), "blocks.0.mlp.W_in").V.dtype
+        == torch.float32
+    )
 
 
 def test_gap_is_measured_at_the_cut():

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_truncate.weights.site import Matrix, Site, as_matrices
+from tl_truncate.weights.site import ATTENTION_MATRICES, Matrix, Site, as_matrices
 
 _BRIDGE_PART = {
     "W_Q": "q",
@@ -138,8 +138,10 @@ def available(model: Any, layer: int) -> tuple[Matrix, ...]:
 
 
 def _has(block: nn.Module, matrix: Matrix) -> bool:
-    part = getattr(block, "attn" if matrix in ("W_Q", "W_K", "W_V", "W_O") else "mlp", None)
-    if part is None:
+    attention = matrix in ATTENTION_MATRICES
+    part = getattr(block, "attn" if attention else "mlp", None)
+    # The Bridge calls a mixture of experts' router `gate`, which is no W_gate.
+    if part is None or (not attention and _is_sparse(part)):
         return False
     if _is_bridge(block):
         return _wrapped_linear(part, matrix) is not None

