@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -98,32 +99,38 @@ def demo(
 def _save_picture(effects: LayerEffects, path: Path) -> None:
     from tl_truncate.plots import layer_effects
 
-    layer_effects(effects.frame).savefig(path)
+    layer_effects(effects.frame, effects.baselines).savefig(path)
 
 
 def _effects_table(effects: LayerEffects, task: str) -> Table:
-    table = Table(title=f"{task}: one W_out cut (change of probability, 95% interval)")
-    for column in ("layer", "keeps", "p(in-context)", "random", "p(global)", "random "):
+    table = Table(title=f"{task}: change when one W_out is cut, 95% interval", box=box.SIMPLE_HEAD)
+    for column in ("layer", "kept", "p(in-context)", "random", "p(global)", "random "):
         table.add_column(column, justify="right", no_wrap=True)
     frame = effects.frame[effects.frame["task"] == task]
     controls = {(row.layer, row.keep): row for row in frame.itertuples() if row.kind == "RandomSubspace"}
     for row in frame[frame["kind"] == "Cut"].itertuples():
-        # A random subspace of rank 0 is the cut itself.
-        control = controls.get((row.layer, row.keep), row)
+        control = controls.get((row.layer, row.keep))
         table.add_row(
             str(row.layer),
             f"{float(row.keep):.0%}",
-            _interval(row.p_in_context_change, row.p_in_context_low, row.p_in_context_high),
-            f"{control.p_in_context_change:+.3f}",
-            _interval(row.p_global_change, row.p_global_low, row.p_global_high),
-            f"{control.p_global_change:+.3f}",
+            _interval(
+                row.p_in_context_change, row.p_in_context_change_low, row.p_in_context_change_high
+            ),
+            "same" if control is None else _signed(control.p_in_context_change),
+            _interval(row.p_global_change, row.p_global_change_low, row.p_global_change_high),
+            "same" if control is None else _signed(control.p_global_change),
         )
     return table
 
 
+def _signed(value: float) -> str:
+    """A change of a probability in five characters: +.039."""
+    return f"{value:+.3f}".replace("0.", ".", 1)
+
+
 def _interval(value: float, low: float, high: float) -> str:
     style = "bold green" if low > 0 else "bold red" if high < 0 else "dim"
-    return f"[{style}]{value:+.3f}[/] \\[{low:+.3f}, {high:+.3f}]"
+    return f"[{style}]{_signed(value)}[/] \\[{_signed(low)}, {_signed(high)}]"
 
 
 def _verdict(effects: LayerEffects, task: str) -> str:
@@ -141,7 +148,8 @@ def _verdict(effects: LayerEffects, task: str) -> str:
         f"Largest fall of p(global): layer {falls}, {float(base.p_global):.3f} to "
         f"{rows.loc[falls, 'p_global']:.4f} ({ratio:.0f} times less).\n"
         "The layer was picked by looking at these same prompts: read it as a picture, and test a "
-        "layer on prompts that did not choose it. At 0% a random subspace is the cut itself.\n"
+        "layer on prompts that did not choose it. With nothing kept, a random subspace is the same "
+        "cut.\n"
     ).replace("[", r"\[")
 
 

@@ -36,8 +36,8 @@ def compare(
 
     Returns:
         A frame with one row per (task, cut): task, site, layer, matrix, kind, keep, and for each
-        metric its value, `<metric>_change`, `<metric>_low` and `<metric>_high` of the paired change's
-        95% interval. And the uncut scores by the task's name.
+        metric its value and `<metric>_change`, the paired change from the uncut model, both with the
+        ends of their 95% intervals, `..._low` and `..._high`. And the uncut scores by task name.
 
     Raises:
         ValueError: as `evaluate` does.
@@ -66,10 +66,12 @@ def _row(cut: SiteCut, scores: Scores) -> dict[str, Any]:
         keep=keep_label(cut),
     )
     for metric in METRICS:
-        change = scores.change(metric)
-        row[metric] = float(scores.estimate(metric))
-        row[f"{metric}_change"] = float(change)
-        row[f"{metric}_low"], row[f"{metric}_high"] = change.low, change.high
+        for name, value in (
+            (metric, scores.estimate(metric)),
+            (f"{metric}_change", scores.change(metric)),
+        ):
+            row[name] = float(value)
+            row[f"{name}_low"], row[f"{name}_high"] = value.low, value.high
     return row
 
 

@@ -33,12 +33,14 @@ class LayerEffects:
     def helped(self, task: str) -> list[int]:
         """Layers without which the in-context answer gains and the global one loses, both by 95%."""
         rows = self.rows(task)
-        return list(rows.index[(rows["p_in_context_low"] > 0) & (rows["p_global_high"] < 0)])
+        return list(
+            rows.index[(rows["p_in_context_change_low"] > 0) & (rows["p_global_change_high"] < 0)]
+        )
 
     def reversed(self, task: str) -> list[int]:
         """Layers without which the global answer gains, by 95%: there the effect is reversed."""
         rows = self.rows(task)
-        return list(rows.index[rows["p_global_low"] > 0])
+        return list(rows.index[rows["p_global_change_low"] > 0])
 
 
 def late_layer_effects(

@@ -1,6 +1,7 @@
 """Exact singular value factors of a matrix: by a Gram matrix where that is safe, else by a full SVD."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -52,10 +53,11 @@ def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
     """
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(f"A weight must be a matrix with entries, got shape {tuple(weight.shape)}.")
-    if not bool(torch.isfinite(weight).all()):
-        raise ValueError("A weight must be finite to be factored, got NaN or infinity in it.")
     stored = compute_dtype(weight.dtype)
     matrix = weight.detach().to(torch.float64)
+    # A NaN or infinity anywhere shows in the sum, which is much cheaper than a look at each entry.
+    if not bool(torch.isfinite(matrix.sum())):
+        raise ValueError("A weight must be finite to be factored, got NaN or infinity in it.")
     factors = _by_gram(matrix)
     if factors.defect > _TOLERANCE[stored]:
         factors = _by_svd(matrix)
@@ -66,7 +68,7 @@ def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
 def _by_gram(matrix: Tensor) -> Factors:
     wide = matrix.shape[0] <= matrix.shape[1]
     tall = matrix.T if wide else matrix  # [long, short]
-    values, vectors = torch.linalg.eigh(tall.T @ tall)
+    values, vectors = torch.linalg.eigh(_lower_gram(tall))
     s = values.flip(0).clamp_min(0).sqrt()
     short = vectors.flip(1)
     smallest = float(s[-1] / s[0]) if float(s[0]) > 0 else 0.0
@@ -76,6 +78,16 @@ def _by_gram(matrix: Tensor) -> Factors:
     long = (tall @ short) / s
     u, v = (short, long) if wide else (long, short)
     return Factors(u, s, v, "gram", defect)
+
+
+def _lower_gram(tall: Tensor, blocks: int = 4) -> Tensor:
+    """The lower triangle of `A^T A`, all that `eigh` reads, in blocks of rows: 5/8 of the work."""
+    rank = tall.shape[1]
+    gram = tall.new_zeros(rank, rank)
+    edges = torch.linspace(0, rank, blocks + 1).long().tolist()
+    for start, stop in pairwise(edges):
+        gram[start:stop, :stop] = tall[:, start:stop].T @ tall[:, :stop]
+    return gram
 
 
 def _by_svd(matrix: Tensor) -> Factors:

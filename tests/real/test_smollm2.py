@@ -1,0 +1,121 @@
+"""The demo model: surgery on real weights, and the effect that the project is about."""
+
+import inplace
+import pytest
+import torch
+
+import tl_truncate as tlt
+from tl_truncate.weights.site import MATRICES
+
+pytestmark = [pytest.mark.real_model, pytest.mark.xdist_group("real_model")]
+
+
+@pytest.fixture(scope="module")
+def prompts(smollm):
+    texts = ["When Mary and John went to the store, John gave a drink to", "Madrid is located in"]
+    return [smollm.to_tokens(text, prepend_bos=False) for text in texts]
+
+
+def gap(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Largest difference of log-probability."""
+    return float((first.log_softmax(-1) - second.log_softmax(-1)).abs().max())
+
+
+def both(model, site: str, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        with tlt.truncated(model, tlt.Cut(site, 0.1)):
+            cut = model(tokens)
+        with inplace.edited(model, (site, inplace.top(0.1))):
+            return cut, model(tokens)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_cuts_equal_in_place_editing(smollm, prompts, matrix):
+    for layer in (7, 14, 28):
+        for tokens in prompts:
+            assert gap(*both(smollm, str(tlt.Site(layer, matrix)), tokens)) <= 1e-4, layer
+
+
+def test_cuts_equal_in_place_editing_in_float64(smollm, prompts):
+    """Layer 0 too, where rounding grows: in float32 the edited model itself is 5e-4 from float64."""
+    smollm.to(torch.float64, print_details=False)
+    try:
+        for matrix in MATRICES:
+            for layer in (0, 28):
+                assert gap(*both(smollm, str(tlt.Site(layer, matrix)), prompts[0])) <= 1e-6, matrix
+    finally:
+        smollm.to(torch.float32, print_details=False)
+
+
+def test_one_head_of_the_output_matrix(smollm, prompts):
+    site = "blocks.20.attn.W_O.4"
+    with torch.no_grad():
+        with tlt.truncated(smollm, tlt.Cut(site, 8)):
+            cut = smollm(prompts[0])
+        change = lambda matrix: inplace.truncate(matrix, slice(0, 8))  # noqa: E731
+        with inplace.edited(smollm, (site, change), d_head=64):
+            edited = smollm(prompts[0])
+    assert gap(cut, edited) <= 1e-4
+
+
+def test_generation_on_a_cut_model(smollm, prompts):
+    site = "blocks.27.mlp.W_out"
+    options = dict(max_new_tokens=6, do_sample=False, verbose=False, return_type="tokens")
+    for cached in (True, False):
+        with tlt.truncated(smollm, tlt.Cut(site, 0.1)):
+            cut = smollm.generate(prompts[1], use_past_kv_cache=cached, **options)
+        with inplace.edited(smollm, (site, inplace.top(0.1))):
+            edited = smollm.generate(prompts[1], use_past_kv_cache=cached, **options)
+        assert torch.equal(cut, edited)
+
+
+def test_the_weights_are_raw_and_no_bos_is_put_in_front(smollm):
+    assert tlt.processing(smollm).is_raw
+    scores = tlt.evaluate(smollm, tlt.tasks.ioi(n=2, tokenizer=smollm.tokenizer))
+    assert scores.record.prepend_bos is False
+    assert "SmolLM2" in scores.record.model
+
+
+def test_every_word_of_the_pools_is_one_token(smollm):
+    assert tlt.tasks.ioi(n=50, seed=4, tokenizer=smollm.tokenizer) == tlt.tasks.ioi(n=50, seed=4)
+    assert len(tlt.tasks.factual_recall(tokenizer=smollm.tokenizer)) >= 100
+
+
+@pytest.fixture(scope="module")
+def ioi(smollm):
+    task = tlt.tasks.ioi(n=100, seed=0)
+    return task, tlt.evaluate(smollm, task)
+
+
+def test_without_layer_28s_mlp_the_determiner_is_gone(smollm, ioi):
+    task, uncut = ioi
+    scores = tlt.evaluate(smollm, task, tlt.Cut("blocks.28.mlp.W_out", 0.0), baseline=uncut)
+    assert uncut.p_global >= 10 * scores.p_global
+    assert scores.change("p_global").high < 0
+
+
+def test_without_layer_27s_mlp_the_name_gains(smollm, ioi):
+    task, uncut = ioi
+    scores = tlt.evaluate(smollm, task, tlt.Cut("blocks.27.mlp.W_out", 0.0), baseline=uncut)
+    assert scores.change("p_in_context") >= 0.08
+    assert scores.change("p_in_context").low > 0
+    assert scores.change("p_global").high < 0
+
+
+def test_a_random_subspace_of_the_same_rank_does_less(smollm, ioi):
+    task, uncut = ioi
+    cut = tlt.evaluate(smollm, task, tlt.Cut("blocks.27.mlp.W_out", 0.1), baseline=uncut)
+    changes = [
+        tlt.evaluate(smollm, task, tlt.RandomSubspace("blocks.27.mlp.W_out", 0.5, seed), baseline=uncut)
+        for seed in range(2)
+    ]
+    for control in changes:
+        assert abs(control.change("p_in_context")) < abs(cut.change("p_in_context"))
+
+
+def test_the_model_knows_facts_and_habits(smollm):
+    scores = tlt.evaluate(smollm, tlt.tasks.factual_recall(tokenizer=smollm.tokenizer))
+    assert scores.accuracy > 0.3
+    assert scores.p_global > 0.1
+    madrid = tlt.Task("madrid", ["Madrid is located in"], [" Spain"], " the")
+    assert tlt.evaluate(smollm, madrid).p_global == pytest.approx(0.38, abs=0.02)
