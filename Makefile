@@ -19,7 +19,7 @@ demo: .venv/ready  ## The main job on the real model: a table and a picture in d
 test: lint $(LEGS:%=test-%)  ## Lint, types, and all tests on TransformerLens 3.9 and 4.3
 
 test-%: .venv-%/ready
-	.venv-$*/bin/python -m pytest -n 2 --dist loadgroup
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv-4.3.0/ready  ## Format, lint and types
 	.venv-4.3.0/bin/ruff format --check .

@@ -1,4 +1,10 @@
-"""The demo model: surgery on real weights, and the effect that the project is about."""
+"""The demo model: surgery on real weights, the effect that the project is about, and the README.
+
+One file, so that one worker loads the model once.
+"""
+
+import re
+from pathlib import Path
 
 import inplace
 import pytest
@@ -7,7 +13,8 @@ import torch
 import tl_truncate as tlt
 from tl_truncate.weights.site import MATRICES
 
-pytestmark = [pytest.mark.real_model, pytest.mark.xdist_group("real_model")]
+pytestmark = pytest.mark.real_model
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +126,14 @@ def test_the_model_knows_facts_and_habits(smollm):
     assert scores.p_global > 0.1
     madrid = tlt.Task("madrid", ["Madrid is located in"], [" Spain"], " the")
     assert tlt.evaluate(smollm, madrid).p_global == pytest.approx(0.38, abs=0.02)
+
+
+def test_the_readmes_python_runs_from_top_to_bottom(smollm, monkeypatch):
+    monkeypatch.setattr(tlt, "load_model", lambda name: {"demo": smollm}[name])
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    assert names["scores"].change("p_in_context").low > 0
+    assert names["logits"].shape[-1] == smollm.cfg.d_vocab
