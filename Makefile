@@ -9,6 +9,7 @@ PIP_QUIET ?= -q
 
 .PHONY: help demo test lint benchmarks clean
 .DELETE_ON_ERROR:
+.SECONDARY:
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

@@ -268,3 +268,17 @@ def test_under_no_grad_and_inference_mode(model, tokens):
         edited = model(tokens)
     with torch.inference_mode(), tlt.truncated(model, CUT):
         assert close(model(tokens).clone(), edited)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_under_autocast_the_cut_is_as_close_as_editing(shared, kind, name, tokens):
+    model, site = shared(kind, name), "blocks.1.mlp.W_in"
+    with torch.no_grad(), inplace.edited(model, (site, inplace.top(0.3))):
+        reference = model(tokens)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            edited = model(tokens)
+    cut = tlt.Cut(site, 0.3)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), tlt.truncated(model, cut):
+        result = model(tokens)
+    own = float((edited.float() - reference).abs().max())
+    assert float((result.float() - reference).abs().max()) <= 2 * own

@@ -44,6 +44,7 @@ def compare(
     """
     chosen = [tasks] if isinstance(tasks, Task) else list(tasks)
     options: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
+    options["progress"] = False  # one bar is enough
     baselines = {task.name: evaluate(model, task, **options) for task in chosen}
     rows = []
     with tqdm(total=len(cuts) * len(chosen), disable=not progress, desc="cuts") as bar:

@@ -152,7 +152,7 @@ def evaluate(
     batch_size: int = 32,
     resamples: int = 2000,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Scores:
     """Scores a model on a task with all the cuts active, paired with the uncut model.
 
@@ -168,7 +168,7 @@ def evaluate(
         batch_size: prompts in a pass.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        progress: shows a bar.
+        progress: shows a bar if it takes longer than two seconds.
 
     Returns:
         Scores with intervals; `.change(metric)` is paired by prompt.
@@ -249,7 +249,9 @@ def _score(
         for kind, answer in (("in_context", each.in_context), ("global", each.global_)):
             wanted[each.prompt + answer[:-1]].append((index, kind, answer))
     found: dict[tuple[int, str], tuple[float, float]] = {}
-    with tqdm(total=len(wanted), disable=not progress, desc=task.name, unit="pass") as bar:
+    with tqdm(
+        total=len(wanted), disable=not progress, desc=task.name, unit="row", delay=2, leave=False
+    ) as bar:
         for batch in _batches(list(wanted), batch_size):
             longest = max(len(answer) for row in batch for _, _, answer in wanted[row])
             logits = _last_logits(model, batch, longest)

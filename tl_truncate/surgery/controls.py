@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.surgery.cut import SiteCut, fill, kept_components, trivial_projection
+from tl_truncate.surgery.cut import SiteCut, fill, kept_components, nothing_but_bias, trivial_projection
 from tl_truncate.surgery.edit import Edit, Projection
 from tl_truncate.weights.keep import Keep
-from tl_truncate.weights.linear import compute_dtype, locate
+from tl_truncate.weights.linear import locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import spectrum
 
@@ -121,9 +121,7 @@ class Ablated(SiteCut):
 
     def edit(self, model: Any) -> Edit:
         """The projection onto nothing."""
-        weight = locate(model, self.site).weight()
-        empty = torch.zeros(weight.shape[1], 0, dtype=compute_dtype(weight.dtype))
-        return Projection(empty, keeps=True)
+        return nothing_but_bias(locate(model, self.site))
 
 
 def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float[Tensor, " removed"]:

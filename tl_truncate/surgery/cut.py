@@ -163,16 +163,23 @@ def kept_components(spec: Spectrum, keep: Keep, site: Site) -> torch.Tensor:
 
 def trivial_projection(linear: Linear, keep: Keep) -> Projection | None:
     """Nothing kept or everything kept: known from the shape alone, so no spectrum is computed."""
-    weight = linear.weight()
-    max_rank = min(weight.shape)
+    max_rank = min(linear.shape)
     try:
         count = keep.count(max_rank)
     except ValueError as problem:
         raise ValueError(f"{linear.site}: {problem}") from None
     if count not in (0, max_rank):
         return None
-    empty = torch.zeros(weight.shape[1], 0, dtype=compute_dtype(weight.dtype))
-    return Projection(empty, keeps=count == 0)
+    return nothing_but_bias(linear) if count == 0 else Projection(_no_directions(linear), keeps=False)
+
+
+def nothing_but_bias(linear: Linear) -> Projection:
+    """The projection onto no direction at all."""
+    return Projection(_no_directions(linear), keeps=True)
+
+
+def _no_directions(linear: Linear) -> torch.Tensor:
+    return torch.zeros(linear.shape[1], 0, dtype=compute_dtype(linear.weight().dtype))
 
 
 def _sketch(linear: Linear, keep: LaserCompat) -> Edit:

@@ -62,15 +62,21 @@ class _Surgeon:
         if self.linear.uses_result():
             return None
         self.fired += 1
-        if self.linear.writes_one_head:
-            return self._subtract_head(value)
-        return self._cut_columns(value)
+        # Under autocast the products would be rounded to half precision after all.
+        with torch.autocast(value.device.type, enabled=False):
+            if self.linear.writes_one_head:
+                return self._subtract_head(value)
+            return self._cut_columns(value)
 
     def at_result(self, value: Tensor) -> Tensor | None:
         """The cut value of `attn.hook_result`, `[batch, pos, head, d_model]`, before the bias."""
         if not self.linear.uses_result():
             return None
         self.fired += 1
+        with torch.autocast(value.device.type, enabled=False):
+            return self._cut_heads(value)
+
+    def _cut_heads(self, value: Tensor) -> Tensor:
         whole = in_compute_precision(value)
         heads = self.linear.site.head
         part = whole if heads is None else whole[..., heads : heads + 1, :]
@@ -93,7 +99,7 @@ class _Surgeon:
 
     def _cut_columns(self, value: Tensor) -> Tensor:
         site, bias = self.linear.site, self.linear.bias()
-        width = self.linear.weight().shape[1] * (1 if site.head is None else self.linear.n_heads)
+        width = self.linear.shape[1] * (1 if site.head is None else self.linear.n_heads)
         flat = value if value.shape[-1] == width else value.flatten(-2)
         columns = head_slice(site, width, self.linear.n_heads)
         part = in_compute_precision(flat[..., columns])
@@ -122,7 +128,7 @@ class _Surgeon:
                 "but it did not. Switch off use_split_qkv_input and use_attn_in for this cut."
             )
         x, self._input = self._input, None
-        rows = self.linear.weight().shape[0]
+        rows = self.linear.shape[0]
         width = rows * (self.linear.n_heads if self.linear.writes_one_head else 1)
         flat = x if x.shape[-1] == width else x.flatten(-2)
         if self.linear.writes_one_head:

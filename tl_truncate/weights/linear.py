@@ -53,11 +53,12 @@ class Point:
 class Linear:
     """One site of one model: `y = x W + b` with hook points at y and, where one exists, at x.
 
-    `weight()` is `[n_in, n_out]` and `bias()` `[n_out]` or None, both of the site alone: sliced to
-    the head where the site names one. W_O's bias belongs to no head.
+    `shape` is `(n_in, n_out)`, `weight()` `[n_in, n_out]` and `bias()` `[n_out]` or None, all of the
+    site alone: sliced to the head where the site names one. W_O's bias belongs to no head.
     """
 
     site: Site
+    shape: tuple[int, int]
     weight: Callable[[], Float[Tensor, "n_in n_out"]]
     bias: Callable[[], Float[Tensor, " n_out"] | None]
     output: Point
@@ -240,6 +241,11 @@ def head_slice(site: Site, size: int, heads: int) -> slice:
     return slice(site.head * width, (site.head + 1) * width)
 
 
+def _shape(weight: Tensor) -> tuple[int, int]:
+    n_in, n_out = weight.shape
+    return n_in, n_out
+
+
 def _sliced(site: Site, heads: int, weight: Tensor) -> Tensor:
     """The site's part of a joint `[n_in, n_out]` weight."""
     if site.head is None:
@@ -279,6 +285,7 @@ def _locate_bridge(model: Any, block: Any, site: Site) -> Linear:
 
     return Linear(
         site=site,
+        shape=_shape(weight()),
         weight=weight,
         bias=bias,
         output=Point(f"{name}.hook_out", wrapper.hook_out),
@@ -334,6 +341,7 @@ def _locate_hooked(model: Any, block: Any, site: Site) -> Linear:
 
     return Linear(
         site=site,
+        shape=_shape(weight()),
         weight=weight,
         bias=bias,
         output=point(output),
