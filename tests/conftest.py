@@ -10,11 +10,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import architectures
+import hypothesis
 import pytest
 import torch
 
 import tl_truncate as tlt
 
+hypothesis.settings.register_profile("shared", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("shared")  # two workers share two cores: no deadlines, no luck
 torch.set_num_threads(1)  # the models are tiny; two workers share two cores
 
 _shared: dict[tuple[str, str, torch.dtype], tuple[torch.nn.Module, str]] = {}

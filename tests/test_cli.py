@@ -1,6 +1,8 @@
 """The command line: what it prints, what it writes, and how it ends."""
 
 import json
+import subprocess
+import sys
 
 import architectures
 import pytest
@@ -49,6 +51,25 @@ def test_evaluate_as_json_is_the_library(folder, task_file, drinks, toy):
     assert [tlt.Cut.from_json(cut) for cut in data["cut"]["record"]["cuts"]] == cuts
     kinds = {cut["kind"] for cut in data["norm matched"]["record"]["cuts"]}
     assert kinds == {"NormMatched"}
+
+
+def test_as_a_process_only_the_result_is_on_stdout(folder, task_file):
+    command = [
+        sys.executable,
+        "-m",
+        "tl_truncate",
+        "evaluate",
+        "-m",
+        folder,
+        "--task",
+        task_file,
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert list(json.loads(done.stdout)) == ["uncut"]
+    wrong = subprocess.run([*command, "--cut", "nonsense"], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "error: A cut must read SITE=KEEP" in wrong.stderr
 
 
 def test_evaluate_shows_a_table(folder, task_file, tmp_path):

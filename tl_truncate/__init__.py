@@ -17,11 +17,10 @@ from tl_truncate.weights.keep import (
     Fraction,
     Keep,
     LaserCompat,
-    MarchenkoPastur,
-    OptimalThreshold,
     Rank,
 )
-from tl_truncate.weights.linear import find_sites
+from tl_truncate.weights.locate import find_sites
+from tl_truncate.weights.noise import MarchenkoPastur, OptimalThreshold
 from tl_truncate.weights.processing import ProcessedWeightsWarning, processing
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import Spectrum, spectrum

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -65,9 +66,9 @@ def load_model(
     target = str(folder) if folder is not None else _hub_name(name)
     if checkpoint is not None and folder is None:
         revision = _pythia_revision(target, checkpoint)
-    load = _load_bridge if backend == "bridge" else _load_hooked
+    wanted = _Wanted(target, folder is not None, revision, chosen_dtype, device, raw)
     with _explained(target, revision):
-        model = load(target, folder is not None, revision, chosen_dtype, device, raw)
+        model = _load_bridge(wanted) if backend == "bridge" else _load_hooked(wanted)
     note_source(model, target if revision is None else f"{target}@{revision}")
     return model.eval()
 
@@ -149,19 +150,26 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
         ) from problem
 
 
-def _load_bridge(
-    name: str,
-    local: bool,
-    revision: str | None,
-    dtype: torch.dtype,
-    device: torch.device | str | None,
-    raw: bool,
-) -> Any:
+@dataclass(frozen=True)
+class _Wanted:
+    """What to load, after all checks."""
+
+    name: str
+    local: bool
+    revision: str | None
+    dtype: torch.dtype
+    device: torch.device | str | None
+    raw: bool
+
+
+def _load_bridge(wanted: _Wanted) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    options = {} if revision is None else {"revision": revision}
-    model = TransformerBridge.boot_transformers(name, dtype=dtype, device=device, **options)
-    if not raw:
+    options = {} if wanted.revision is None else {"revision": wanted.revision}
+    model = TransformerBridge.boot_transformers(
+        wanted.name, dtype=wanted.dtype, device=wanted.device, **options
+    )
+    if not wanted.raw:
         model.enable_compatibility_mode()
     return model
 
@@ -180,53 +188,41 @@ def _hooked_transformer() -> Any:
     return HookedTransformer
 
 
-def _load_hooked(
-    name: str,
-    local: bool,
-    revision: str | None,
-    dtype: torch.dtype,
-    device: torch.device | str | None,
-    raw: bool,
-) -> Any:
+def _load_hooked(wanted: _Wanted) -> Any:
     cls = _hooked_transformer()
-    if local:
-        return _load_hooked_neox(cls, name, dtype, device, raw)
-    options: dict[str, Any] = {"dtype": dtype, "device": device}
-    short = name.split("/")[-1]
-    if revision is not None and short.startswith("pythia") and revision.startswith("step"):
+    if wanted.local:
+        return _load_hooked_neox(cls, wanted)
+    options: dict[str, Any] = {"dtype": wanted.dtype, "device": wanted.device}
+    revision = wanted.revision
+    pythia = wanted.name.split("/")[-1].startswith("pythia")
+    if revision is not None and pythia and revision.startswith("step"):
         options["checkpoint_value"] = int(revision.removeprefix("step"))
     elif revision is not None:
         options["revision"] = revision
-    load = cls.from_pretrained_no_processing if raw else cls.from_pretrained
-    return load(name, **options)
+    load = cls.from_pretrained_no_processing if wanted.raw else cls.from_pretrained
+    return load(wanted.name, **options)
 
 
-def _load_hooked_neox(
-    cls: Any, folder: str, dtype: torch.dtype, device: torch.device | str | None, raw: bool
-) -> Any:
+def _load_hooked_neox(cls: Any, wanted: _Wanted) -> Any:
     """A local GPT-NeoX folder, for which HookedTransformer has converters but no loader."""
     from transformer_lens import HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_neox_weights
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    source = AutoModelForCausalLM.from_pretrained(wanted.name, dtype=wanted.dtype)
     if source.config.architectures != ["GPTNeoXForCausalLM"]:
         raise ValueError(
             "backend='hooked' must have a GPT-NeoX folder, got "
-            f"{', '.join(source.config.architectures or ['an unknown architecture'])} in {folder!r}. "
-            "Use backend='bridge'."
+            f"{', '.join(source.config.architectures or ['an unknown architecture'])} in "
+            f"{wanted.name!r}. Use backend='bridge'."
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = HookedTransformerConfig.from_dict(
-        _neox_config(source, folder) | {"dtype": dtype, "device": device}
-    )
-    model = cls(config, tokenizer=tokenizer)
+    settings = _neox_config(source, wanted.name) | {"dtype": wanted.dtype, "device": wanted.device}
+    settings["normalization_type"] = "LN" if wanted.raw else "LNPre"
+    config = HookedTransformerConfig.from_dict(settings)
+    model = cls(config, tokenizer=AutoTokenizer.from_pretrained(wanted.name))
     flags = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-    if not raw:
-        config.normalization_type = "LNPre"
-        model = cls(config, tokenizer=tokenizer)
     weights = convert_neox_weights(source, config)
-    model.load_and_process_state_dict(weights, **dict.fromkeys(flags, not raw))
+    model.load_and_process_state_dict(weights, **dict.fromkeys(flags, not wanted.raw))
     return model
 
 
@@ -253,7 +249,6 @@ def _neox_config(source: Any, folder: str) -> dict[str, Any]:
         "rotary_adjacent_pairs": False,
         "rotary_dim": int(rotary),
         "rotary_base": int(_rotary_base(config)),
-        "normalization_type": "LN",
         "default_prepend_bos": False,
     }
 

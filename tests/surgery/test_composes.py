@@ -89,8 +89,6 @@ def test_patching_a_head_of_w_o_from_its_input(model, tokens):
 @pytest.mark.parametrize("cached", [True, False], ids=["kv_cache", "no_cache"])
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_generation(shared, kind, name, cached, tokens):
-    if (kind, name) == ("bridge", "no-norm"):
-        pytest.skip("the native model does not generate")
     model = shared(kind, name)
     sites = ("blocks.0.mlp.W_in", "blocks.1.attn.W_V", "blocks.2.attn.W_O.1")
     cuts = [tlt.Cut(site, 0.3) for site in sites]
@@ -153,7 +151,7 @@ def test_backward_hooks_see_the_edited_gradients(model, tokens):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[1] != "no-norm"])
+@pytest.mark.parametrize(("kind", "name"), CASES)
 def test_padding(shared, tokens, kind, name, side):
     model = shared(kind, name)
     mask = torch.ones_like(tokens)

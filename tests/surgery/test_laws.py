@@ -44,7 +44,7 @@ def per_head_results(model, on: bool):
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_equals_in_place_editing(shared, tokens, kind, name, dtype, per_head):
     if per_head and (kind, name) == ("bridge", "no-norm"):
-        pytest.skip("the native model has no per-head results")
+        pytest.skip("TransformerLens computes no per-head results for its native model")
     model = shared(kind, name, dtype)
     with per_head_results(model, per_head):
         uncut = inplace.outputs(model, tokens)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tl_truncate as tlt
-from tl_truncate.weights.linear import locate
+from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import ATTENTION_MATRICES, MATRICES
 
 layers = st.integers(0, 200)

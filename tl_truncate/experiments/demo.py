@@ -9,7 +9,7 @@ from tl_truncate.experiments.compare import compare, layer_cuts
 from tl_truncate.experiments.evaluate import Scores
 from tl_truncate.tasks.facts import factual_recall
 from tl_truncate.tasks.ioi import ioi
-from tl_truncate.weights.linear import find_sites, n_layers
+from tl_truncate.weights.locate import find_sites, n_layers
 
 
 @dataclass(frozen=True)

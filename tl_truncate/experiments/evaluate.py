@@ -18,7 +18,7 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import truncated
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.linear import n_layers
+from tl_truncate.weights.locate import n_layers
 
 Metric = Literal["accuracy", "p_in_context", "p_global", "logit_diff", "rank"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -184,12 +184,7 @@ def evaluate(
         >>> tlt.evaluate(model, task).record.n_prompts
         1
     """
-    if not isinstance(task, Task):
-        raise TypeError(f"task must be a Task, such as tlt.tasks.ioi(n=100), got {task!r}.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer from 1 up, got {batch_size!r}.")
-    n_layers(model)
-    _require_deterministic(model)
+    _check_arguments(model, task, batch_size)
     chosen = Cuts(cuts)
     encoded = encode(model, task, prepend_bos=prepend_bos)
     _check_baseline(baseline, task, encoded)
@@ -205,6 +200,15 @@ def evaluate(
     with truncated(model, *chosen):  # a cut that cannot be made fails before the first pass
         pass
     return scores(chosen, scores(Cuts(), None) if baseline is None else baseline)
+
+
+def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
+    if not isinstance(task, Task):
+        raise TypeError(f"task must be a Task, such as tlt.tasks.ioi(n=100), got {task!r}.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer from 1 up, got {batch_size!r}.")
+    n_layers(model)
+    _require_deterministic(model)
 
 
 def _check_baseline(baseline: Scores | None, task: Task, encoded: EncodedTask) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.linear import n_layers
+from tl_truncate.weights.locate import n_layers
 from tl_truncate.weights.processing import processing
 from tl_truncate.weights.source import source
 

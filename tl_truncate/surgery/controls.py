@@ -5,6 +5,7 @@ does not have it too.
 """
 
 import hashlib
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,39 @@ from torch import Tensor
 from tl_truncate.surgery.cut import SiteCut, fill, kept_components, nothing_but_bias, trivial_projection
 from tl_truncate.surgery.edit import Edit, Projection
 from tl_truncate.weights.keep import Keep
-from tl_truncate.weights.linear import locate
+from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import spectrum
+from tl_truncate.weights.spectrum import Spectrum, spectrum
 
 
 @dataclass(frozen=True, repr=False)
-class RandomSubspace(SiteCut):
+class _SeededControl(SiteCut):
+    """A control that draws at random what a cut with the same keep would choose."""
+
+    keep: Keep
+    seed: int = 0
+
+    def __init__(
+        self, site: Site | str, keep: Keep | int | float, seed: int = 0, *, strength: float = 1.0
+    ) -> None:
+        fill(self, site=site, keep=keep, seed=seed, strength=strength)
+
+    def edit(self, model: Any) -> Edit:
+        """The drawn projection; with nothing or everything kept there is nothing to draw."""
+        trivial = trivial_projection(locate(model, self.site), self.keep)
+        return self._draw(spectrum(model, self.site)) if trivial is None else trivial
+
+    @abstractmethod
+    def _draw(self, spec: Spectrum) -> Edit:
+        """The projection, from the spectrum of the site."""
+
+    def _rotation(self, spec: Spectrum, directions: int) -> Float[Tensor, "rank directions"]:
+        """Random orthonormal directions in the coordinates of the components."""
+        return _orthonormal(spec.max_rank, directions, f"{self.seed} {self.site}")
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class RandomSubspace(_SeededControl):
     """Keeps a random subspace of the same rank as a cut would: `W -> W Q Q^T`.
 
     Q is uniform among the subspaces of the weight's row space, so that keeping everything is the
@@ -35,32 +62,24 @@ class RandomSubspace(SiteCut):
 
     Raises:
         ValueError: if an argument does not fit.
+
+    Source: closed form 4 of the documentation.
+
+    Example:
+        >>> RandomSubspace("blocks.3.mlp.W_out", keep=8, seed=1)
+        RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)
     """
 
-    keep: Keep
-    seed: int = 0
-
-    def __init__(
-        self, site: Site | str, keep: Keep | int | float, seed: int = 0, *, strength: float = 1.0
-    ) -> None:
-        fill(self, site=site, keep=keep, seed=seed, strength=strength)
-
-    def edit(self, model: Any) -> Edit:
-        """The projection onto the random subspace, or away from its complement if that is smaller."""
-        trivial = trivial_projection(locate(model, self.site), self.keep)
-        if trivial is not None:
-            return trivial
-        spec = spectrum(model, self.site)
+    def _draw(self, spec: Spectrum) -> Edit:
         count = self.keep.count(spec.max_rank)
         kept = len(kept_components(spec, self.keep, self.site)) if count is None else count
         keeps = kept <= spec.max_rank - kept
-        directions = kept if keeps else spec.max_rank - kept
-        rotation = _orthonormal(spec.max_rank, directions, f"{self.seed} {self.site}")
+        rotation = self._rotation(spec, kept if keeps else spec.max_rank - kept)
         return Projection((spec.V.double() @ rotation).to(spec.V.dtype), keeps)
 
 
-@dataclass(frozen=True, repr=False)
-class NormMatched(SiteCut):
+@dataclass(frozen=True, repr=False, init=False)
+class NormMatched(_SeededControl):
     """Removes a random component with the Frobenius norm of what a cut would remove.
 
     Random orthonormal directions of the row space are removed one after the other until
@@ -74,26 +93,19 @@ class NormMatched(SiteCut):
 
     Raises:
         ValueError: if an argument does not fit.
+
+    Source: closed form 4 of the documentation.
+
+    Example:
+        >>> NormMatched("blocks.3.mlp.W_out", keep=0.5)
+        NormMatched(site='blocks.3.mlp.W_out', keep=Fraction(rho=0.5), seed=0)
     """
 
-    keep: Keep
-    seed: int = 0
-
-    def __init__(
-        self, site: Site | str, keep: Keep | int | float, seed: int = 0, *, strength: float = 1.0
-    ) -> None:
-        fill(self, site=site, keep=keep, seed=seed, strength=strength)
-
-    def edit(self, model: Any) -> Edit:
-        """The projection away from as many random directions as the norm takes."""
-        trivial = trivial_projection(locate(model, self.site), self.keep)
-        if trivial is not None:
-            return trivial
-        spec = spectrum(model, self.site)
+    def _draw(self, spec: Spectrum) -> Edit:
         values = spec.S.double()
         removed = torch.ones(spec.max_rank, dtype=torch.bool)
         removed[kept_components(spec, self.keep, self.site)] = False
-        rotation = _orthonormal(spec.max_rank, spec.max_rank, f"{self.seed} {self.site}")
+        rotation = self._rotation(spec, spec.max_rank)
         energies = (values[:, None] * rotation).square().sum(0)
         weights = weights_for_energy(energies, float(values[removed].square().sum()))
         basis = (spec.V.double() @ rotation[:, : len(weights)]).to(spec.V.dtype)

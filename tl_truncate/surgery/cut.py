@@ -14,7 +14,8 @@ import torch
 
 from tl_truncate.surgery.edit import Edit, Projection, Replacement, project_components
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
-from tl_truncate.weights.linear import Linear, compute_dtype, locate
+from tl_truncate.weights.linear import Linear, compute_dtype
+from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import Spectrum, spectrum
 
@@ -35,7 +36,8 @@ class SiteCut(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        SiteCut._kinds[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):
+            SiteCut._kinds[cls.__name__] = cls
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", Site.parse(self.site))

@@ -16,14 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.edit import Edit, in_compute_precision
-from tl_truncate.weights.linear import (
-    Linear,
-    Point,
-    head_slice,
-    locate,
-    n_layers,
-    require_no_overlap,
-)
+from tl_truncate.weights.linear import Linear, Point, head_slice
+from tl_truncate.weights.locate import locate, n_layers
 from tl_truncate.weights.processing import warn_if_processed
 from tl_truncate.weights.site import Site
 
@@ -151,10 +145,25 @@ class _Surgeon:
 def _surgeons(model: Any, cuts: Sequence[SiteCut]) -> list[_Surgeon]:
     """Everything that can fail, before the first hook is placed."""
     linears = [locate(model, cut.site) for cut in cuts]
-    require_no_overlap([*_active.get(model, ()), *(cut.site for cut in cuts)])
+    _require_no_overlap([*_active.get(model, ()), *(cut.site for cut in cuts)])
     if cuts:
         warn_if_processed(model)
     return [_Surgeon(cut, linear, cut.edit(model)) for cut, linear in zip(cuts, linears, strict=True)]
+
+
+def _require_no_overlap(sites: Sequence[Site]) -> None:
+    """Refuses a joint cut of an attention matrix together with a cut of one of its heads.
+
+    The two spectra belong to different matrices, so the order of the cuts would decide the result.
+    """
+    joint = {(site.layer, site.matrix) for site in sites if site.head is None}
+    for site in sites:
+        if site.head is not None and (site.layer, site.matrix) in joint:
+            raise ValueError(
+                f"Cuts that are active together must not overlap, got {site} and all heads of "
+                f"blocks.{site.layer}.attn.{site.matrix} jointly. Cut either the whole matrix or "
+                "single heads."
+            )
 
 
 def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tuple[str, HookFunction]]:

@@ -32,7 +32,8 @@ class Factors:
 
 
 def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
-    """Factors a matrix exactly, with all arithmetic in float64 on the CPU or the weight's device.
+    """Factors a matrix exactly, with all arithmetic in float64 on the weight's device (on the CPU for
+    mps, which has no float64).
 
     The eigenvectors of the Gram matrix on the short side give one set of singular vectors, and
     `W^T U / S` the other. Its columns are orthonormal up to `eps * (s_1 / s_r)^2`; where that exceeds
@@ -54,7 +55,8 @@ def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(f"A weight must be a matrix with entries, got shape {tuple(weight.shape)}.")
     stored = compute_dtype(weight.dtype)
-    matrix = weight.detach().to(torch.float64)
+    weight = weight.detach()
+    matrix = (weight.cpu() if weight.device.type == "mps" else weight).to(torch.float64)
     # A NaN or infinity anywhere shows in the sum, which is much cheaper than a look at each entry.
     if not bool(torch.isfinite(matrix.sum())):
         raise ValueError("A weight must be finite to be factored, got NaN or infinity in it.")

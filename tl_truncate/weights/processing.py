@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_truncate.weights.linear import available, locate, n_layers
+from tl_truncate.weights.locate import available, locate, n_layers
 from tl_truncate.weights.site import Site
 
 _warned: "weakref.WeakSet[Any]" = weakref.WeakSet()

@@ -12,7 +12,7 @@ from torch import Tensor
 from tl_truncate.weights.cache import cached_factors
 from tl_truncate.weights.factors import Method
 from tl_truncate.weights.keep import Keep, as_keep
-from tl_truncate.weights.linear import locate
+from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 
 

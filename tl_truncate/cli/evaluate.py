@@ -1,0 +1,125 @@
+"""`tl-truncate evaluate`: a model on a task, uncut and cut."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.table import Table
+
+from tl_truncate.cli.app import (
+    AsJson,
+    BackendName,
+    Checkpoint,
+    Device,
+    Dtype,
+    ModelName,
+    app,
+    console,
+    escape,
+    kind,
+    load,
+)
+from tl_truncate.cli.parse import parse_cut
+from tl_truncate.experiments.evaluate import METRICS, Scores, evaluate
+from tl_truncate.models import Backend
+from tl_truncate.surgery.controls import NormMatched, RandomSubspace
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.tasks.facts import factual_recall
+from tl_truncate.tasks.ioi import ioi
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.keep import Keep
+
+
+@app.command("evaluate")
+@kind
+def evaluate_command(
+    model: ModelName,
+    task: Annotated[str, typer.Option(help="`ioi`, `facts`, or a task's JSON file.")] = "ioi",
+    cut: Annotated[
+        list[str] | None,
+        typer.Option(help="SITE=KEEP, such as `blocks.27.mlp.W_in=0.01`; may be repeated."),
+    ] = None,
+    cuts: Annotated[Path | None, typer.Option(help="A JSON file written by Cuts.save.")] = None,
+    controls: Annotated[bool, typer.Option(help="Score random and norm-matched controls too.")] = False,
+    n: Annotated[int | None, typer.Option(help="Prompts (100 of ioi, all facts).")] = None,
+    seed: Annotated[int, typer.Option(help="Of prompts, controls and bootstrap.")] = 0,
+    prepend_bos: Annotated[
+        bool | None,
+        typer.Option("--prepend-bos/--no-prepend-bos", help="By default as the model has it."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Prompts in a pass.")] = 32,
+    backend: BackendName = "bridge",
+    checkpoint: Checkpoint = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Scores a model on a task, uncut and with all the cuts together.
+
+    Example: `tl-truncate evaluate --model demo --task ioi --cut blocks.27.mlp.W_in=0.01`
+
+    KEEP is a rank (8), a fraction (0.1), or a rule (`Energy(0.95)`, `DropTop(4)`, `Band(2, 8)`).
+    """
+    chosen = Cuts([parse_cut(text) for text in cut or []], Cuts.load(cuts) if cuts else [])
+    if task not in ("ioi", "facts") and not Path(task).is_file():
+        raise ValueError(f"--task must be ioi, facts or a task's JSON file, got {task!r}.")
+    loaded = load(
+        model, backend=cast(Backend, backend), checkpoint=checkpoint, dtype=dtype, device=device
+    )
+    prompts = _task(task, n, seed, loaded.tokenizer)
+    options: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
+    options["progress"] = not as_json
+    scores = {"cut" if chosen else "uncut": evaluate(loaded, prompts, chosen, **options)}
+    if chosen and controls:
+        options["baseline"] = scores["cut"].baseline
+        for name, kind in (("random subspace", RandomSubspace), ("norm matched", NormMatched)):
+            placebo = [_control(kind, each, seed) for each in chosen]
+            scores[name] = evaluate(loaded, prompts, placebo, **options)
+    if as_json:
+        typer.echo(json.dumps({name: each.to_json() for name, each in scores.items()}, indent=2))
+    else:
+        console.print(_scores_table(scores))
+
+
+def _control(kind: Any, cut: SiteCut, seed: int) -> SiteCut:
+    keep: Keep | int = getattr(cut, "keep", 0)
+    control: SiteCut = kind(cut.site, keep, seed, strength=cut.strength)
+    return control
+
+
+def _task(name: str, n: int | None, seed: int, tokenizer: Any) -> Task:
+    if name == "ioi":
+        return ioi(n=100 if n is None else n, seed=seed, tokenizer=tokenizer)
+    if name == "facts":
+        return factual_recall(n=n, seed=seed, tokenizer=tokenizer)
+    task = Task.load(name)
+    return task if n is None else task.subset(range(min(n, len(task))))
+
+
+def _scores_table(scores: dict[str, Scores]) -> Table:
+    first = next(iter(scores.values()))
+    record = first.record
+    table = Table(
+        title=escape(
+            f"{record.task}: {record.n_prompts} prompts, {record.model}, {record.weights} weights, "
+            f"{'with' if record.prepend_bos else 'without'} BOS"
+        )
+    )
+    table.add_column("metric")
+    if first.baseline is not None:
+        table.add_column("uncut", justify="right")
+    for name in scores:
+        table.add_column(name, justify="right")
+        if first.baseline is not None:
+            table.add_column("change", justify="right")
+    for metric in METRICS:
+        cells: list[str] = [metric]
+        if first.baseline is not None:
+            cells.append(str(first.baseline.estimate(metric)))
+        for each in scores.values():
+            cells.append(str(each.estimate(metric)))
+            if each.baseline is not None:
+                cells.append(str(each.change(metric)))
+        table.add_row(*map(escape, cells))
+    return table

@@ -1,0 +1,86 @@
+"""Where a site lives in a HookedTransformer: parameters named W_Q ... W_out, and their hook points."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from tl_truncate.weights.linear import Linear, Point, make_linear
+from tl_truncate.weights.site import Matrix, Site
+
+# Output and input hook point of each matrix, relative to the block.
+_POINTS: dict[Matrix, tuple[str, str | None]] = {
+    "W_Q": ("attn.hook_q", None),
+    "W_K": ("attn.hook_k", None),
+    "W_V": ("attn.hook_v", None),
+    "W_O": ("hook_attn_out", "attn.hook_z"),
+    "W_in": ("mlp.hook_pre", None),
+    "W_gate": ("mlp.hook_pre", None),
+    "W_out": ("hook_mlp_out", "mlp.hook_post"),
+}
+# OLMo 2 and 3 normalise a sublayer's output without a separate ln1_post / ln2_post module.
+_POST_NORM_ARCHITECTURES = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+
+
+def locate_in_hooked(model: Any, block: Any, site: Site) -> Linear:
+    """The linear of a site that the block is known to have.
+
+    Raises:
+        ValueError: if its output is only visible behind a post-norm, its head is out of range, or its
+            weight holds no numbers to factor.
+    """
+    _refuse_post_norm(model, block, site)
+    part = block.attn if site.is_attention else block.mlp
+    gated = not site.is_attention and isinstance(getattr(part, "W_gate", None), Tensor)
+    weight_name, bias_name = _parameters(part, site, gated)
+    output, input_ = _POINTS[site.matrix]
+    if site.matrix == "W_in" and gated:
+        output = "mlp.hook_pre_linear"
+
+    def whole_weight() -> Tensor:
+        stored: Tensor = getattr(part, weight_name)
+        if site.matrix == "W_O":
+            return stored.reshape(-1, stored.shape[-1])
+        if site.is_attention:  # [head, d_model, d_head]
+            return stored.permute(1, 0, 2).reshape(stored.shape[1], -1)
+        return stored
+
+    def whole_bias() -> Tensor | None:
+        stored = None if bias_name is None else getattr(part, bias_name, None)
+        return None if stored is None else stored.flatten()
+
+    def point(relative: str) -> Point:
+        return Point(f"blocks.{site.layer}.{relative}", block.get_submodule(relative))
+
+    return make_linear(
+        site,
+        whole_weight=whole_weight,
+        whole_bias=whole_bias,
+        output=point(output),
+        input=None if input_ is None else point(input_),
+        result=point("attn.hook_result") if site.matrix == "W_O" else None,
+        n_heads=int(getattr(part, weight_name).shape[0]) if site.is_attention else 1,
+        uses_result=lambda: site.matrix == "W_O" and bool(model.cfg.use_attn_result),
+    )
+
+
+def _parameters(part: nn.Module, site: Site, gated: bool) -> tuple[str, str | None]:
+    """Parameter names of a matrix and of the bias that is added at its hook point."""
+    if site.matrix in ("W_K", "W_V") and hasattr(part, f"_{site.matrix}"):
+        # Grouped-query attention: the public property repeats the heads, the parameter does not.
+        return f"_{site.matrix}", f"_b_{site.matrix[-1]}"
+    if gated and site.matrix in ("W_in", "W_gate"):
+        return site.matrix, None  # b_in is added after gating, behind the hook point
+    return site.matrix, site.matrix.replace("W_", "b_")
+
+
+def _refuse_post_norm(model: Any, block: nn.Module, site: Site) -> None:
+    norm = {"W_O": "ln1_post", "W_out": "ln2_post"}.get(site.matrix)
+    if norm is None:
+        return
+    architecture = getattr(model.cfg, "original_architecture", None)
+    if hasattr(block, norm) or architecture in _POST_NORM_ARCHITECTURES:
+        raise ValueError(
+            f"The output of {site} must be visible before normalisation, but HookedTransformer's "
+            "hook point lies behind the post-norm of this architecture. Load the model as a "
+            "TransformerBridge, which has a hook point at the linear itself."
+        )
