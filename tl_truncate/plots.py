@@ -62,7 +62,7 @@ def layer_effects(
 
 
 def _panel(axis: "Axes", frame: pd.DataFrame, metric: Metric) -> None:
-    from matplotlib.ticker import MaxNLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     groups = list(dict.fromkeys(zip(frame["kind"], frame["keep"], strict=True)))
     keeps = list(dict.fromkeys(frame["keep"]))
@@ -87,6 +87,7 @@ def _panel(axis: "Axes", frame: pd.DataFrame, metric: Metric) -> None:
         )
     if metric == "p_global":
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))

@@ -109,15 +109,28 @@ def test_without_layer_27s_mlp_the_name_gains(smollm, ioi):
     assert scores.change("p_global").high < 0
 
 
-def test_a_random_subspace_of_the_same_rank_does_less(smollm, ioi):
+def changes(model, ioi, site: str, keep: float) -> tuple[float, list[float]]:
+    """Change of p(name) by the cut, and by random subspaces of the same rank."""
     task, uncut = ioi
-    cut = tlt.evaluate(smollm, task, tlt.Cut("blocks.27.mlp.W_out", 0.1), baseline=uncut)
-    changes = [
-        tlt.evaluate(smollm, task, tlt.RandomSubspace("blocks.27.mlp.W_out", 0.5, seed), baseline=uncut)
-        for seed in range(2)
+    cuts = [tlt.Cut(site, keep), *(tlt.RandomSubspace(site, keep, seed) for seed in range(3))]
+    cut, *controls = [
+        float(tlt.evaluate(model, task, each, baseline=uncut).change("p_in_context")) for each in cuts
     ]
-    for control in changes:
-        assert abs(control.change("p_in_context")) < abs(cut.change("p_in_context"))
+    return cut, controls
+
+
+def test_the_largest_half_is_not_a_random_half(smollm, ioi):
+    """Layer 23 at half its rank: nothing is lost with the smallest components, much with random ones."""
+    cut, controls = changes(smollm, ioi, "blocks.23.mlp.W_out", 0.5)
+    assert abs(cut) < 0.02
+    assert max(controls) < -0.02
+
+
+def test_at_layer_27_a_random_subspace_does_nearly_what_the_cut_does(smollm, ioi):
+    """What helps there is that most of the MLP's output is gone, not which tenth of it stays."""
+    cut, controls = changes(smollm, ioi, "blocks.27.mlp.W_out", 0.1)
+    assert cut > 0.05
+    assert min(controls) > 0.7 * cut
 
 
 def test_the_model_knows_facts_and_habits(smollm):
