@@ -280,3 +280,19 @@ def test_under_autocast_the_cut_is_as_close_as_editing(shared, kind, name, token
         result = model(tokens)
     own = float((edited.float() - reference).abs().max())
     assert float((result.float() - reference).abs().max()) <= 2 * own
+
+
+def test_an_exception_in_a_users_hook_leaves_nothing_behind(model, tokens):
+    """Also where the input of a head was being waited for."""
+
+    def fail(value, hook):
+        raise KeyError("mine")
+
+    for name in ("blocks.1.attn.hook_z", "blocks.1.hook_attn_out"):
+        with (
+            pytest.raises(KeyError, match="mine"),
+            tlt.truncated(model, tlt.Cut("blocks.1.attn.W_O.2", 0.4)),
+        ):
+            model.run_with_hooks(tokens, fwd_hooks=[(name, fail)])
+        model.reset_hooks()
+        assert hooks_left(model) == []

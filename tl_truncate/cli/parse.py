@@ -24,10 +24,7 @@ def parse_keep(text: str) -> Keep:
             return as_keep(_number(text))
         name, inside = match.groups()
         numbers = [_number(part) for part in inside.split(",") if part.strip()]
-        rules = Keep._rules
-        if name not in rules:
-            raise ValueError(f"the rules are {', '.join(sorted(rules))}")
-        return rules[name](*([tuple(numbers)] if name == "Components" else numbers))
+        return Keep.named(name)(*([tuple(numbers)] if name == "Components" else numbers))
     except (ValueError, TypeError) as problem:
         raise ValueError(
             f"A keep must be a rank (8), a fraction (0.1) or a rule such as Energy(0.95), got "

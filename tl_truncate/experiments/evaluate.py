@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -190,16 +190,14 @@ def evaluate(
     _check_baseline(baseline, task, encoded)
 
     def scores(active: Cuts, uncut: Scores | None) -> Scores:
+        record = make_record(model, task, cuts=active, prepend_bos=encoded.prepend_bos, seed=seed)
         with truncated(model, *active):
             frame = _score(model, task, encoded, batch_size, progress)
-        record = make_record(model, task, cuts=active, prepend_bos=encoded.prepend_bos, seed=seed)
         return Scores(frame, record, uncut, resamples=resamples)
 
-    if not chosen:
-        return scores(chosen, None)
-    with truncated(model, *chosen):  # a cut that cannot be made fails before the first pass
-        pass
-    return scores(chosen, scores(Cuts(), None) if baseline is None else baseline)
+    # The cut model comes first, so that a cut that cannot be made fails before any pass.
+    found = scores(chosen, baseline)
+    return replace(found, baseline=scores(Cuts(), None)) if chosen and baseline is None else found
 
 
 def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:

@@ -239,7 +239,7 @@ def truncated(model: Model, *cuts: SiteCut | Sequence[SiteCut]) -> Iterator[Mode
         _activate(stack, model, surgeons)
         for surgeon in surgeons:
             if surgeon.needs_input and surgeon.linear.input is not None:
-                _place(stack, _observe(surgeon.linear.input.module, surgeon.see_input))
+                _place(stack, _Observer(surgeon.linear.input.module, surgeon.see_input))
             for point, action in surgeon.points():
                 _place(stack, _intercept(point.module, action))
         if surgeons:
@@ -249,7 +249,7 @@ def truncated(model: Model, *cuts: SiteCut | Sequence[SiteCut]) -> Iterator[Mode
     watch.check()
 
 
-def _place(stack: ExitStack, handle: RemovableHandle) -> None:
+def _place(stack: ExitStack, handle: "RemovableHandle | _Observer") -> None:
     stack.callback(handle.remove)
 
 
@@ -271,20 +271,34 @@ def _intercept(module: nn.Module, action: Callable[[Tensor], Tensor | None]) -> 
     return module.register_forward_pre_hook(pre_hook)
 
 
-def _observe(module: nn.Module, action: Callable[[Tensor], None]) -> RemovableHandle:
+class _Observer:
     """Reads the value that leaves a hook point, behind every hook there.
 
     A hook that is added at the start of a call runs last in that call, whatever was added before.
     """
 
-    def pre_hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-        def read(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            handle.remove()
-            action(output)
+    def __init__(self, module: nn.Module, action: Callable[[Tensor], None]) -> None:
+        self._action = action
+        self._entry = module.register_forward_pre_hook(self._enter)
+        self._exit: RemovableHandle | None = None
 
-        handle = module.register_forward_hook(read)
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._forget()
+        self._exit = module.register_forward_hook(self._leave)
 
-    return module.register_forward_pre_hook(pre_hook)
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self._forget()
+        self._action(output)
+
+    def _forget(self) -> None:
+        # Also what a call left behind that an exception ended half way.
+        if self._exit is not None:
+            self._exit.remove()
+            self._exit = None
+
+    def remove(self) -> None:
+        self._forget()
+        self._entry.remove()
 
 
 class _Watch:

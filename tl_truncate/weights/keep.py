@@ -28,6 +28,23 @@ class Keep(ABC):
         super().__init_subclass__(**kwargs)
         Keep._rules[cls.__name__] = cls
 
+    @staticmethod
+    def named(name: str) -> type["Keep"]:
+        """The rule with a name.
+
+        Raises:
+            ValueError: if there is none.
+
+        Example:
+            >>> Keep.named("Energy")(0.9)
+            Energy(e=0.9)
+        """
+        if name not in Keep._rules:
+            raise ValueError(
+                f"A keep rule must be one of {', '.join(sorted(Keep._rules))}, got {name!r}."
+            )
+        return Keep._rules[name]
+
     @abstractmethod
     def indices(
         self, singular_values: Float[Tensor, " rank"], shape: tuple[int, int]
@@ -66,12 +83,7 @@ class Keep(ABC):
             ValueError: if the rule is unknown or its values do not fit.
         """
         fields = dict(data)
-        name = fields.pop("rule", None)
-        if name not in Keep._rules:
-            raise ValueError(
-                f"A keep rule must be one of {', '.join(sorted(Keep._rules))}, got {name!r}."
-            )
-        return Keep._rules[name](**fields)
+        return Keep.named(fields.pop("rule", None))(**fields)
 
 
 def _natural(name: str, value: Any) -> int:
@@ -276,7 +288,8 @@ class LaserCompat(Keep):
         rank = self.count(min(weight.shape))
         working = weight if weight.dtype == torch.float64 else weight.float()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            # Not torch.manual_seed, which would seed the generators of all other devices too.
+            torch.default_generator.manual_seed(self.seed)
             u, s, v = torch.svd_lowrank(working.T.cpu(), q=rank, niter=2)
         return v * s, u
 
