@@ -158,19 +158,46 @@ def test_all_kept_is_the_identity_and_none_kept_leaves_the_bias(shared, tokens, 
 def test_twice_is_once_and_sites_commute(shared, tokens, kind, name):
     model = shared(kind, name, torch.float64)
     limit = tolerance(kind, name, torch.float64)
-    sites = sites_of(model)[: -len(ATTENTION_MATRICES)]
-    for first, second in zip(sites, [*sites[1:], sites[0]], strict=True):
-        a, b = tlt.Cut(first, 0.4), tlt.Cut(second, tlt.DropTop(3))
-        with tlt.truncated(model, a):
-            once = model(tokens)
+    joint, heads = (
+        sites_of(model)[: -len(ATTENTION_MATRICES)],
+        sites_of(model)[-len(ATTENTION_MATRICES) :],
+    )
+    for sites in (joint, heads):
+        for first, second in zip(sites, [*sites[1:], sites[0]], strict=True):
+            a, b = tlt.Cut(first, 0.4), tlt.Cut(second, tlt.DropTop(3))
             with tlt.truncated(model, a):
-                twice = model(tokens)
-            with tlt.truncated(model, b):
-                one_way = model(tokens)
-        with tlt.truncated(model, b), tlt.truncated(model, a):
-            other_way = model(tokens)
-        assert float((once - twice).detach().abs().max()) <= limit
-        assert float((one_way - other_way).detach().abs().max()) <= limit
+                once = model(tokens)
+                with tlt.truncated(model, a):
+                    twice = model(tokens)
+                with tlt.truncated(model, b):
+                    one_way = model(tokens)
+            with tlt.truncated(model, b), tlt.truncated(model, a):
+                other_way = model(tokens)
+            with tlt.truncated(model, a, a):
+                again = model(tokens)
+            hooked = model.run_with_hooks(tokens, fwd_hooks=tlt.truncation_hooks(model, [a, a]))
+            for same in (twice, again, hooked):
+                assert float((once - same).detach().abs().max()) <= limit, first
+            assert float((one_way - other_way).detach().abs().max()) <= limit, (first, second)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_two_rules_on_one_head_of_the_output_matrix(shared, tokens, kind, name):
+    """Its sum with the other heads is all that is seen, so the second cut has to follow the first."""
+    model, site = shared(kind, name, torch.float64), "blocks.1.attn.W_O.2"
+    rules = [tlt.Cut(site, tlt.Rank(6), strength=0.7), tlt.Cut(site, tlt.DropTop(2))]
+
+    def change(weight):
+        first = weight - 0.7 * (weight - inplace.truncate(weight, slice(0, 6)))
+        subspace = inplace.np.linalg.svd(weight, full_matrices=False)[2][2:]
+        return first @ subspace.T @ subspace
+
+    with torch.no_grad():
+        with tlt.truncated(model, rules[0]), tlt.truncated(model, rules[1]):
+            cut = model(tokens)
+        with inplace.edited(model, (site, change)):
+            edited = model(tokens)
+    assert float((cut - edited).abs().max()) <= tolerance(kind, name, torch.float64)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)

@@ -24,7 +24,7 @@ from tl_truncate.weights.site import Site
 Model = TypeVar("Model")
 HookFunction = Callable[..., Tensor | None]
 
-_active: "weakref.WeakKeyDictionary[nn.Module, list[Site]]" = weakref.WeakKeyDictionary()
+_active: "weakref.WeakKeyDictionary[nn.Module, list[_Surgeon]]" = weakref.WeakKeyDictionary()
 
 
 class CutNotApplied(RuntimeError):
@@ -34,7 +34,9 @@ class CutNotApplied(RuntimeError):
 class _Surgeon:
     """One cut of one linear: turns the value at its hook point into the edited weight's output."""
 
-    def __init__(self, cut: SiteCut, linear: Linear, edit: Edit) -> None:
+    def __init__(
+        self, cut: SiteCut, linear: Linear, edit: Edit, earlier: Sequence["_Surgeon"] = ()
+    ) -> None:
         self.cut = cut
         self.linear = linear
         self.fired = 0
@@ -42,6 +44,7 @@ class _Surgeon:
         self._strength = cut.strength
         self._moved: dict[tuple[torch.device, torch.dtype], Edit] = {}
         self._input: Tensor | None = None
+        self._earlier = [other for other in earlier if other.linear.site == linear.site]
 
     @property
     def needs_input(self) -> bool:
@@ -112,6 +115,9 @@ class _Surgeon:
         whole = in_compute_precision(value)
         x = self._take_input(whole)
         u = x @ self.linear.weight().to(whole.device, whole.dtype)
+        # Only this head's share can be seen cut already: earlier cuts of it are followed here.
+        for other in self._earlier:
+            u = u - other._strength * other._edit_for(whole).removed(u, x)
         removed = self._edit_for(whole).removed(u, x)
         return (whole - self._strength * removed).to(value.dtype)
 
@@ -145,10 +151,14 @@ class _Surgeon:
 def _surgeons(model: Any, cuts: Sequence[SiteCut]) -> list[_Surgeon]:
     """Everything that can fail, before the first hook is placed."""
     linears = [locate(model, cut.site) for cut in cuts]
-    _require_no_overlap([*_active.get(model, ()), *(cut.site for cut in cuts)])
+    active = list(_active.get(model, ()))
+    _require_no_overlap([*(surgeon.linear.site for surgeon in active), *(cut.site for cut in cuts)])
     if cuts:
         warn_if_processed(model)
-    return [_Surgeon(cut, linear, cut.edit(model)) for cut, linear in zip(cuts, linears, strict=True)]
+    made: list[_Surgeon] = []
+    for cut, linear in zip(cuts, linears, strict=True):
+        made.append(_Surgeon(cut, linear, cut.edit(model), earlier=[*active, *made]))
+    return made
 
 
 def _require_no_overlap(sites: Sequence[Site]) -> None:
@@ -254,11 +264,11 @@ def _place(stack: ExitStack, handle: "RemovableHandle | _Observer") -> None:
 
 
 def _activate(stack: ExitStack, model: Any, surgeons: Sequence[_Surgeon]) -> None:
-    """Notes the sites under surgery, so that a nested context can refuse an overlap."""
-    sites = _active.setdefault(model, [])
+    """Notes who is at work, so that a nested context can follow earlier cuts and refuse an overlap."""
+    at_work = _active.setdefault(model, [])
     for surgeon in surgeons:
-        sites.append(surgeon.linear.site)
-        stack.callback(sites.remove, surgeon.linear.site)
+        at_work.append(surgeon)
+        stack.callback(at_work.remove, surgeon)
 
 
 def _intercept(module: nn.Module, action: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
