@@ -24,16 +24,14 @@ _shared: dict[tuple[str, str, torch.dtype], tuple[torch.nn.Module, str]] = {}
 
 
 def weights_hash(model: torch.nn.Module) -> str:
-    """A hash of every parameter and buffer, bit for bit."""
-    digest = hashlib.blake2b(digest_size=16)
-    seen = set()
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if value.data_ptr() in seen:
-            continue
-        seen.add(value.data_ptr())
-        digest.update(name.encode())
-        digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    """A hash of every parameter and buffer, bit for bit, whatever the modules are called."""
+    digests = {
+        hashlib.blake2b(
+            value.detach().contiguous().reshape(-1).view(torch.uint8).numpy(), digest_size=16
+        ).hexdigest()
+        for value in (*model.parameters(), *model.buffers())
+    }
+    return hashlib.blake2b("".join(sorted(digests)).encode(), digest_size=16).hexdigest()
 
 
 def hooks_left(model: torch.nn.Module) -> list[str]:

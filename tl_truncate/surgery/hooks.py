@@ -44,6 +44,7 @@ class _Surgeon:
         self._strength = cut.strength
         self._moved: dict[tuple[torch.device, torch.dtype], Edit] = {}
         self._input: Tensor | None = None
+        self._last: weakref.ref[Tensor] | None = None
         self._earlier = [other for other in earlier if other.linear.site == linear.site]
 
     @property
@@ -58,12 +59,14 @@ class _Surgeon:
         """The cut value at the linear's output; None where the per-head results are cut instead."""
         if self.linear.uses_result():
             return None
+        if self._last is not None and self._last() is value:
+            return None  # early releases of the Bridge pass one tensor through the point twice
         self.fired += 1
         # Under autocast the products would be rounded to half precision after all.
         with torch.autocast(value.device.type, enabled=False):
-            if self.linear.writes_one_head:
-                return self._subtract_head(value)
-            return self._cut_columns(value)
+            cut = self._subtract_head(value) if self.linear.writes_one_head else self._cut_columns(value)
+        self._last = weakref.ref(cut)
+        return cut
 
     def at_result(self, value: Tensor) -> Tensor | None:
         """The cut value of `attn.hook_result`, `[batch, pos, head, d_model]`, before the bias."""
