@@ -6,7 +6,8 @@ from tl_truncate.experiments.statistics import Estimate
 from tl_truncate.models import load_model
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, Cuts
-from tl_truncate.surgery.hooks import CutNotApplied, truncated, truncation_hooks
+from tl_truncate.surgery.hooks import truncated, truncation_hooks
+from tl_truncate.surgery.surgeon import CutNotApplied
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.cache import cache_clear, cache_info
 from tl_truncate.weights.keep import (

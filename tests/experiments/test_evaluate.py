@@ -123,6 +123,20 @@ def test_the_record_says_what_was_done(toy, drinks):
     assert "with BOS" in str(scores)
 
 
+def test_inside_a_context_its_cuts_belong_to_both_sides_and_to_the_record(toy, drinks):
+    outer, inner = tlt.Cut("blocks.1.mlp.W_in", 0.3), tlt.Cut("blocks.2.mlp.W_in", 0.3)
+    together = tlt.evaluate(toy, drinks, [outer, inner])
+    with tlt.truncated(toy, outer):
+        scores = tlt.evaluate(toy, drinks, inner)
+        reused = tlt.evaluate(toy, drinks, inner, baseline=scores.baseline)
+    assert scores.frame.equals(together.frame)
+    assert scores.record == together.record
+    assert scores.baseline.record.cuts == (outer.to_json(),)
+    assert reused.frame.equals(scores.frame)
+    with pytest.raises(ValueError, match="must be of the uncut model"):
+        tlt.evaluate(toy, drinks, inner, baseline=scores.baseline)
+
+
 def test_a_baseline_saves_a_pass_and_must_fit(toy, drinks):
     base = tlt.evaluate(toy, drinks)
     passes = []

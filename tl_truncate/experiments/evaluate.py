@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from tl_truncate.experiments.record import Record, make_record
 from tl_truncate.experiments.statistics import Estimate, bootstrap_mean
 from tl_truncate.surgery.cut import Cuts, SiteCut
-from tl_truncate.surgery.hooks import truncated
+from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.locate import n_layers
@@ -156,6 +156,7 @@ def evaluate(
 ) -> Scores:
     """Scores a model on a task with all the cuts active, paired with the uncut model.
 
+    Inside a `truncated` context the cuts of that context belong to both sides, and to the record.
     Prompts of equal length share a batch, so nothing is ever padded and a prompt's score does not
     depend on its company. Only the answers' positions are unembedded.
 
@@ -187,10 +188,12 @@ def evaluate(
     _check_arguments(model, task, batch_size)
     chosen = Cuts(cuts)
     encoded = encode(model, task, prepend_bos=prepend_bos)
-    _check_baseline(baseline, task, encoded)
+    around = Cuts(active_cuts(model))  # of contexts that the caller has entered
+    _check_baseline(baseline, task, encoded, around)
 
     def scores(active: Cuts, uncut: Scores | None) -> Scores:
-        record = make_record(model, task, cuts=active, prepend_bos=encoded.prepend_bos, seed=seed)
+        both = Cuts(around, active)
+        record = make_record(model, task, cuts=both, prepend_bos=encoded.prepend_bos, seed=seed)
         with truncated(model, *active):
             frame = _score(model, task, encoded, batch_size, progress)
         return Scores(frame, record, uncut, resamples=resamples)
@@ -209,12 +212,12 @@ def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
     _require_deterministic(model)
 
 
-def _check_baseline(baseline: Scores | None, task: Task, encoded: EncodedTask) -> None:
+def _check_baseline(baseline: Scores | None, task: Task, encoded: EncodedTask, around: Cuts) -> None:
     if baseline is None:
         return
     if not isinstance(baseline, Scores):
         raise TypeError(f"baseline must be the Scores of an uncut model, got {baseline!r}.")
-    if baseline.record.cuts:
+    if baseline.record.cuts != tuple(cut.to_json() for cut in around):
         raise ValueError(
             f"The baseline must be of the uncut model, got scores with {len(baseline.record.cuts)} cuts."
         )
