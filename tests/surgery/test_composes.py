@@ -19,7 +19,7 @@ def model(request, shared):
     return shared(*request.param, torch.float64)
 
 
-def close(first: torch.Tensor, second: torch.Tensor, limit: float = 1e-6) -> bool:
+def close(first: torch.Tensor, second: torch.Tensor, limit: float = 1e-9) -> bool:
     return float((first - second).detach().abs().max()) <= limit
 
 
@@ -128,7 +128,7 @@ def test_gradient_through_the_cut_against_finite_differences(model, tokens):
             difference = (logit(step) - logit(-step)) / (2 * step)
     with inplace.edited(model, *[(site, inplace.top(0.4)) for site in sites]):
         (edited,) = torch.autograd.grad(logit(shift), shift)
-    assert abs(float(slope - edited)) <= 1e-6
+    assert abs(float(slope - edited)) <= 1e-9
     assert abs(float(slope.detach() - difference)) <= limit * max(1.0, abs(float(difference)))
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tl_truncate.cli.app import ModelName, app, console, escape, kind, load
 from tl_truncate.experiments.demo import LayerEffects, late_layer_effects
+from tl_truncate.weights.files import replacing
 
 
 @app.command()
@@ -31,9 +32,11 @@ def demo(
         console.print(f"[bold]uncut[/] {escape(str(scores))}")
         console.print(_effects_table(effects, name))
         console.print(_verdict(effects, name))
-    effects.frame.to_csv(out / "effects.csv", index=False)
+    with replacing(out / "effects.csv") as path:
+        effects.frame.to_csv(path, index=False)
     record = {name: scores.to_json() for name, scores in effects.baselines.items()}
-    (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    with replacing(out / "record.json") as path:
+        path.write_text(json.dumps(record, indent=2) + "\n")
     _save_picture(effects, out / "effects.png")
     console.print(f"Written: {out}/effects.csv, record.json, effects.png")
 
@@ -41,7 +44,8 @@ def demo(
 def _save_picture(effects: LayerEffects, path: Path) -> None:
     from tl_truncate.plots import layer_effects
 
-    layer_effects(effects.frame, effects.baselines).savefig(path)
+    with replacing(path) as temporary:
+        layer_effects(effects.frame, effects.baselines).savefig(temporary, format="png")
 
 
 def _effects_table(effects: LayerEffects, task: str) -> Table:

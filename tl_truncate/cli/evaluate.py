@@ -73,8 +73,8 @@ def evaluate_command(
     scores = {"cut" if chosen else "uncut": evaluate(loaded, prompts, chosen, **options)}
     if chosen and controls:
         options["baseline"] = scores["cut"].baseline
-        for name, kind in (("random subspace", RandomSubspace), ("norm matched", NormMatched)):
-            placebo = [_control(kind, each, seed) for each in chosen]
+        for name, control in (("random subspace", RandomSubspace), ("norm matched", NormMatched)):
+            placebo = [_control(control, each, seed) for each in chosen]
             scores[name] = evaluate(loaded, prompts, placebo, **options)
     if as_json:
         typer.echo(json.dumps({name: each.to_json() for name, each in scores.items()}, indent=2))

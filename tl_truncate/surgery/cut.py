@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from tl_truncate.surgery.edit import Edit, Projection, Replacement, project_components
+from tl_truncate.weights.files import replacing
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
 from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import locate
@@ -215,13 +215,9 @@ class Cuts(tuple[SiteCut, ...]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the cuts as JSON, under a temporary name first."""
-        target = Path(path)
         text = json.dumps({"format": 1, "cuts": [cut.to_json() for cut in self]}, indent=2)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=target.parent, prefix=target.name, suffix=".part", delete=False
-        ) as file:
-            file.write(text + "\n")
-        os.replace(file.name, target)
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Cuts":

@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
+
+from tl_truncate.weights.files import replacing
 
 Scoring = Literal["token", "sequence"]
 
@@ -137,12 +138,8 @@ class Task:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the task as JSON, under a temporary name first."""
-        target = Path(path)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=target.parent, prefix=target.name, suffix=".part", delete=False
-        ) as file:
-            file.write(json.dumps(self.to_json(), indent=2) + "\n")
-        os.replace(file.name, target)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Task":

@@ -8,7 +8,6 @@ none. A damaged file is recomputed with a warning. The oldest files go when the 
 
 import hashlib
 import os
-import tempfile
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_truncate.weights.factors import Factors, Method, factorise
+from tl_truncate.weights.files import replacing
 
 _FORMAT = "1"
 _SUFFIX = ".safetensors"
@@ -173,17 +173,12 @@ def _write(folder: Path, key: str, factors: Factors) -> None:
         "defect": repr(factors.defect),
         "checksum": _checksum(tensors),
     }
-    temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=key, suffix=".part", dir=folder)
-        os.close(handle)
-        save_file(tensors, temporary, metadata=note)
-        os.replace(temporary, folder / f"{key}{_SUFFIX}")
+        with replacing(folder / f"{key}{_SUFFIX}") as temporary:
+            save_file(tensors, temporary, metadata=note)
     except OSError as problem:  # a full or read-only disk must not stop an analysis
         warnings.warn(f"The spectrum could not be stored in {folder}: {problem}", stacklevel=2)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         return
     _shrink(folder)
 
