@@ -1,8 +1,11 @@
 """Low-rank surgery on TransformerLens models while they run."""
 
 from tl_truncate import tasks
+from tl_truncate.experiments.engine import FullPassesWarning
 from tl_truncate.experiments.evaluate import Scores, evaluate
 from tl_truncate.experiments.statistics import Estimate
+from tl_truncate.experiments.sweep import sweep
+from tl_truncate.experiments.sweep_result import SweepResult
 from tl_truncate.models import load_model
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, Cuts
@@ -38,6 +41,7 @@ __all__ = [
     "Energy",
     "Estimate",
     "Fraction",
+    "FullPassesWarning",
     "Keep",
     "LaserCompat",
     "MarchenkoPastur",
@@ -49,6 +53,7 @@ __all__ = [
     "Scores",
     "Site",
     "Spectrum",
+    "SweepResult",
     "Task",
     "cache_clear",
     "cache_info",
@@ -57,6 +62,7 @@ __all__ = [
     "load_model",
     "processing",
     "spectrum",
+    "sweep",
     "tasks",
     "truncated",
     "truncation_hooks",

@@ -1,19 +1,17 @@
 """Scoring a model on a task, uncut and cut, prompt by prompt."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
+from tl_truncate.experiments.answers import Outcome, Sheet, plan_batches
 from tl_truncate.experiments.record import Record, make_record
 from tl_truncate.experiments.statistics import Estimate, bootstrap_mean
+from tl_truncate.replay.calls import last_logits
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import EncodedTask, encode
@@ -203,13 +201,32 @@ def evaluate(
     return replace(found, baseline=scores(Cuts(), None)) if chosen and baseline is None else found
 
 
-def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
+def check_task(task: Any) -> None:
+    """Checks that something is a task.
+
+    Raises:
+        TypeError: if it is none.
+    """
     if not isinstance(task, Task):
         raise TypeError(f"task must be a Task, such as tlt.tasks.ioi(n=100), got {task!r}.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer from 1 up, got {batch_size!r}.")
+
+
+def check_model(model: Any) -> None:
+    """Checks that a model can be scored.
+
+    Raises:
+        TypeError: if it is no TransformerLens model.
+        ValueError: if dropout is active.
+    """
     n_layers(model)
     _require_deterministic(model)
+
+
+def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
+    check_task(task)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer from 1 up, got {batch_size!r}.")
+    check_model(model)
 
 
 def _check_baseline(baseline: Scores | None, task: Task, encoded: EncodedTask, around: Cuts) -> None:
@@ -241,83 +258,20 @@ def _require_deterministic(model: nn.Module) -> None:
             )
 
 
-Answer = tuple[int, str, tuple[int, ...]]
-
-
 def _score(
     model: Any, task: Task, encoded: EncodedTask, batch_size: int, progress: bool
 ) -> pd.DataFrame:
-    # Both answers of one token are read off the same pass; longer ones need a pass each, over
-    # the prompt and all but the last of the answer's tokens.
-    wanted: dict[tuple[int, ...], list[Answer]] = defaultdict(list)
-    for index, each in enumerate(encoded.prompts):
-        for kind, answer in (("in_context", each.in_context), ("global", each.global_)):
-            wanted[each.prompt + answer[:-1]].append((index, kind, answer))
-    found: dict[tuple[int, str], tuple[float, float]] = {}
-    with tqdm(
-        total=len(wanted), disable=not progress, desc=task.name, unit="row", delay=2, leave=False
-    ) as bar:
-        for batch in _batches(list(wanted), batch_size):
-            longest = max(len(answer) for row in batch for _, _, answer in wanted[row])
-            logits = _last_logits(model, batch, longest)
-            for row, values in zip(batch, logits, strict=True):
-                for index, kind, answer in wanted[row]:
-                    found[index, kind] = _read(values[len(values) - len(answer) :], answer)
-            bar.update(len(batch))
-    return _frame(task, encoded, found)
+    batches, sheet = plan_batches([encoded], batch_size), Sheet([task])
+    rows = sum(len(batch.rows) for batch in batches)
+    with tqdm(total=rows, disable=not progress, desc=task.name, unit="row", delay=2, leave=False) as bar:
+        for batch in batches:
+            sheet.fill(batch, last_logits(model, batch.tokens, batch.positions))
+            bar.update(len(batch.rows))
+    return score_frame(task, encoded, sheet.outcomes()[0])
 
 
-def _batches(rows: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
-    """Rows of equal length, so that no padding is needed."""
-    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-    for row in rows:
-        by_length[len(row)].append(row)
-    for length in sorted(by_length):
-        bucket = by_length[length]
-        yield from (bucket[start : start + size] for start in range(0, len(bucket), size))
-
-
-def _last_logits(model: Any, rows: list[tuple[int, ...]], positions: int) -> Tensor:
-    """Logits of the last positions, `[batch, positions, d_vocab]`, without unembedding the others."""
-    tokens = torch.tensor(rows, device=next(iter(model.parameters())).device)
-    with torch.no_grad(), _unembedding_only(model, positions):
-        logits: Tensor = model(tokens, return_type="logits")
-    return logits[:, -positions:].double().cpu()
-
-
-@contextmanager
-def _unembedding_only(model: Any, positions: int) -> Iterator[None]:
-    def last(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        return (args[0][:, -positions:], *args[1:]) if args else None
-
-    handle = model.unembed.register_forward_pre_hook(last)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _read(logits: Tensor, answer: tuple[int, ...]) -> tuple[float, float]:
-    """Log-probability of an answer and the rank of its worst token, from `[token, d_vocab]`."""
-    tokens = torch.tensor(answer)[:, None]
-    chosen = logits.gather(-1, tokens)
-    log_probability = (chosen[:, 0] - logits.logsumexp(-1)).sum()
-    rank = (logits > chosen).sum(-1).max()
-    return float(log_probability), float(rank)
-
-
-def _frame(
-    task: Task, encoded: EncodedTask, found: dict[tuple[int, str], tuple[float, float]]
-) -> pd.DataFrame:
-    frame = task.to_frame()
-    in_context = [found[index, "in_context"] for index in range(len(task))]
-    global_ = [found[index, "global"] for index in range(len(task))]
-    log_in_context = pd.Series([value for value, _ in in_context])
-    log_global = pd.Series([value for value, _ in global_])
-    frame["rank"] = [rank for _, rank in in_context]
-    frame["accuracy"] = (frame["rank"] == 0).astype(float)
-    frame["p_in_context"] = np.exp(log_in_context)
-    frame["p_global"] = np.exp(log_global)
-    frame["logit_diff"] = log_in_context - log_global
+def score_frame(task: Task, encoded: EncodedTask, outcome: Outcome) -> pd.DataFrame:
+    """One row per prompt: the texts, the metrics, and n_tokens."""
+    frame = pd.concat([task.to_frame(), outcome.metrics()], axis=1)
     frame["n_tokens"] = [len(each.prompt) for each in encoded.prompts]
     return frame

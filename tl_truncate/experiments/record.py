@@ -37,6 +37,11 @@ class Record:
         """The record as plain data for a JSON file."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Record":
+        """Reads what `to_json` wrote."""
+        return cls(**{**data, "cuts": tuple(data["cuts"])})
+
 
 def make_record(
     model: Any, task: Task, *, cuts: Sequence[SiteCut], prepend_bos: bool, seed: int

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 
 class Estimate(float):
@@ -80,9 +80,28 @@ def bootstrap_mean(
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or not len(sample):
         raise ValueError(f"Values must be a list of at least one number, got shape {sample.shape}.")
-    n = len(sample)
+    found = bootstrap_columns(sample[:, None], seed=seed, resamples=resamples, level=level)
+    mean, se, low, high = (float(each[0]) for each in found)
+    return Estimate(mean, low=low, high=high, se=se, n=len(sample))
+
+
+def bootstrap_columns(
+    values: NDArray[np.float64], *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> tuple[NDArray[np.float64], ...]:
+    """`bootstrap_mean` of many columns at once, all with the same resampled prompts.
+
+    Args:
+        values: `[prompt, column]`.
+        seed: of the resampling.
+        resamples: how many.
+        level: of the intervals.
+
+    Returns:
+        Means, standard errors, lower and upper ends, each `[column]`.
+    """
+    n = len(values)
     chosen = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    means = sample[chosen].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    se = sample.std(ddof=1) / np.sqrt(n) if n > 1 else float("nan")
-    return Estimate(sample.mean(), low=low, high=high, se=se, n=n)
+    weights = np.stack([np.bincount(each, minlength=n) for each in chosen]) / n
+    low, high = np.quantile(weights @ values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    se = values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1], np.nan)
+    return values.mean(axis=0), se, low, high

@@ -1,0 +1,185 @@
+"""What a setting of a sweep costs: `python benchmarks/sweep.py [--threads 2]`.
+
+GPT-NeoX shape with 12 layers and d_model 768, float32, as a TransformerBridge; all 24 MLP sites, eight
+keeps. The alternatives, in turns in one run:
+
+B   a careful user: the weight edited in place from a cached SVD, a full pass, the logits of all positions
+A   LASER's way: a copy of the model, `torch.svd_lowrank`, the weight replaced, a full pass, all logits
+A1  the same with one prompt at a time
+
+A setting of B is the same work at any site, and one of A depends on its rank alone, so some are measured
+and averaged. Goals: 64 prompts of 16 tokens >= 3.0x B, >= 4x A, >= 6x A1; 8 prompts >= 4.5x B.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+import tl_truncate as tlt
+from tl_truncate.experiments.answers import Sheet, plan_batches
+from tl_truncate.experiments.engine import Engine
+from tl_truncate.experiments.grid import make_grid
+from tl_truncate.experiments.memory import make_plan
+from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from architectures import word_tokenizer
+
+LAYERS, D, D_MLP, VOCABULARY, LENGTH = 12, 768, 3072, 50_304, 16
+KEEPS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9)
+
+
+def build() -> torch.nn.Module:
+    """A random GPT-NeoX of Pythia-160m's shape."""
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=D,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=12,
+        intermediate_size=D_MLP,
+    )
+    source = GPTNeoXForCausalLM(config).eval()
+    return TransformerBridge.boot_transformers(
+        "pythia-160m-shape", hf_model=source, tokenizer=word_tokenizer()
+    )
+
+
+def prompts(count: int) -> tuple[tlt.Task, EncodedTask]:
+    """Random prompts of equal length, and a task of the same size to collect their answers."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 50_000, (count, LENGTH + 2), generator=generator).tolist()
+    rows = [EncodedPrompt(tuple(row[:LENGTH]), (row[-1],), (row[-2],)) for row in tokens]
+    names = [f"prompt {index}" for index in range(count)]
+    return tlt.Task("random", names, [" a"] * count, " b"), EncodedTask(tuple(rows), False)
+
+
+@contextmanager
+def weight_in_place(model: torch.nn.Module, site: tlt.Site, value: torch.Tensor) -> Iterator[None]:
+    """Replaces a weight `[n_in, n_out]` and puts the old one back."""
+    mlp = model.blocks[site.layer].mlp
+    weight = getattr(mlp, {"W_in": "in", "W_out": "out"}[site.matrix]).original_component.weight
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.copy_(value.T)
+        yield
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+@torch.no_grad()
+def full_pass(model: torch.nn.Module, task: tlt.Task, batches: list) -> None:
+    """A whole pass with all logits, and the answers read off."""
+    sheet = Sheet([task])
+    for batch in batches:
+        sheet.fill(batch, model(batch.tokens)[:, -1:])
+    sheet.outcomes()
+
+
+def by_careful_user(model, cut, task, batches) -> None:
+    """B: one setting."""
+    spec = tlt.spectrum(model, cut.site)
+    kept = len(spec.kept(cut.keep))
+    value = (spec.U[:, :kept] * spec.S[:kept]) @ spec.V[:, :kept].T
+    with weight_in_place(model, cut.site, value):
+        full_pass(model, task, batches)
+
+
+def by_copy(model, cut, task, batches) -> None:
+    """A: one setting."""
+    edited = copy.deepcopy(model)
+    mlp = edited.blocks[cut.site.layer].mlp
+    weight = getattr(mlp, {"W_in": "in", "W_out": "out"}[cut.site.matrix]).original_component.weight
+    rank = cut.keep.count(min(weight.shape))
+    u, s, v = torch.svd_lowrank(weight.detach(), q=rank)
+    with torch.no_grad():
+        weight.copy_((u * s) @ v.T)
+    full_pass(edited, task, batches)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def floor(count: int, site: tlt.Site) -> float:
+    """FLOPs of one setting of the exact sweep, without the projection; for B see `careful_flops`."""
+    tokens, block = count * LENGTH, 24 * D * D
+    above = LAYERS - 1 - site.layer
+    # The last block: keys and values everywhere, queries, output and MLP at the answers.
+    last = tokens * 4 * D * D + count * 20 * D * D if above else 0
+    own = 0 if site.matrix == "W_out" else (tokens if above else count) * 2 * D * D_MLP
+    return max(above - 1, 0) * tokens * block + last + own + count * 2 * D * VOCABULARY
+
+
+def careful_flops(count: int) -> float:
+    """FLOPs of B: all blocks and the unembedding at all positions."""
+    return count * LENGTH * (LAYERS * 24 * D * D + 2 * D * VOCABULARY)
+
+
+def measure(model: torch.nn.Module, count: int, rounds: int, with_copies: bool) -> None:
+    """Prints the ratios of one size of task."""
+    task, encoded = prompts(count)
+    grid = make_grid(model, None, KEEPS, (), 0)
+    sites = list(dict.fromkeys(cut.site for cut in grid))
+    plan = make_plan(model, [encoded], sites, batch_size=64, tokens_in_flight=1024, max_memory=None)
+    batches, single = plan_batches([encoded], 64), plan_batches([encoded], 1)
+    sample = [cut for cut in grid if cut.site.layer in (0, 6, 11)][:: max(1, 6 // rounds)]
+    for cut in grid:
+        tlt.spectrum(model, cut.site)
+
+    def sweep() -> None:
+        for _ in Engine(model, [task], plan).run(grid):
+            pass
+
+    full_pass(model, task, batches)  # warms up
+    ours, careful, copied, copied_single = [], [], [], []
+    for round_ in range(rounds):
+        ours.append(seconds(sweep) / len(grid))
+        for cut in sample[round_::rounds]:
+            careful.append(seconds(lambda cut=cut: by_careful_user(model, cut, task, batches)))
+        if with_copies:
+            for cut in sample[round_ :: 4 * rounds]:
+                copied.append(seconds(lambda cut=cut: by_copy(model, cut, task, batches)))
+            for cut in sample[round_ :: 8 * rounds]:
+                copied_single.append(seconds(lambda cut=cut: by_copy(model, cut, task, single)))
+    own, b = statistics.mean(ours), statistics.mean(careful)
+    bound = careful_flops(count) / statistics.mean(floor(count, site) for site in sites)
+    print(f"{count} prompts x {LENGTH} tokens, {len(grid)} settings; {plan.memory}")
+    print(f"  sweep            {own:7.3f} s a setting, the uncut pass included")
+    print(f"  B  in place      {b:7.3f} s  {b / own:5.2f}x  goal >= {3.0 if count >= 64 else 4.5}")
+    if with_copies:
+        for name, values, goal in (("A  copies  ", copied, 4), ("A1 one by one", copied_single, 6)):
+            value = statistics.mean(values)
+            print(f"  {name:<15}{value:9.3f} s  {value / own:5.2f}x  goal >= {goal}")
+    print(f"  FLOP floor over B {bound:5.2f}x, of which the sweep reaches {b / own / bound:.0%}")
+
+
+def main() -> None:
+    """Measures both sizes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    model = build()
+    print(f"{options.threads} threads, {options.rounds} rounds in turns")
+    measure(model, 64, options.rounds, with_copies=True)
+    measure(model, 8, options.rounds, with_copies=False)
+
+
+if __name__ == "__main__":
+    main()

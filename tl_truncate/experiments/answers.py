@@ -1,0 +1,189 @@
+"""Reading answers off logits: which rows have to be run, and what each prompt's score is."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_truncate.tasks.encode import EncodedTask
+from tl_truncate.tasks.task import Task
+
+Kind = Literal["in_context", "global"]
+# Rows whose logits are turned into float64 at a time.
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the two answers of one prompt, to be read off one row of a batch."""
+
+    task: int
+    prompt: int
+    kind: Kind
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of equal length, so that nothing is padded, with the answers that each row is asked for.
+
+    Attributes:
+        rows: token numbers.
+        answers: for each row.
+        positions: how many last positions the answers need.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    answers: tuple[tuple[Answer, ...], ...]
+    positions: int
+
+    @property
+    def tokens(self) -> Tensor:
+        """`[batch, pos]`."""
+        return torch.tensor(self.rows)
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the batch has."""
+        return len(self.rows) * len(self.rows[0])
+
+    def first_row(self) -> "Batch":
+        """The first row alone."""
+        return Batch(self.rows[:1], self.answers[:1], self.positions)
+
+
+def plan_batches(
+    encoded: Sequence[EncodedTask], batch_size: int, max_tokens: int | None = None
+) -> list[Batch]:
+    """The rows that answer all prompts of some tasks, each distinct row once, batched by length.
+
+    A batch has at most `batch_size` rows, and at most `max_tokens` tokens if it has more than one row.
+
+    Both answers of one token are read off the same row; longer ones need a row each, over the prompt
+    and all but the last of the answer's tokens.
+    """
+    wanted: dict[tuple[int, ...], list[Answer]] = defaultdict(list)
+    for task, each in enumerate(encoded):
+        for index, prompt in enumerate(each.prompts):
+            for kind, answer in (("in_context", prompt.in_context), ("global", prompt.global_)):
+                row = prompt.prompt + answer[:-1]
+                wanted[row].append(Answer(task, index, kind, answer))  # type: ignore[arg-type]
+    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for row in wanted:
+        by_length[len(row)].append(row)
+    batches = []
+    for length in sorted(by_length):
+        bucket = by_length[length]
+        size = batch_size if max_tokens is None else max(1, min(batch_size, max_tokens // length))
+        for start in range(0, len(bucket), size):
+            rows = tuple(bucket[start : start + size])
+            answers = tuple(tuple(wanted[row]) for row in rows)
+            longest = max(len(answer.tokens) for asked in answers for answer in asked)
+            batches.append(Batch(rows, answers, longest))
+    return batches
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model said to each prompt of one task.
+
+    Attributes:
+        log_p_in_context, log_p_global: log-probabilities of the answers, in nats, `[prompt]`.
+        rank: how many tokens are more probable than the in-context answer's worst, `[prompt]`.
+    """
+
+    log_p_in_context: tuple[float, ...]
+    log_p_global: tuple[float, ...]
+    rank: tuple[int, ...]
+
+    def metrics(self) -> pd.DataFrame:
+        """One row per prompt: rank, accuracy, p_in_context, p_global, logit_diff."""
+        log_in_context, log_global = np.array(self.log_p_in_context), np.array(self.log_p_global)
+        rank = np.array(self.rank, dtype=float)
+        columns = dict(
+            rank=rank,
+            accuracy=(rank == 0).astype(float),
+            p_in_context=np.exp(log_in_context),
+            p_global=np.exp(log_global),
+            logit_diff=log_in_context - log_global,
+        )
+        return pd.DataFrame(columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `Outcome.from_json` is the inverse, to the last bit."""
+        return {name: list(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Outcome":
+        """Reads what `to_json` wrote."""
+        return cls(**{name: tuple(values) for name, values in data.items()})
+
+
+class Sheet:
+    """Collects answers, batch by batch, into an outcome for each task.
+
+    Args:
+        tasks: whose prompts are answered.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._sizes = [len(task) for task in tasks]
+        self._found: dict[tuple[int, int, Kind], tuple[float, int]] = {}
+
+    def fill(self, batch: Batch, logits: Float[Tensor, "batch positions d_vocab"]) -> None:
+        """Reads a batch's answers off its logits at the last positions."""
+        for answer, value in zip(_asked(batch), read_answers(batch, logits), strict=True):
+            self._found[answer.task, answer.prompt, answer.kind] = value
+
+    def outcomes(self) -> list[Outcome]:
+        """One for each task, once all batches are filled in."""
+        return [self._outcome(task, size) for task, size in enumerate(self._sizes)]
+
+    def _outcome(self, task: int, size: int) -> Outcome:
+        in_context = [self._found[task, prompt, "in_context"] for prompt in range(size)]
+        global_ = [self._found[task, prompt, "global"] for prompt in range(size)]
+        return Outcome(
+            tuple(value for value, _ in in_context),
+            tuple(value for value, _ in global_),
+            tuple(rank for _, rank in in_context),
+        )
+
+
+def _asked(batch: Batch) -> Iterator[Answer]:
+    for answers in batch.answers:
+        yield from answers
+
+
+def read_answers(
+    batch: Batch, logits: Float[Tensor, "batch positions d_vocab"]
+) -> list[tuple[float, int]]:
+    """Log-probability of each answer and the rank of its worst token, in the order of the rows."""
+    rows = [row for row, answers in enumerate(batch.answers) for _ in answers]
+    found: list[tuple[float, int]] = []
+    asked = list(_asked(batch))
+    for start in range(0, len(asked), _ROWS):
+        part = asked[start : start + _ROWS]
+        found += _read(part, logits[rows[start : start + _ROWS]])
+    return found
+
+
+def _read(answers: Sequence[Answer], logits: Tensor) -> Iterable[tuple[float, int]]:
+    """The same for logits with one row for each answer."""
+    positions = logits.shape[1]
+    wanted = torch.zeros(len(answers), positions, dtype=torch.int64)
+    inside = torch.zeros(len(answers), positions, dtype=torch.bool)
+    for place, answer in enumerate(answers):
+        wanted[place, positions - len(answer.tokens) :] = torch.tensor(answer.tokens)
+        inside[place, positions - len(answer.tokens) :] = True
+    chosen = logits.gather(-1, wanted[..., None].to(logits.device))
+    ranks = (logits > chosen).sum(-1).cpu()
+    log_probability = (chosen[..., 0].double() - logits.double().logsumexp(-1)).cpu()
+    total = torch.where(inside, log_probability, 0.0).sum(-1)
+    worst = torch.where(inside, ranks, 0).amax(-1)
+    return zip(total.tolist(), worst.tolist(), strict=True)

@@ -1,0 +1,174 @@
+"""One block's own work, kept from an uncut pass and shared by all cuts of that block's MLP.
+
+Source: derived in the documentation, "What a sweep has to compute".
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_truncate.replay.calls import Passed
+from tl_truncate.replay.upwards import Replayer
+from tl_truncate.surgery.edit import in_compute_precision
+from tl_truncate.surgery.hooks import active_cuts, truncated
+from tl_truncate.surgery.stack import Stacked, stacked_cut
+from tl_truncate.weights.linear import Linear, compute_dtype
+from tl_truncate.weights.locate import available, locate
+from tl_truncate.weights.mlp import find_activation
+from tl_truncate.weights.site import Matrix, Site
+
+_MLP: tuple[Matrix, ...] = ("W_in", "W_gate", "W_out")
+# A shared result may differ from the hooked one by this share of the change, plus rounding.
+_AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-3}
+_AGREEMENT_HALF = 0.1
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one uncut block read and wrote for one batch.
+
+    Attributes:
+        before: the residual stream that entered.
+        after: the residual stream that left.
+        outputs: of the MLP's linears, each behind its bias, by matrix; empty where nothing is shared.
+    """
+
+    before: Float[Tensor, "batch pos d_model"]
+    after: Float[Tensor, "batch pos d_model"]
+    outputs: dict[Matrix, Float[Tensor, "batch pos width"]]
+
+    def suffix(self, positions: int) -> "LayerState":
+        """The last positions alone."""
+        outputs = {matrix: value[:, -positions:] for matrix, value in self.outputs.items()}
+        return LayerState(self.before[:, -positions:], self.after[:, -positions:], outputs)
+
+    def rows(self, count: int) -> "LayerState":
+        """The first rows alone."""
+        outputs = {matrix: value[:count] for matrix, value in self.outputs.items()}
+        return LayerState(self.before[:count], self.after[:count], outputs)
+
+
+def shared_matrices(model: Any, layer: int, sites: Sequence[Site]) -> tuple[Matrix, ...]:
+    """The linears whose outputs are worth keeping for cuts of these sites of a block."""
+    wanted = {site.matrix for site in sites}
+    if any(cut.site.layer == layer for cut in active_cuts(model)):
+        return ()  # cuts that are already at work in this block act through hooks alone
+    if not wanted & set(_MLP) or "W_out" not in available(model, layer):
+        return ()
+    if wanted <= {"W_out"}:
+        return ("W_out",)
+    return tuple(matrix for matrix in _MLP if matrix in available(model, layer))
+
+
+@torch.no_grad()
+def observe(
+    replayer: Replayer, layer: int, resid: Tensor, passed: Passed, matrices: Sequence[Matrix]
+) -> LayerState:
+    """Runs one block as it is, and keeps what its cuts can share."""
+    model, outputs = replayer.model, {}
+    with ExitStack() as stack:
+        for matrix in matrices:
+            point = locate(model, Site(layer, matrix)).output.module
+
+            def keep(module: Any, args: Any, value: Tensor, matrix: Matrix = matrix) -> None:
+                outputs[matrix] = value
+
+            stack.callback(point.register_forward_hook(keep).remove)
+        after = replayer.block(layer, resid, passed.calls[layer])
+    return LayerState(resid, after, outputs)
+
+
+class SiteReplay:
+    """All cuts of one site, from the kept work of its block where that is the same as through hooks.
+
+    Args:
+        replayer: of the model.
+        site: that is cut.
+        edits: of its weight, one for each cut.
+    """
+
+    def __init__(self, replayer: Replayer, site: Site, edits: Stacked) -> None:
+        self._replayer = replayer
+        self._model = replayer.model
+        self._site = site
+        weight = locate(self._model, site).weight()
+        self._edits = edits.moved(weight.device, compute_dtype(weight.dtype))
+        self.shares = False
+
+    def try_sharing(self, state: LayerState, passed: Passed) -> bool:
+        """Shares the block's work from now on, if one row says that the result is that of the hooks.
+
+        Args:
+            state: of a batch of one row.
+            passed: the same row's pass.
+        """
+        if not self._can_share(state):
+            return False
+        layer, uncut = self._site.layer, state.after
+        tall = state.before.repeat(len(self._edits.edits), 1, 1)
+        call = passed.calls[layer].tiled(len(self._edits.edits), passed.batch)
+        with torch.no_grad(), truncated(self._model, stacked_cut(self._site, self._edits)):
+            hooked = self._replayer.block(layer, tall, call)
+        change = hooked - uncut
+        gap = (self._after_cuts(state) - uncut - change).abs().max()
+        rounding = 16 * torch.finfo(uncut.dtype).eps * uncut.abs().max()
+        share = _AGREEMENT.get(uncut.dtype, _AGREEMENT_HALF)
+        self.shares = bool(gap <= share * change.abs().max() + rounding)
+        return self.shares
+
+    @torch.no_grad()
+    def logits(self, state: LayerState, passed: Passed) -> Float[Tensor, "tall positions d_vocab"]:
+        """Logits at the answers' positions under each cut, one after the other: a tall batch.
+
+        Args:
+            state: of the batch, from `observe`.
+            passed: the batch's pass.
+        """
+        layer, last = self._site.layer, self._replayer.last
+        if self.shares:
+            part = state.suffix(passed.positions) if layer == last else state
+            return self._replayer.upwards(layer + 1, self._after_cuts(part), passed)
+        tall = state.before.repeat(len(self._edits.edits), 1, 1)
+        with truncated(self._model, stacked_cut(self._site, self._edits)):
+            return self._replayer.upwards(layer, tall, passed)
+
+    def _can_share(self, state: LayerState) -> bool:
+        site = self._site
+        if site.matrix not in state.outputs or "W_out" not in state.outputs or self._edits.needs_input:
+            return False
+        return site.matrix == "W_out" or find_activation(self._model, site.layer) is not None
+
+    def _after_cuts(self, state: LayerState) -> Float[Tensor, "tall pos d_model"]:
+        """The residual stream behind the block: what left it, plus the change of the MLP's output."""
+        linear = locate(self._model, self._site)
+        own = state.outputs[self._site.matrix]
+        cut = self._edits.each(in_compute_precision(own), _bias(linear, compute_dtype(own.dtype)))
+        cut = cut.to(own.dtype)
+        uncut = state.outputs["W_out"]
+        written = cut if self._site.matrix == "W_out" else self._write(cut, state)
+        copies = len(self._edits.edits)
+        change = in_compute_precision(written).view(copies, *uncut.shape) - in_compute_precision(uncut)
+        return (change + state.after).to(state.after.dtype).view(-1, *state.after.shape[1:])
+
+    def _write(self, cut: Tensor, state: LayerState) -> Tensor:
+        """The MLP's output from a tall batch of one branch's pre-activations."""
+        layer, matrix = self._site.layer, self._site.matrix
+        activation = find_activation(self._model, layer)
+        assert activation is not None
+        tall = cut.view(len(self._edits.edits), *state.outputs[matrix].shape)
+        gate = tall if matrix == "W_gate" else state.outputs.get("W_gate")
+        post = activation.post(tall if matrix == "W_in" else state.outputs["W_in"], gate)
+        out = locate(self._model, Site(layer, "W_out"))
+        rows, bias = post.reshape(-1, post.shape[-1]), _bias(out, post.dtype)
+        product = rows @ out.weight() if bias is None else torch.addmm(bias, rows, out.weight())
+        return product.view(cut.shape[0], cut.shape[1], -1)
+
+
+def _bias(linear: Linear, dtype: torch.dtype) -> Tensor | None:
+    bias = linear.bias()
+    return None if bias is None else bias.to(dtype)

@@ -1,0 +1,180 @@
+"""Many edits of one weight at once: the rows of a tall batch, each in its own edited model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_truncate.surgery.cut import Cut, SiteCut, kept_components, trivial_projection
+from tl_truncate.surgery.edit import Edit, Projection
+from tl_truncate.weights.keep import LaserCompat
+from tl_truncate.weights.locate import locate
+from tl_truncate.weights.spectrum import spectrum
+
+
+@dataclass(frozen=True)
+class Stacked(Edit):
+    """Several edits of one weight, the i-th for the i-th of equal parts of the batch.
+
+    As an `Edit` it takes a tall batch, `[edits * batch, ...]`. `each` takes the batch once and gives the
+    tall result, so that work which does not depend on the edit is done once.
+
+    Args:
+        edits: one for each part.
+        strengths: one for each part, as a cut's strength.
+    """
+
+    edits: tuple[Edit, ...]
+    strengths: tuple[float, ...]
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether any of the edits does."""
+        return any(edit.needs_input for edit in self.edits)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether all edits are."""
+        return all(edit.is_identity for edit in self.edits)
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> "Stacked":
+        """The same edits elsewhere."""
+        return Stacked(tuple(edit.moved(device, dtype) for edit in self.edits), self.strengths)
+
+    def kept(self, u: Tensor, x: Tensor | None) -> Tensor:
+        """What each edit leaves of its part."""
+        return u - self.removed(u, x)
+
+    def removed(self, u: Tensor, x: Tensor | None) -> Tensor:
+        """What each edit takes from its part, times its strength."""
+        parts = u.chunk(len(self.edits))
+        inputs = [None] * len(parts) if x is None else x.chunk(len(self.edits))
+        edits = zip(self.edits, self.strengths, parts, inputs, strict=True)
+        return torch.cat([strength * edit.removed(part, own) for edit, strength, part, own in edits])
+
+    def apply(self, y: Tensor, bias: Tensor | None, x: Tensor | None, strength: float) -> Tensor:
+        """The edited outputs of a tall batch."""
+        parts = y.chunk(len(self.edits))
+        inputs = [None] * len(parts) if x is None else x.chunk(len(self.edits))
+        edits = zip(self.edits, self.strengths, parts, inputs, strict=True)
+        return torch.cat(
+            [
+                edit.apply(part, bias, own, strength * own_strength)
+                for edit, own_strength, part, own in edits
+            ]
+        )
+
+    def each(
+        self, y: Float[Tensor, "batch pos n_out"], bias: Float[Tensor, " n_out"] | None
+    ) -> Float[Tensor, "tall pos n_out"]:
+        """The outputs of all edits from one output of the uncut weight: a tall batch."""
+        pairs = zip(self.edits, self.strengths, strict=True)
+        return torch.cat([edit.apply(y, bias, None, strength) for edit, strength in pairs])
+
+
+@dataclass(frozen=True)
+class SharedStack(Stacked):
+    """Truncations of one spectrum: the coefficients `(y - b) V` are computed once for all of them.
+
+    `y_i = b + c_K V_K^T` from the kept components where they are fewer, else `y - c_R V_R^T` from the
+    removed ones.
+
+    Args:
+        vectors: `[n_out, used]`, the right singular vectors that any of the edits needs.
+        columns: for each edit, which of `vectors` span its smaller side.
+    """
+
+    vectors: Float[Tensor, "n_out used"]
+    columns: tuple[slice | list[int], ...]
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> "SharedStack":
+        """The same edits elsewhere."""
+        edits = super().moved(device, dtype).edits
+        return SharedStack(edits, self.strengths, self.vectors.to(device, dtype), self.columns)
+
+    def each(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """The outputs of all edits from one output of the uncut weight: a tall batch."""
+        rows = y.reshape(-1, y.shape[-1])
+        coefficients = rows @ self.vectors
+        if bias is not None:
+            coefficients -= bias @ self.vectors
+        out = y.new_empty(len(self.edits), *rows.shape)
+        for place, (edit, strength, columns) in enumerate(
+            zip(self.edits, self.strengths, self.columns, strict=True)
+        ):
+            if not (isinstance(edit, Projection) and edit.keeps):
+                side, sign, start = coefficients[:, columns], -strength, rows
+            elif strength == 1.0:
+                side, sign = coefficients[:, columns], 1.0
+                start = rows.new_zeros(rows.shape[1]) if bias is None else bias
+            else:
+                out[place] = edit.apply(rows, bias, None, strength)
+                continue
+            torch.addmm(start, side, self.vectors[:, columns].T, alpha=sign, out=out[place])
+        return out.view(len(self.edits) * y.shape[0], *y.shape[1:])
+
+
+def stack(model: Any, cuts: Sequence[SiteCut]) -> Stacked:
+    """Several cuts of one site as one edit of a tall batch.
+
+    Args:
+        model: with the site.
+        cuts: all of the same site; truncations of its spectrum share their coefficients.
+
+    Returns:
+        The stacked edits, on the CPU and in the precision of the spectrum.
+    """
+    strengths = tuple(cut.strength for cut in cuts)
+    plain = [cut for cut in cuts if type(cut) is Cut and not isinstance(cut.keep, LaserCompat)]
+    if len(plain) < len(cuts):
+        return Stacked(tuple(cut.edit(model) for cut in cuts), strengths)
+    linear = locate(model, cuts[0].site)
+    trivial = [trivial_projection(linear, cut.keep) for cut in plain]
+    edits = tuple(
+        cut.edit(model) if easy is None else easy for cut, easy in zip(plain, trivial, strict=True)
+    )
+    if all(easy is not None for easy in trivial):
+        return Stacked(edits, strengths)
+    spec = spectrum(model, cuts[0].site)
+    sides = [_smaller_side(kept_components(spec, cut.keep, cut.site), spec.max_rank) for cut in plain]
+    used = torch.unique(torch.cat(sides))
+    columns = tuple(_as_slice(torch.searchsorted(used, side).tolist()) for side in sides)
+    return SharedStack(edits, strengths, spec.V[:, used].contiguous(), columns)
+
+
+def _as_slice(places: list[int]) -> slice | list[int]:
+    """A slice where the places are consecutive: a view instead of a copy."""
+    if not places or places[-1] - places[0] + 1 == len(places):
+        return slice(places[0], places[-1] + 1) if places else slice(0, 0)
+    return places
+
+
+def _smaller_side(kept: Tensor, rank: int) -> Tensor:
+    """The kept or the removed components, as `project_components` chooses them."""
+    inside = torch.zeros(rank, dtype=torch.bool)
+    inside[kept] = True
+    return (inside if len(kept) <= rank - len(kept) else ~inside).nonzero()[:, 0]
+
+
+@dataclass(frozen=True, repr=False)
+class _StackedCut(SiteCut):
+    """Stacked edits with a cut's interface, so that they can be at work through hooks."""
+
+    edits: Stacked
+
+    def __init__(self, site: Any, edits: Stacked) -> None:
+        object.__setattr__(self, "site", site)
+        object.__setattr__(self, "strength", 1.0)
+        object.__setattr__(self, "edits", edits)
+
+    def edit(self, model: Any) -> Edit:
+        """The stacked edits."""
+        return self.edits
+
+
+def stacked_cut(site: Any, edits: Stacked) -> SiteCut:
+    """A cut of one site that edits each part of a tall batch in its own way."""
+    return _StackedCut(site, edits)
