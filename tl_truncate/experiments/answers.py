@@ -1,22 +1,22 @@
 """Reading answers off logits: which rows have to be run, and what each prompt's score is."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.tasks.task import Task
 
 Kind = Literal["in_context", "global"]
-# Rows whose logits are turned into float64 at a time.
-_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,27 @@ class Answer:
     prompt: int
     kind: Kind
     tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a batch's answers are read: one row for each answer, one column for each of its tokens.
+
+    Attributes:
+        rows, columns, tokens: indices into the logits of the last positions.
+        inside: which columns an answer uses; shorter answers are filled up in front.
+        counted: the answers whose ranks are wanted.
+    """
+
+    rows: Int64[Tensor, "answers width"]
+    columns: Int64[Tensor, "answers width"]
+    tokens: Int64[Tensor, "answers width"]
+    inside: Bool[Tensor, "answers width"]
+    counted: Int64[Tensor, " counted"]
+
+    def to(self, device: torch.device) -> "Places":
+        """The same on another device."""
+        return Places(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,20 @@ class Batch:
     def n_tokens(self) -> int:
         """How many tokens the batch has."""
         return len(self.rows) * len(self.rows[0])
+
+    @cached_property
+    def places(self) -> Places:
+        """Where to read the answers."""
+        asked = [(row, answer) for row, answers in enumerate(self.answers) for answer in answers]
+        shape = (len(asked), self.positions)
+        tokens, inside = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
+        for place, (_, answer) in enumerate(asked):
+            used = slice(self.positions - len(answer.tokens), None)
+            tokens[place, used], inside[place, used] = torch.tensor(answer.tokens), True
+        rows = torch.tensor([row for row, _ in asked])[:, None].expand(shape)
+        columns = torch.arange(self.positions).expand(shape)
+        counted = [place for place, (_, answer) in enumerate(asked) if answer.kind == "in_context"]
+        return Places(rows, columns, tokens, inside, torch.tensor(counted, dtype=torch.int64))
 
     def first_row(self) -> "Batch":
         """The first row alone."""
@@ -163,27 +198,30 @@ def _asked(batch: Batch) -> Iterator[Answer]:
 def read_answers(
     batch: Batch, logits: Float[Tensor, "batch positions d_vocab"]
 ) -> list[tuple[float, int]]:
-    """Log-probability of each answer and the rank of its worst token, in the order of the rows."""
-    rows = [row for row, answers in enumerate(batch.answers) for _ in answers]
-    found: list[tuple[float, int]] = []
-    asked = list(_asked(batch))
-    for start in range(0, len(asked), _ROWS):
-        part = asked[start : start + _ROWS]
-        found += _read(part, logits[rows[start : start + _ROWS]])
-    return found
+    """Log-probability of each answer and the rank of its worst token, in the order of the rows.
+
+    Ranks are counted for in-context answers alone; they are 0 for the others.
+    """
+    where = batch.places.to(logits.device)
+    chosen = logits[where.rows, where.columns, where.tokens]
+    log_probability = chosen.double() - log_normalisers(logits)[where.rows, where.columns]
+    total = torch.where(where.inside, log_probability, 0.0).sum(-1)
+    ranks = torch.zeros_like(where.tokens)
+    own = _rows(logits, where.rows[where.counted, 0])
+    ranks[where.counted] = (own > chosen[where.counted, :, None]).sum(-1)
+    worst = torch.where(where.inside, ranks, 0).amax(-1)
+    return list(zip(total.tolist(), worst.tolist(), strict=True))
 
 
-def _read(answers: Sequence[Answer], logits: Tensor) -> Iterable[tuple[float, int]]:
-    """The same for logits with one row for each answer."""
-    positions = logits.shape[1]
-    wanted = torch.zeros(len(answers), positions, dtype=torch.int64)
-    inside = torch.zeros(len(answers), positions, dtype=torch.bool)
-    for place, answer in enumerate(answers):
-        wanted[place, positions - len(answer.tokens) :] = torch.tensor(answer.tokens)
-        inside[place, positions - len(answer.tokens) :] = True
-    chosen = logits.gather(-1, wanted[..., None].to(logits.device))
-    ranks = (logits > chosen).sum(-1).cpu()
-    log_probability = (chosen[..., 0].double() - logits.double().logsumexp(-1)).cpu()
-    total = torch.where(inside, log_probability, 0.0).sum(-1)
-    worst = torch.where(inside, ranks, 0).amax(-1)
-    return zip(total.tolist(), worst.tolist(), strict=True)
+def _rows(logits: Tensor, rows: Tensor) -> Tensor:
+    """The logits of some rows; not copied where each row is wanted once, as is usual."""
+    same = len(rows) == len(logits) and bool((rows == torch.arange(len(rows), device=rows.device)).all())
+    return logits if same else logits[rows]
+
+
+def log_normalisers(logits: Float[Tensor, "*rows d_vocab"]) -> Float[Tensor, "*rows"]:
+    """`logsumexp` over the vocabulary, with the sum in float64: exact to the rounding of the logits."""
+    precise = in_compute_precision(logits)
+    largest = precise.amax(-1, keepdim=True)
+    total = (precise - largest).exp_().sum(-1, dtype=torch.float64)
+    return total.log() + largest[..., 0].double()

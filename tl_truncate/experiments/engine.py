@@ -23,6 +23,7 @@ from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.hooks import truncated
 from tl_truncate.surgery.stack import stack
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.site import Matrix, Site
 
 Found = tuple[SiteCut, list[Outcome]]
 
@@ -96,62 +97,65 @@ class Engine:
         Yields:
             The outcomes for each task of the cuts of a group that share a pass.
         """
-        groups = self._groups(cuts)
-        for layer in range(self._replayer.last + 1):
-            wanted = [
-                group for group in groups if group[0].site.layer == layer and not all(map(done, group))
-            ]
-            above = any(group[0].site.layer > layer and not all(map(done, group)) for group in groups)
-            if self.replays:
-                yield from self._layer(layer, wanted, above, done)
-            else:
-                for group in wanted:
-                    for cut in group:
-                        if not done(cut):
-                            yield [(cut, self._full_passes(cut))]
-
-    def _groups(self, cuts: Sequence[SiteCut]) -> list[list[SiteCut]]:
-        by_site: dict[Any, list[SiteCut]] = {}
+        by_site: dict[Site, list[SiteCut]] = {}
         for cut in cuts:
             by_site.setdefault(cut.site, []).append(cut)
-        size = self._plan.copies
-        return [
-            group[start : start + size]
-            for _, group in sorted(by_site.items(), key=lambda item: item[0].layer)
-            for start in range(0, len(group), size)
-        ]
+        wanted = {site: own for site, own in by_site.items() if not all(map(done, own))}
+        for layer in range(self._replayer.last + 1):
+            here = {site: own for site, own in wanted.items() if site.layer == layer}
+            above = any(site.layer > layer for site in wanted)
+            if self.replays and (here or above):
+                yield from self._layer(layer, here, above, done)
+            for cut in [] if self.replays else [cut for own in here.values() for cut in own]:
+                if not done(cut):
+                    yield [(cut, self._full_passes(cut))]
 
     def _layer(
-        self, layer: int, groups: list[list[SiteCut]], above: bool, done: Callable[[SiteCut], bool]
+        self,
+        layer: int,
+        cuts: dict[Site, list[SiteCut]],
+        above: bool,
+        done: Callable[[SiteCut], bool],
     ) -> Iterator[list[Found]]:
+        """The cuts of one block, and then the block as it is, for those above."""
         assert self._probe is not None
-        if not groups and not above:
-            return
-        matrices = shared_matrices(self._model, layer, [group[0].site for group in groups])
+        matrices = shared_matrices(self._model, layer, list(cuts))
         states: list[LayerState | None] = [None] * len(self._streams)
         probe = self._observe(layer, self._probe, matrices)
-        for group in groups:
-            site = SiteReplay(self._replayer, group[0].site, stack(self._model, group))
-            site.try_sharing(probe, self._probe.passed)
-            sheets = [Sheet(self._tasks) for _ in group]
-            for index, stream in enumerate(self._streams):
-                state = states[index] or self._observe(layer, stream, matrices)
-                states[index] = state if self._plan.remembers else None
-                parts = site.logits(state, stream.passed).chunk(len(group))
-                for sheet, logits in zip(sheets, parts, strict=True):
-                    sheet.fill(stream.batch, logits)
-            yield [
-                (cut, sheet.outcomes())
-                for cut, sheet in zip(group, sheets, strict=True)
-                if not done(cut)
-            ]
+        for site, own in cuts.items():
+            replay = SiteReplay(self._replayer, site, stack(self._model, own))
+            replay.try_sharing(probe, self._probe.passed)
+            for start in range(0, len(own), self._plan.copies):
+                which = slice(start, start + self._plan.copies)
+                if not all(map(done, own[which])):
+                    found = self._group(replay, own, which, layer, matrices, states)
+                    yield [each for each in found if not done(each[0])]
         if above:
             self._probe.resid = probe.after
             for index, stream in enumerate(self._streams):
                 state = states[index] or self._observe(layer, stream, ())
                 stream.resid, states[index] = state.after, None
 
-    def _observe(self, layer: int, stream: _Stream, matrices: Sequence[Any]) -> LayerState:
+    def _group(
+        self,
+        replay: SiteReplay,
+        cuts: Sequence[SiteCut],
+        which: slice,
+        layer: int,
+        matrices: Sequence[Matrix],
+        states: list[LayerState | None],
+    ) -> list[Found]:
+        """Some cuts of a site, which share their passes, on all prompts."""
+        sheets = [Sheet(self._tasks) for _ in cuts[which]]
+        for index, stream in enumerate(self._streams):
+            state = states[index] or self._observe(layer, stream, matrices)
+            states[index] = state if self._plan.remembers else None
+            parts = replay.logits(state, stream.passed, which).chunk(len(sheets))
+            for sheet, logits in zip(sheets, parts, strict=True):
+                sheet.fill(stream.batch, logits)
+        return [(cut, sheet.outcomes()) for cut, sheet in zip(cuts[which], sheets, strict=True)]
+
+    def _observe(self, layer: int, stream: _Stream, matrices: Sequence[Matrix]) -> LayerState:
         return observe(self._replayer, layer, stream.resid, stream.passed, matrices)
 
     def _full_passes(self, cut: SiteCut) -> list[Outcome]:

@@ -3,6 +3,7 @@
 Source: derived in the documentation, "What a sweep has to compute".
 """
 
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ _AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-3}
 _AGREEMENT_HALF = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerState:
     """What one uncut block read and wrote for one batch.
 
@@ -99,6 +100,10 @@ class SiteReplay:
         weight = locate(self._model, site).weight()
         self._edits = edits.moved(weight.device, compute_dtype(weight.dtype))
         self.shares = False
+        # What the cuts of the site share of their work on a batch, as long as its state is there.
+        self._coefficients: weakref.WeakKeyDictionary[LayerState, Tensor | None] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def try_sharing(self, state: LayerState, passed: Passed) -> bool:
         """Shares the block's work from now on, if one row says that the result is that of the hooks.
@@ -110,31 +115,36 @@ class SiteReplay:
         if not self._can_share(state):
             return False
         layer, uncut = self._site.layer, state.after
-        tall = state.before.repeat(len(self._edits.edits), 1, 1)
-        call = passed.calls[layer].tiled(len(self._edits.edits), passed.batch)
-        with torch.no_grad(), truncated(self._model, stacked_cut(self._site, self._edits)):
-            hooked = self._replayer.block(layer, tall, call)
+        changing = [place for place, edit in enumerate(self._edits.edits) if not edit.is_identity]
+        first = changing[0] if changing else 0
+        edits = self._edits.part(slice(first, first + 1))
+        with torch.no_grad(), truncated(self._model, stacked_cut(self._site, edits)):
+            hooked = self._replayer.block(layer, state.before, passed.calls[layer])
         change = hooked - uncut
-        gap = (self._after_cuts(state) - uncut - change).abs().max()
+        gap = (self._after_cuts(state, edits) - uncut - change).abs().max()
         rounding = 16 * torch.finfo(uncut.dtype).eps * uncut.abs().max()
         share = _AGREEMENT.get(uncut.dtype, _AGREEMENT_HALF)
         self.shares = bool(gap <= share * change.abs().max() + rounding)
         return self.shares
 
     @torch.no_grad()
-    def logits(self, state: LayerState, passed: Passed) -> Float[Tensor, "tall positions d_vocab"]:
+    def logits(
+        self, state: LayerState, passed: Passed, which: slice = slice(None)
+    ) -> Float[Tensor, "tall positions d_vocab"]:
         """Logits at the answers' positions under each cut, one after the other: a tall batch.
 
         Args:
             state: of the batch, from `observe`.
             passed: the batch's pass.
+            which: of the site's cuts.
         """
         layer, last = self._site.layer, self._replayer.last
+        edits = self._edits.part(which)
         if self.shares:
             part = state.suffix(passed.positions) if layer == last else state
-            return self._replayer.upwards(layer + 1, self._after_cuts(part), passed)
-        tall = state.before.repeat(len(self._edits.edits), 1, 1)
-        with truncated(self._model, stacked_cut(self._site, self._edits)):
+            return self._replayer.upwards(layer + 1, self._after_cuts(part, edits), passed)
+        tall = state.before.repeat(len(edits.edits), 1, 1)
+        with truncated(self._model, stacked_cut(self._site, edits)):
             return self._replayer.upwards(layer, tall, passed)
 
     def _can_share(self, state: LayerState) -> bool:
@@ -143,30 +153,33 @@ class SiteReplay:
             return False
         return site.matrix == "W_out" or find_activation(self._model, site.layer) is not None
 
-    def _after_cuts(self, state: LayerState) -> Float[Tensor, "tall pos d_model"]:
+    def _after_cuts(self, state: LayerState, edits: Stacked) -> Float[Tensor, "tall pos d_model"]:
         """The residual stream behind the block: what left it, plus the change of the MLP's output."""
-        linear = locate(self._model, self._site)
         own = state.outputs[self._site.matrix]
-        cut = self._edits.each(in_compute_precision(own), _bias(linear, compute_dtype(own.dtype)))
-        cut = cut.to(own.dtype)
+        bias = _bias(locate(self._model, self._site), compute_dtype(own.dtype))
+        precise = in_compute_precision(own)
+        if state not in self._coefficients:
+            self._coefficients[state] = self._edits.coefficients(precise, bias)
+        cut = edits.each(precise, bias, self._coefficients[state]).to(own.dtype)
         uncut = state.outputs["W_out"]
+        cut = cut.view(len(edits.edits), *own.shape)
         written = cut if self._site.matrix == "W_out" else self._write(cut, state)
-        copies = len(self._edits.edits)
-        change = in_compute_precision(written).view(copies, *uncut.shape) - in_compute_precision(uncut)
-        return (change + state.after).to(state.after.dtype).view(-1, *state.after.shape[1:])
+        change = in_compute_precision(written).sub_(in_compute_precision(uncut))
+        return change.add_(state.after).to(state.after.dtype).view(-1, *uncut.shape[1:])
 
-    def _write(self, cut: Tensor, state: LayerState) -> Tensor:
-        """The MLP's output from a tall batch of one branch's pre-activations."""
+    def _write(
+        self, cut: Float[Tensor, "edits batch pos d_mlp"], state: LayerState
+    ) -> Float[Tensor, "edits batch pos d_model"]:
+        """The MLP's outputs from the cut pre-activations of one branch."""
         layer, matrix = self._site.layer, self._site.matrix
         activation = find_activation(self._model, layer)
         assert activation is not None
-        tall = cut.view(len(self._edits.edits), *state.outputs[matrix].shape)
-        gate = tall if matrix == "W_gate" else state.outputs.get("W_gate")
-        post = activation.post(tall if matrix == "W_in" else state.outputs["W_in"], gate)
+        gate = cut if matrix == "W_gate" else state.outputs.get("W_gate")
+        post = activation.post(cut if matrix == "W_in" else state.outputs["W_in"], gate)
         out = locate(self._model, Site(layer, "W_out"))
         rows, bias = post.reshape(-1, post.shape[-1]), _bias(out, post.dtype)
         product = rows @ out.weight() if bias is None else torch.addmm(bias, rows, out.weight())
-        return product.view(cut.shape[0], cut.shape[1], -1)
+        return product.view(*cut.shape[:-1], -1)
 
 
 def _bias(linear: Linear, dtype: torch.dtype) -> Tensor | None:

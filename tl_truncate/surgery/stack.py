@@ -67,10 +67,27 @@ class Stacked(Edit):
             ]
         )
 
+    def part(self, which: slice) -> "Stacked":
+        """Some of the edits."""
+        return Stacked(self.edits[which], self.strengths[which])
+
+    def coefficients(self, y: Tensor, bias: Tensor | None) -> Tensor | None:
+        """What all edits can share of their work on one output; None if nothing."""
+        return None
+
     def each(
-        self, y: Float[Tensor, "batch pos n_out"], bias: Float[Tensor, " n_out"] | None
+        self,
+        y: Float[Tensor, "batch pos n_out"],
+        bias: Float[Tensor, " n_out"] | None,
+        coefficients: Tensor | None = None,
     ) -> Float[Tensor, "tall pos n_out"]:
-        """The outputs of all edits from one output of the uncut weight: a tall batch."""
+        """The outputs of all edits from one output of the uncut weight: a tall batch.
+
+        Args:
+            y: the output, behind its bias.
+            bias: of the linear.
+            coefficients: from `coefficients`, to share them between parts.
+        """
         pairs = zip(self.edits, self.strengths, strict=True)
         return torch.cat([edit.apply(y, bias, None, strength) for edit, strength in pairs])
 
@@ -80,7 +97,7 @@ class SharedStack(Stacked):
     """Truncations of one spectrum: the coefficients `(y - b) V` are computed once for all of them.
 
     `y_i = b + c_K V_K^T` from the kept components where they are fewer, else `y - c_R V_R^T` from the
-    removed ones.
+    removed ones. The edits' bases are views of the shared vectors where their columns are consecutive.
 
     Args:
         vectors: `[n_out, used]`, the right singular vectors that any of the edits needs.
@@ -92,28 +109,36 @@ class SharedStack(Stacked):
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> "SharedStack":
         """The same edits elsewhere."""
-        edits = super().moved(device, dtype).edits
-        return SharedStack(edits, self.strengths, self.vectors.to(device, dtype), self.columns)
+        keeps = tuple(isinstance(edit, Projection) and edit.keeps for edit in self.edits)
+        return _share(self.vectors.to(device, dtype), self.columns, keeps, self.strengths)
 
-    def each(self, y: Tensor, bias: Tensor | None) -> Tensor:
+    def part(self, which: slice) -> "SharedStack":
+        """Some of the edits, with the vectors of all."""
+        return SharedStack(self.edits[which], self.strengths[which], self.vectors, self.columns[which])
+
+    def coefficients(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """`(y - b) V`, `[token, used]`."""
+        found = y.reshape(-1, y.shape[-1]) @ self.vectors
+        return found if bias is None else found - bias @ self.vectors
+
+    def each(
+        self, y: Tensor, bias: Tensor | None, coefficients: Tensor | None = None
+    ) -> Float[Tensor, "tall pos n_out"]:
         """The outputs of all edits from one output of the uncut weight: a tall batch."""
         rows = y.reshape(-1, y.shape[-1])
-        coefficients = rows @ self.vectors
-        if bias is not None:
-            coefficients -= bias @ self.vectors
+        shared = self.coefficients(y, bias) if coefficients is None else coefficients
         out = y.new_empty(len(self.edits), *rows.shape)
+        rest = rows.new_zeros(rows.shape[1]) if bias is None else bias
         for place, (edit, strength, columns) in enumerate(
             zip(self.edits, self.strengths, self.columns, strict=True)
         ):
-            if not (isinstance(edit, Projection) and edit.keeps):
-                side, sign, start = coefficients[:, columns], -strength, rows
-            elif strength == 1.0:
-                side, sign = coefficients[:, columns], 1.0
-                start = rows.new_zeros(rows.shape[1]) if bias is None else bias
-            else:
+            keeps = isinstance(edit, Projection) and edit.keeps
+            if keeps and strength != 1.0:
                 out[place] = edit.apply(rows, bias, None, strength)
                 continue
-            torch.addmm(start, side, self.vectors[:, columns].T, alpha=sign, out=out[place])
+            start, sign = (rest, 1.0) if keeps else (rows, -strength)
+            side = self.vectors[:, columns].T
+            torch.addmm(start, shared[:, columns], side, alpha=sign, out=out[place])
         return out.view(len(self.edits) * y.shape[0], *y.shape[1:])
 
 
@@ -129,27 +154,35 @@ def stack(model: Any, cuts: Sequence[SiteCut]) -> Stacked:
     """
     strengths = tuple(cut.strength for cut in cuts)
     plain = [cut for cut in cuts if type(cut) is Cut and not isinstance(cut.keep, LaserCompat)]
-    if len(plain) < len(cuts):
-        return Stacked(tuple(cut.edit(model) for cut in cuts), strengths)
     linear = locate(model, cuts[0].site)
     trivial = [trivial_projection(linear, cut.keep) for cut in plain]
-    edits = tuple(
-        cut.edit(model) if easy is None else easy for cut, easy in zip(plain, trivial, strict=True)
-    )
-    if all(easy is not None for easy in trivial):
-        return Stacked(edits, strengths)
+    if len(plain) < len(cuts) or None not in trivial:
+        return Stacked(tuple(cut.edit(model) for cut in cuts), strengths)
     spec = spectrum(model, cuts[0].site)
-    sides = [_smaller_side(kept_components(spec, cut.keep, cut.site), spec.max_rank) for cut in plain]
+    kept = [kept_components(spec, cut.keep, cut.site) for cut in plain]
+    sides = [_smaller_side(each, spec.max_rank) for each in kept]
     used = torch.unique(torch.cat(sides))
     columns = tuple(_as_slice(torch.searchsorted(used, side).tolist()) for side in sides)
-    return SharedStack(edits, strengths, spec.V[:, used].contiguous(), columns)
+    keeps = tuple(len(each) <= spec.max_rank - len(each) for each in kept)
+    return _share(spec.V[:, _as_slice(used.tolist())], columns, keeps, strengths)
+
+
+def _share(
+    vectors: Tensor,
+    columns: tuple[slice | list[int], ...],
+    keeps: tuple[bool, ...],
+    strengths: tuple[float, ...],
+) -> SharedStack:
+    pairs = zip(columns, keeps, strict=True)
+    edits = tuple(Projection(vectors[:, each], keep) for each, keep in pairs)
+    return SharedStack(edits, strengths, vectors, columns)
 
 
 def _as_slice(places: list[int]) -> slice | list[int]:
     """A slice where the places are consecutive: a view instead of a copy."""
-    if not places or places[-1] - places[0] + 1 == len(places):
-        return slice(places[0], places[-1] + 1) if places else slice(0, 0)
-    return places
+    if not places:
+        return slice(0, 0)
+    return slice(places[0], places[-1] + 1) if places[-1] - places[0] + 1 == len(places) else places
 
 
 def _smaller_side(kept: Tensor, rank: int) -> Tensor:

@@ -18,6 +18,7 @@ from tl_truncate.weights.site import Site
 # Enough rows to tell centring from chance, in a look that stays cheap on large models.
 _ROWS = 256
 _warned: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_seen_raw: "weakref.WeakKeyDictionary[Any, tuple[Any, ...]]" = weakref.WeakKeyDictionary()
 
 
 class ProcessedWeightsWarning(UserWarning):
@@ -67,10 +68,13 @@ def processing(model: Any) -> Processing:
 
 def warn_if_processed(model: Any) -> None:
     """Warns, once for each model, that a cut of processed weights is not a cut of the trained ones."""
-    if model in _warned:
+    state = _state(model)
+    if model in _warned or _seen_raw.get(model) == state:
         return
     found = processing(model)
-    if not found.is_raw:
+    if found.is_raw:
+        _seen_raw[model] = state
+    else:
         _warned.add(model)
         warnings.warn(
             f"The weights of this model are processed ({found}). Rank reduction does not commute with "
@@ -80,6 +84,13 @@ def warn_if_processed(model: Any) -> None:
             ProcessedWeightsWarning,
             stacklevel=3,
         )
+
+
+def _state(model: Any) -> tuple[Any, ...]:
+    """Changes whenever the weights are processed: cheap to look at before every cut."""
+    weight = _weight(model, Site(0, "W_out")) if "W_out" in available(model, 0) else None
+    tensor = None if weight is None else (weight.data_ptr(), weight._version)
+    return (bool(getattr(model, "compatibility_mode", False)), tensor)
 
 
 def _folded_layer_norm(model: Any) -> bool:
