@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import torch
+
 from tl_truncate.surgery.controls import NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, SiteCut, kept_components
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
@@ -44,17 +46,22 @@ def make_grid(
             raise ValueError(f"Each {kind} of a sweep must be given once, got {twice[0]} twice.")
     cuts: list[SiteCut] = []
     for site in chosen:
-        max_rank = min(locate(model, site).shape)
+        shape = locate(model, site).shape
         for rule in rules:
             cuts.append(Cut(site, rule))
-            if _count(rule, max_rank, site) not in (0, max_rank):
+            if _count(rule, shape, site) not in (0, min(shape)):
                 cuts += [_CONTROLS[control](site, rule, seed) for control in controls]
     return cuts
 
 
-def _count(rule: Keep, max_rank: int, site: Site) -> int | None:
+def _count(rule: Keep, shape: tuple[int, int], site: Site) -> int | None:
+    """What the rule keeps of any spectrum of this shape; it is tried on one, so that it fails now."""
+    max_rank = min(shape)
     try:
-        return rule.count(max_rank)
+        count = rule.count(max_rank)
+        if count is None and not isinstance(rule, LaserCompat):
+            rule.indices(torch.linspace(1.0, 0.5, max_rank), shape)
+        return count
     except ValueError as problem:
         raise ValueError(f"{site}: {problem}") from None
 
