@@ -200,3 +200,12 @@ def hooked(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
 def build(kind: str, name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A model by class and architecture."""
     return {"bridge": bridge, "hooked": hooked}[kind](name, dtype)
+
+
+def with_tokenizer(model: nn.Module) -> nn.Module:
+    """The model with the small tokenizer; HookedTransformers and native models are built without."""
+    if model.tokenizer is None:
+        model.tokenizer = word_tokenizer()
+        model.cfg.d_vocab_out = model.cfg.d_vocab
+        model.cfg.default_prepend_bos = False
+    return model

@@ -1,8 +1,13 @@
 """Low-rank surgery on TransformerLens models while they run."""
 
 from tl_truncate import tasks
+from tl_truncate.experiments.attribute import attribute
+from tl_truncate.experiments.attribution import Attribution
 from tl_truncate.experiments.engine import FullPassesWarning
 from tl_truncate.experiments.evaluate import Scores, evaluate
+from tl_truncate.experiments.search import search
+from tl_truncate.experiments.search_result import SearchResult
+from tl_truncate.experiments.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.statistics import Estimate
 from tl_truncate.experiments.sweep import sweep
 from tl_truncate.experiments.sweep_result import SweepResult
@@ -32,6 +37,7 @@ from tl_truncate.weights.spectrum import Spectrum, spectrum
 __version__ = "0.1.0"
 __all__ = [
     "Ablated",
+    "Attribution",
     "Band",
     "Components",
     "Cut",
@@ -51,16 +57,21 @@ __all__ = [
     "RandomSubspace",
     "Rank",
     "Scores",
+    "SearchResult",
+    "SideEffects",
     "Site",
     "Spectrum",
     "SweepResult",
     "Task",
+    "attribute",
     "cache_clear",
     "cache_info",
     "evaluate",
     "find_sites",
     "load_model",
     "processing",
+    "search",
+    "side_effects",
     "spectrum",
     "sweep",
     "tasks",

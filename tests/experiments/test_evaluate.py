@@ -4,20 +4,12 @@ import inplace
 import numpy as np
 import pytest
 import torch
-from architectures import CASES, word_tokenizer
+from architectures import CASES, with_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tl_truncate as tlt
 from tl_truncate.tasks.encode import encode
-
-
-def with_tokenizer(model):
-    """HookedTransformers are built without one here."""
-    if model.tokenizer is None:
-        model.tokenizer = word_tokenizer()
-        model.cfg.d_vocab_out = model.cfg.d_vocab
-    return model
 
 
 def by_hand(model, task: tlt.Task, prepend_bos: bool | None = None) -> list[dict]:

@@ -4,24 +4,16 @@ import inplace
 import numpy as np
 import pytest
 import torch
-from architectures import CASES, word_tokenizer
+from architectures import CASES, with_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import SEQUENCES
 
 import tl_truncate as tlt
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.site import MATRICES
 
 KEEPS = [0.0, 0.1, 0.5, 0.9]
-
-
-def with_tokenizer(model):
-    """HookedTransformers and native models are built without one here."""
-    if model.tokenizer is None:
-        model.tokenizer = word_tokenizer()
-        model.cfg.d_vocab_out = model.cfg.d_vocab
-        model.cfg.default_prepend_bos = False
-    return model
 
 
 def all_sites(model) -> list[tlt.Site]:
@@ -95,15 +87,6 @@ def test_padding_side_mixed_lengths_and_company_change_nothing(shared, drinks, s
                 assert alone[metric][0] == pytest.approx(together[metric][index], rel=1e-5), metric
     finally:
         model.tokenizer.padding_side = before
-
-
-SEQUENCES = tlt.Task(
-    "sequences",
-    ["When Mary and John went to the store , John gave a drink to", "Mary gave a drink to"],
-    [" Mary and Paris", " John"],
-    [" the", " the store and a drink"],
-    scoring="sequence",
-)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("bridge", "neox-sequential"), ("bridge", "gpt2")])

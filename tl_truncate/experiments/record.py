@@ -1,5 +1,7 @@
 """What a result came from: model, weights' processing, versions, prompts, seed, cuts."""
 
+import hashlib
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -55,6 +57,30 @@ def make_record(
         prepend_bos: whether a BOS was in front of the prompts.
         seed: of the bootstrap.
     """
+    named = dict(task=task.name, task_hash=task.hash, n_prompts=len(task))
+    return _record(model, named, cuts, prepend_bos, seed)
+
+
+def make_text_record(
+    model: Any, texts: Sequence[str], *, cuts: Sequence[SiteCut], prepend_bos: bool, seed: int
+) -> Record:
+    """Notes the circumstances of a result on running text, whose passages are its prompts.
+
+    Args:
+        model: that was asked.
+        texts: that it read.
+        cuts: that were active.
+        prepend_bos: whether a BOS was in front of the passages.
+        seed: of the bootstrap.
+    """
+    digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
+    named = dict(task="running text", task_hash=digest, n_prompts=len(texts))
+    return _record(model, named, cuts, prepend_bos, seed)
+
+
+def _record(
+    model: Any, named: dict[str, Any], cuts: Sequence[SiteCut], prepend_bos: bool, seed: int
+) -> Record:
     weight = next(iter(model.parameters()))
     return Record(
         model=source(model),
@@ -63,9 +89,7 @@ def make_record(
         dtype=str(weight.dtype).removeprefix("torch."),
         device=str(weight.device),
         weights=str(processing(model)),
-        task=task.name,
-        task_hash=task.hash,
-        n_prompts=len(task),
+        **named,
         prepend_bos=prepend_bos,
         seed=seed,
         cuts=tuple(cut.to_json() for cut in cuts),

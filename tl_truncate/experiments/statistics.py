@@ -105,3 +105,48 @@ def bootstrap_columns(
     low, high = np.quantile(weights @ values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     se = values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1], np.nan)
     return values.mean(axis=0), se, low, high
+
+
+def bootstrap_ratio(
+    sums: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Estimate:
+    """A weighted mean `sum(sums) / sum(weights)` over units that are resampled whole.
+
+    For means over tokens when passages are the independent units.
+
+    Args:
+        sums: of each unit.
+        weights: of each unit, such as its tokens.
+        seed: of the resampling.
+        resamples: how many.
+        level: of the interval.
+
+    Returns:
+        The estimate; its standard error is the bootstrap's, and `n` counts the units.
+
+    Example:
+        >>> bootstrap_ratio(np.array([2.0, 4.0]), np.array([1.0, 2.0]))
+        Estimate(2.000 [2.000, 2.000], n=2)
+    """
+    n = len(sums)
+    chosen = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    ratios = sums[chosen].sum(1) / weights[chosen].sum(1)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    se = ratios.std(ddof=1) if n > 1 else float("nan")
+    return Estimate(sums.sum() / weights.sum(), low=low, high=high, se=se, n=n)
+
+
+def check_count(name: str, value: Any) -> int:
+    """Checks a whole number from 1 up.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer from 1 up, got {value!r}.")
+    return value

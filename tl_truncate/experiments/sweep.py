@@ -1,6 +1,7 @@
 """Every cut of a grid of sites and keeps, each alone, exactly, and resumable."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +15,7 @@ from tl_truncate.experiments.grid import Control, kept_rank, make_grid, setting_
 from tl_truncate.experiments.memory import Plan, make_plan
 from tl_truncate.experiments.record import Record, make_record
 from tl_truncate.experiments.run_folder import RunFolder
+from tl_truncate.experiments.statistics import check_count
 from tl_truncate.experiments.sweep_result import Setting, SweepResult, build_result
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
@@ -90,10 +92,48 @@ def sweep(
         [['blocks.1.mlp.W_out', 0.0, 0], ['blocks.1.mlp.W_out', 0.5, 16]]
     """
     tasks = check_tasks(model, task)
+    grid = make_grid(model, sites, keeps, controls, seed)
+    return sweep_cuts(
+        model,
+        tasks,
+        grid,
+        metrics=metrics,
+        run_dir=run_dir,
+        resume=resume,
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        tokens_in_flight=tokens_in_flight,
+        max_memory=max_memory,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+        label="sweep",
+        says_memory=True,
+    )
+
+
+def sweep_cuts(
+    model: Any,
+    tasks: Sequence[Task],
+    grid: Sequence[SiteCut],
+    *,
+    metrics: Sequence[Metric] = ("accuracy", "p_in_context", "p_global", "logit_diff"),
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    prepend_bos: bool | None = None,
+    batch_size: int = 64,
+    tokens_in_flight: int = 1024,
+    max_memory: int | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+    label: str = "cuts",
+    says_memory: bool = False,
+) -> SweepResult:
+    """`sweep` over a list of cuts instead of a grid; the arguments are those of `sweep`."""
     _check_metrics(metrics)
     for name, value in (("batch_size", batch_size), ("tokens_in_flight", tokens_in_flight)):
         check_count(name, value)
-    grid = make_grid(model, sites, keeps, controls, seed)
     encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
     plan = make_plan(
         model,
@@ -103,14 +143,16 @@ def sweep(
         tokens_in_flight=tokens_in_flight,
         max_memory=max_memory,
     )
+    if progress and says_memory:
+        tqdm.write(f"{label}: about {plan.memory} beside the model", file=sys.stderr)
     records = _records(model, tasks, encoded, seed)
-    manifest = _manifest(tasks, records, grid, metrics, plan, seed, resamples)
+    manifest = _manifest(tasks, records, grid, metrics, plan, resamples)
     folder = None if run_dir is None else RunFolder(run_dir)
     if folder is not None:
         folder.open(manifest, resume=resume)
     settings = [Setting.from_json(line) for line in folder.lines()] if folder else []
     run = _Run(model, tasks, plan, records, encoded, folder, settings)
-    baseline = run.finish(grid, progress)
+    baseline = run.finish(grid, progress, label)
     return build_result(manifest, baseline, run.settings)
 
 
@@ -135,16 +177,14 @@ class _Run:
     def _done(self, cut: SiteCut) -> bool:
         return setting_key(cut) in self._keys
 
-    def finish(self, grid: Sequence[SiteCut], progress: bool) -> list[dict[str, Any]]:
+    def finish(self, grid: Sequence[SiteCut], progress: bool, label: str) -> list[dict[str, Any]]:
         """Scores what is missing, and gives the baseline as plain data."""
         stored = None if self._folder is None else self._folder.baseline()
         if stored is not None and all(map(self._done, grid)):
             return list(stored)
         with tqdm(
-            total=len(grid), initial=sum(map(self._done, grid)), disable=not progress, desc="sweep"
+            total=len(grid), initial=sum(map(self._done, grid)), disable=not progress, desc=label
         ) as bar:
-            if progress:
-                bar.write(f"sweep: about {self._plan.memory} beside the model")
             engine = Engine(self._model, self._tasks, self._plan)
             baseline = self._baseline(engine.baseline, stored)
             for found in engine.run(grid, self._done):
@@ -208,17 +248,6 @@ def check_tasks(model: Any, task: Any) -> list[Task]:
     return tasks
 
 
-def check_count(name: str, value: Any) -> int:
-    """Checks a whole number from 1 up.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer from 1 up, got {value!r}.")
-    return value
-
-
 def _check_metrics(metrics: Sequence[Metric]) -> None:
     unknown = [metric for metric in metrics if metric not in METRICS]
     if isinstance(metrics, str) or unknown or not metrics:
@@ -241,7 +270,6 @@ def _manifest(
     grid: Sequence[SiteCut],
     metrics: Sequence[str],
     plan: Plan,
-    seed: int,
     resamples: int,
 ) -> dict[str, Any]:
     of_task = ("task", "task_hash", "n_prompts")

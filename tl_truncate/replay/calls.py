@@ -126,13 +126,15 @@ def last_logits(
     # A cache of keys would be filled by the pass, and captured with the arguments.
     options = {"use_cache": False} if is_bridge_block(model.blocks[0]) else {}
     device = next(iter(model.parameters())).device
-    with torch.no_grad(), _unembedding_only(model, positions):
+    with torch.no_grad(), unembedding_only(model, positions):
         logits: Tensor = model(tokens.to(device), return_type="logits", **options)
     return logits[:, -positions:]
 
 
 @contextmanager
-def _unembedding_only(model: Any, positions: int) -> Iterator[None]:
+def unembedding_only(model: Any, positions: int) -> Iterator[None]:
+    """Lets the model unembed the last positions alone."""
+
     def last(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return (args[0][:, -positions:], *args[1:]) if args else None
 

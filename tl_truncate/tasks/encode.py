@@ -49,13 +49,18 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
             "The model must have a tokenizer to read a task's prompts, got none. Load it with "
             "tokenizer=..., or call model.set_tokenizer(tokenizer) on a HookedTransformer."
         )
-    bos = _bos(model, tokenizer, prepend_bos)
+    bos = bos_token(model, tokenizer, prepend_bos)
     prompts = tuple(_encode_prompt(tokenizer, task, index, bos) for index in range(len(task)))
     _check_fit(model, prompts)
     return EncodedTask(prompts, bos is not None)
 
 
-def _bos(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | None:
+def bos_token(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | None:
+    """The token to put in front of a prompt, or None.
+
+    Raises:
+        ValueError: if a BOS is asked of a tokenizer that has none.
+    """
     wanted = getattr(model.cfg, "default_prepend_bos", True) if prepend_bos is None else prepend_bos
     token = getattr(tokenizer, "bos_token_id", None)
     if prepend_bos and token is None:

@@ -1,0 +1,125 @@
+"""Predictions against finite differences of real cuts, and against gradients taken elsewhere."""
+
+import numpy as np
+import pytest
+import torch
+from architectures import CASES, with_tokenizer
+from samples import SEQUENCES
+
+import tl_truncate as tlt
+from tl_truncate.weights.site import MATRICES
+
+
+def all_sites(model):
+    return [*tlt.find_sites(model, MATRICES), tlt.Site(1, "W_O", 2), tlt.Site(0, "W_V", 1)]
+
+
+def slope(model, task, cut_at, metric) -> float:
+    """The change of a metric per strength of a cut, by a central difference."""
+    step = 1e-4
+    ends = [
+        tlt.evaluate(model, task, cut_at(strength), prepend_bos=False, progress=False)
+        for strength in (step, -step)
+    ]
+    values = [float(end.estimate(metric)) for end in ends]
+    return (values[0] - values[1]) / (2 * step)
+
+
+# transformers' RMS norm and HookedTransformer's rotary embedding round to float32 whatever the weights
+# are, which a small step feels.
+_ROUNDS = {("bridge", "llama-grouped"), ("hooked", "neox-parallel"), ("hooked", "neox-sequential")}
+_ROUNDS |= {("hooked", "llama-grouped")}
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "p_in_context", "p_global"])
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_first_order_in_the_strength_of_a_cut(shared, drinks, kind, name, metric):
+    model = with_tokenizer(shared(kind, name, torch.float64))
+    sites = all_sites(model)
+    screen = tlt.attribute(model, drinks, sites=sites, metric=metric, prepend_bos=False, progress=False)
+    allowed = 2e-3 if (kind, name) in _ROUNDS else 1e-6
+    for site in sites if metric == "logit_diff" else sites[-4:]:
+        found = screen.effect(site, keep=0.3)
+        wanted = slope(model, drinks, lambda s, site=site: tlt.Cut(site, 0.3, strength=s), metric)
+        assert float(found) == pytest.approx(wanted, abs=allowed), site
+
+
+def test_each_component_is_its_own_cut(shared, drinks):
+    model, site = shared("bridge", "neox-parallel", torch.float64), tlt.Site(1, "W_in")
+    screen = tlt.attribute(model, drinks, sites=[site], prepend_bos=False, progress=False)
+    for component in (0, 3, 31):
+        others = tlt.Components([i for i in range(32) if i != component])
+        wanted = slope(model, drinks, lambda s: tlt.Cut(site, others, strength=s), "logit_diff")
+        row = screen.frame.loc[component]
+        assert row["effect"] == pytest.approx(wanted, abs=1e-6)
+        assert float(screen.effect(site, others)) == pytest.approx(row["effect"], abs=1e-12)
+
+
+def test_answers_of_several_tokens(shared):
+    model, site = shared("bridge", "gpt2", torch.float64), tlt.Site(2, "W_out")
+    screen = tlt.attribute(model, SEQUENCES, sites=[site], prepend_bos=False, progress=False)
+    wanted = slope(model, SEQUENCES, lambda s: tlt.Cut(site, 0.3, strength=s), "logit_diff")
+    assert float(screen.effect(site, 0.3)) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_tables(toy, drinks):
+    screen = tlt.attribute(toy, drinks, progress=False)
+    frame = screen.frame
+    assert len(frame) == 6 * 32
+    top = screen.top(3)
+    assert top["effect"].abs().tolist() == sorted(frame["effect"].abs(), reverse=True)[:3]
+    site = "blocks.1.mlp.W_out"
+    own = frame[frame["site"] == site]
+    assert float(screen.effect(site, 8)) == pytest.approx(own["effect"][8:].sum(), abs=1e-6)
+    assert float(screen.effect(site, 1.0)) == 0.0
+    predicted = screen.predict([0.5, 0.9])
+    assert predicted["predicted_change"].is_monotonic_decreasing
+    row = predicted[(predicted["site"] == site) & (predicted["keep"] == 0.5)].iloc[0]
+    assert row["predicted_change"] == pytest.approx(float(screen.effect(site, 0.5)), abs=1e-6)
+    assert row["rank"] == 16
+    assert "first-order estimate" in str(screen)
+    by_row = screen.by_row[tlt.Site.parse(site)].double().numpy()
+    se = by_row[:, 0].std(ddof=1) / np.sqrt(len(drinks))
+    assert own["effect_se"].iloc[0] == pytest.approx(se, rel=1e-6)
+    assert screen.record.task == "drinks"
+
+
+def test_no_gradient_is_left_on_the_weights_and_none_is_needed(shared, drinks):
+    model = shared("bridge", "gpt2")
+    reference = tlt.attribute(model, drinks, progress=False).frame
+    assert all(parameter.grad is None for parameter in model.parameters())
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad():
+            frozen = tlt.attribute(model, drinks, progress=False).frame
+    finally:
+        for parameter, wants in zip(model.parameters(), wanted, strict=True):
+            parameter.requires_grad_(wants)
+    assert np.allclose(frozen["effect"], reference["effect"], atol=1e-6)
+
+
+def test_inside_a_context(shared, drinks):
+    model = shared("bridge", "neox-parallel", torch.float64)
+    outer, site = tlt.Cut("blocks.1.mlp.W_in", 0.3), tlt.Site(2, "W_out")
+    with tlt.truncated(model, outer):
+        screen = tlt.attribute(model, drinks, sites=[site], prepend_bos=False, progress=False)
+
+    def both(strength):
+        return [outer, tlt.Cut(site, 0.3, strength=strength)]
+
+    assert float(screen.effect(site, 0.3)) == pytest.approx(
+        slope(model, drinks, both, "logit_diff"), abs=1e-6
+    )
+    assert screen.record.cuts == (outer.to_json(),)
+
+
+def test_bad_input(toy, drinks):
+    with pytest.raises(ValueError, match="metric must be one of logit_diff, p_in_context, p_global"):
+        tlt.attribute(toy, drinks, metric="accuracy")
+    screen = tlt.attribute(toy, drinks, sites=["blocks.1.mlp.W_in"], progress=False)
+    with pytest.raises(ValueError, match="must be one of those attributed"):
+        screen.effect("blocks.2.mlp.W_in", 0.5)
+    with pytest.raises(ValueError, match="at most 32"):
+        screen.effect("blocks.1.mlp.W_in", 40)
