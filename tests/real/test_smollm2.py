@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tl_truncate as tlt
+from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.site import MATRICES
 
 pytestmark = pytest.mark.real_model
@@ -150,3 +151,42 @@ def test_the_readmes_python_runs_from_top_to_bottom(smollm, monkeypatch):
         exec(compile(block, str(README), "exec"), names)
     assert names["scores"].change("p_in_context").low > 0
     assert names["logits"].shape[-1] == smollm.cfg.d_vocab
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "in_context_override",
+        "reversal",
+        "implied_fact",
+        "table_lookup",
+        "deduction",
+        "phrase_composition",
+    ],
+)
+def test_generated_tasks_have_answers_of_one_token(smollm, name):
+    task = getattr(tlt.tasks, name)(tokenizer=smollm.tokenizer)
+    assert len(task) == 100
+    encoded = encode(smollm, task, prepend_bos=False)
+    assert all(len(each.in_context) == len(each.global_) == 1 for each in encoded.prompts)
+
+
+def test_a_sweep_equals_in_place_editing(smollm):
+    """Setting by setting on the real model, as close as float32 lets an edited model come."""
+    task = tlt.tasks.ioi(n=6, seed=3, tokenizer=smollm.tokenizer)
+    sites = [
+        f"blocks.{layer}.{part}" for layer in (7, 29) for part in ("mlp.W_in", "mlp.W_out", "attn.W_V")
+    ]
+    result = tlt.sweep(smollm, task, sites=sites, keeps=[0.1, 0.5], progress=False)
+    for site in sites:
+        for keep in (0.1, 0.5):
+            found = result.scores(site, keep).frame
+            for place, prompt in enumerate(task.prompts):
+                tokens = smollm.to_tokens(prompt, prepend_bos=False)
+                with torch.no_grad(), inplace.edited(smollm, (site, inplace.top(keep)), d_head=64):
+                    last = smollm(tokens)[0, -1].log_softmax(-1)
+                answers = [
+                    smollm.to_single_token(each[place]) for each in (task.in_context, task.global_)
+                ]
+                wanted = float(last[answers[0]] - last[answers[1]])
+                assert found["logit_diff"][place] == pytest.approx(wanted, abs=1e-4), (site, keep)

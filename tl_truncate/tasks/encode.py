@@ -44,6 +44,8 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
             prompt is longer than the context window.
     """
     tokenizer = getattr(model, "tokenizer", None)
+    if task.in_tokens:
+        return _encode_tokens(model, tokenizer, task, prepend_bos)
     if tokenizer is None:
         raise ValueError(
             "The model must have a tokenizer to read a task's prompts, got none. Load it with "
@@ -51,6 +53,19 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
         )
     bos = bos_token(model, tokenizer, prepend_bos)
     prompts = tuple(_encode_prompt(tokenizer, task, index, bos) for index in range(len(task)))
+    _check_fit(model, prompts)
+    return EncodedTask(prompts, bos is not None)
+
+
+def _encode_tokens(model: Any, tokenizer: Any, task: Task, prepend_bos: bool | None) -> EncodedTask:
+    """A task in token numbers, as it is; with a BOS only where one is asked for."""
+    bos = bos_token(model, tokenizer, True) if prepend_bos else None
+    front = () if bos is None else (bos,)
+    rows = zip(task.prompts, task.in_context, task.global_, strict=True)
+    prompts = tuple(
+        EncodedPrompt((*front, *prompt), tuple(one), tuple(other))  # type: ignore[arg-type]
+        for prompt, one, other in rows
+    )
     _check_fit(model, prompts)
     return EncodedTask(prompts, bos is not None)
 
@@ -75,10 +90,10 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _encode_prompt(tokenizer: Any, task: Task, index: int, bos: int | None) -> EncodedPrompt:
-    prompt = task.prompts[index]
+    prompt = str(task.prompts[index])
     ids = _ids(tokenizer, prompt)
     answers = [
-        _encode_answer(tokenizer, task, index, prompt, ids, answer)
+        _encode_answer(tokenizer, task, index, prompt, ids, str(answer))
         for answer in (task.in_context[index], task.global_[index])
     ]
     if answers[0] == answers[1]:

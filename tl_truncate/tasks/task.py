@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +22,7 @@ class Task:
 
     Args:
         name: what to call it in tables and files.
-        prompts: the texts, without a trailing space.
+        prompts: the texts, without a trailing space; or token numbers, with answers in token numbers.
         in_context: for each prompt the answer that it calls for, with its leading space.
         global_: for each prompt the answer of the corpus; one text stands for all prompts.
         scoring: `token` if each answer is one token after its prompt (checked before any pass),
@@ -42,9 +42,9 @@ class Task:
     """
 
     name: str
-    prompts: Sequence[str]
-    in_context: Sequence[str]
-    global_: Sequence[str] | str
+    prompts: Sequence[str] | Sequence[Sequence[int]]
+    in_context: Sequence[str] | Sequence[Sequence[int]]
+    global_: Sequence[str] | Sequence[Sequence[int]] | str
     scoring: Scoring = field(default="token", kw_only=True)
     description: str = field(default="", kw_only=True)
 
@@ -53,15 +53,20 @@ class Task:
             raise TypeError("A task's prompts and in_context must be lists of texts, got one text.")
         same = isinstance(self.global_, str)
         answers = [self.global_] * len(self.prompts) if same else self.global_
-        object.__setattr__(self, "prompts", tuple(self.prompts))
-        object.__setattr__(self, "in_context", tuple(self.in_context))
-        object.__setattr__(self, "global_", tuple(answers))
+        for name, values in (("prompts", self.prompts), ("in_context", self.in_context)):
+            object.__setattr__(self, name, tuple(map(_frozen, values)))
+        object.__setattr__(self, "global_", tuple(map(_frozen, answers)))
         if self.scoring not in get_args(Scoring):
             raise ValueError(f"A task's scoring must be 'token' or 'sequence', got {self.scoring!r}.")
         _check(self)
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def in_tokens(self) -> bool:
+        """Whether the prompts are token numbers, so that no tokenizer is needed."""
+        return not isinstance(self.prompts[0], str)
 
     @property
     def hash(self) -> str:
@@ -77,14 +82,12 @@ class Task:
             >>> task.subset([1]).prompts
             ('b to',)
         """
-        return Task(
-            name=self.name,
-            prompts=[self.prompts[i] for i in indices],
-            in_context=[self.in_context[i] for i in indices],
-            global_=[self.global_[i] for i in indices],
-            scoring=self.scoring,
-            description=self.description,
+        columns: dict[str, Any] = dict(
+            prompts=tuple(self.prompts[i] for i in indices),
+            in_context=tuple(self.in_context[i] for i in indices),
+            global_=tuple(self.global_[i] for i in indices),
         )
+        return replace(self, **columns)
 
     @classmethod
     def from_frame(
@@ -106,16 +109,16 @@ class Task:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per prompt, with the columns prompt, in_context and global_."""
-        columns = (self.prompts, self.in_context, self.global_)
+        columns = [list(map(_shown, each)) for each in (self.prompts, self.in_context, self.global_)]
         return pd.DataFrame(dict(zip(_COLUMNS, columns, strict=True)))
 
     def to_json(self) -> dict[str, Any]:
         """The task as plain data; `Task.from_json` is the inverse."""
         return {
             "name": self.name,
-            "prompts": list(self.prompts),
-            "in_context": list(self.in_context),
-            "global_": list(self.global_),
+            "prompts": list(map(_plain, self.prompts)),
+            "in_context": list(map(_plain, self.in_context)),
+            "global_": list(map(_plain, self.global_)),
             "scoring": self.scoring,
             "description": self.description,
         }
@@ -146,6 +149,38 @@ class Task:
         """Reads a task that `save` wrote, or that was written by hand in the same form."""
         return cls.from_json(json.loads(Path(path).read_text()))
 
+    @classmethod
+    def from_counterfact(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        n: int | None = None,
+        seed: int = 0,
+        paraphrases: bool = False,
+        global_: str | None = None,
+    ) -> "Task":
+        """A task from a local CounterFact file; nothing is fetched.
+
+        The in-context answer is the true one (which the whole prompt calls for), the global one the
+        file's false alternative, or what `global_` says, such as *" the"*. Answers are scored by all
+        their tokens.
+
+        Args:
+            path: a JSON file in the form of CounterFact's.
+            n: number of facts; all by default.
+            seed: of their choice.
+            paraphrases: asks with the file's paraphrases instead of its plain statements.
+            global_: the global answer of all prompts.
+
+        Raises:
+            ValueError: if the file is no CounterFact file, or has fewer facts than asked for.
+
+        Source: Meng et al. 2022 (arXiv 2202.05262); LASER's main task.
+        """
+        from tl_truncate.tasks.counterfact import read_counterfact
+
+        return read_counterfact(path, n=n, seed=seed, paraphrases=paraphrases, global_=global_)
+
 
 _COLUMNS = ("prompt", "in_context", "global_")
 
@@ -160,14 +195,20 @@ def _check(task: Task) -> None:
             f"{lengths[0]} prompts, {lengths[1]} in-context and {lengths[2]} global answers."
         )
     rows = zip(task.prompts, task.in_context, task.global_, strict=True)
-    for index, (prompt, *answers) in enumerate(rows):
-        for kind, text in zip(
-            ("prompt", "in-context answer", "global answer"), (prompt, *answers), strict=True
-        ):
+    in_text = any(isinstance(value, str) for row in rows for value in row)
+    (_check_texts if in_text else _check_tokens)(task)
+
+
+def _check_texts(task: Task) -> None:
+    rows = zip(task.prompts, task.in_context, task.global_, strict=True)
+    kinds = ("prompt", "in-context answer", "global answer")
+    for index, row in enumerate(rows):
+        for kind, text in zip(kinds, row, strict=True):
             if not isinstance(text, str):
                 raise TypeError(f"The {kind} of prompt {index} must be text, got {text!r}.")
             if not text.strip():
                 raise ValueError(f"The {kind} of prompt {index} must not be empty, got {text!r}.")
+        prompt, *answers = map(str, row)
         if prompt[-1] in " \t":
             raise ValueError(
                 f"A prompt must not end in a space, since tokenizers put the space in front of the "
@@ -183,3 +224,37 @@ def _check(task: Task) -> None:
                     f"An answer must begin with a space where the prompt ends in a word, got "
                     f"{answer!r} after {prompt[-20:]!r} at {index}. Write {' ' + answer!r}."
                 )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _check_tokens(task: Task) -> None:
+    for index, row in enumerate(zip(task.prompts, task.in_context, task.global_, strict=True)):
+        for tokens in row:
+            natural = isinstance(tokens, tuple) and all(
+                isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in tokens
+            )
+            if not natural or not tokens:
+                raise TypeError(
+                    "A prompt and its answers must be texts, or all token numbers from 0 up, got "
+                    f"{tokens!r} at {index}."
+                )
+        if row[1] == row[2]:
+            raise ValueError(
+                f"The two answers of a prompt must differ, got {row[1]!r} twice at {index}."
+            )
+        if task.scoring == "token" and not len(row[1]) == len(row[2]) == 1:
+            raise ValueError(
+                f"An answer of a task scored by token must be one token, got {row[1]!r} and {row[2]!r} "
+                f"at {index}. Use scoring='sequence'."
+            )
