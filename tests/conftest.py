@@ -74,8 +74,14 @@ def tokens() -> torch.Tensor:
 
 
 @pytest.fixture
-def drinks() -> tlt.Task:
+def drinks(drinks_task) -> tlt.Task:
     """Four prompts of different lengths in the words of the small tokenizer."""
+    return drinks_task
+
+
+@pytest.fixture(scope="session")
+def drinks_task() -> tlt.Task:
+    """The same, for fixtures of modules."""
     return tlt.Task(
         name="drinks",
         prompts=[

@@ -30,12 +30,26 @@ def run(*arguments, code: int = 0):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["evaluate"], ["spectrum"], ["sites"], ["cache"], ["cache", "clear"]]
+    "command",
+    [
+        [],
+        ["demo"],
+        ["evaluate"],
+        ["spectrum"],
+        ["sites"],
+        ["sweep"],
+        ["search"],
+        ["attribute"],
+        ["side-effects"],
+        ["plot"],
+        ["cache"],
+        ["cache", "clear"],
+    ],
 )
 def test_every_command_has_help(command):
     text = run(*command, "--help").stdout
     assert "Usage" in text
-    if command in (["demo"], ["evaluate"], ["spectrum"], ["sites"]):
+    if command and command[0] != "cache":
         assert "Example" in text
 
 
@@ -115,7 +129,7 @@ def test_cache(tmp_path, monkeypatch):
         ),
         (
             ["evaluate", "-m", "FOLDER", "--task", "nothing"],
-            "--task must be ioi, facts or a task's JSON",
+            "--task must be must be one of ioi, facts",
         ),
         (["evaluate", "-m", "./nowhere"], "folder must exist"),
         (["spectrum", "-m", "FOLDER", "--site", "W_in"], "must read like"),
@@ -154,3 +168,124 @@ def test_the_demo_writes_a_table_a_record_and_a_picture(tmp_path, monkeypatch, d
     picture = (tmp_path / "out" / "effects.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+
+
+def test_sweep_plot_and_resume(folder, task_file, drinks, tmp_path):
+    """Stopped with SIGKILL, resumed, read again and drawn: the table is the library's."""
+    import os
+    import signal
+    import time
+
+    out = tmp_path / "runs" / "drinks"
+    arguments = ["sweep", "-m", folder, "--task", task_file, "--matrices", "W_in,W_out", "--keep", "0.1",
+                 "--keep", "8", "--keep", "Energy(0.5)", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tl_truncate", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    lines = out / "run" / "settings.jsonl"
+    while not lines.exists() and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    refused = run(*arguments, code=2)
+    assert "must be new without resume" in refused.stderr
+    result = run(*arguments, "--resume", "--json")
+    model = tlt.load_model(folder)
+    expected = tlt.sweep(
+        model,
+        drinks,
+        sites=tlt.find_sites(model, ("W_in", "W_out")),
+        keeps=[0.1, 8, tlt.Energy(0.5)],
+        progress=False,
+    )
+    rows = json.loads(result.stdout)
+    assert [(row["site"], row["rank"]) for row in rows] == list(
+        zip(expected.frame["site"], expected.frame["rank"], strict=True)
+    )
+    values = [row["logit_diff_change"] for row in rows]
+    assert values == pytest.approx(expected.frame["logit_diff_change"].tolist(), abs=1e-5)
+    assert {each.name for each in out.iterdir()} == {"run", "table.csv", "heatmap.png"}
+    shown = run(*arguments, "--resume").stdout
+    assert "largest rises" in " ".join(shown.split())
+    assert "test a pick on prompts of its own" in shown
+    for figure in ("heatmap", "ranks"):
+        run("plot", out, "--figure", figure, "--out", tmp_path / f"{figure}.svg")
+        assert (tmp_path / f"{figure}.svg").read_text().startswith("<?xml")
+    assert (
+        "must be heatmap or ranks"
+        in run("plot", out, "--figure", "pie", "--out", "x.png", code=2).stderr
+    )
+
+
+def test_search_writes_cuts_that_side_effects_reads(folder, tmp_path):
+    names = ["Mary", "John", "Paris", "London"]
+    pairs = [(a, b) for a in names for b in names if a != b]
+    task = tlt.Task("pairs", [f"When {a} and {b} went , {a} gave a drink to" for a, b in pairs],
+                    [f" {b}" for _, b in pairs], " the")  # fmt: skip
+    task.save(tmp_path / "pairs.json")
+    out = tmp_path / "search"
+    arguments = ["search", "-m", folder, "--task", tmp_path / "pairs.json", "--layers", "1-2",
+                 "--keep", "0.0", "--keep", "0.5", "--greedy", 2, "--out", out]  # fmt: skip
+    data = json.loads(run(*arguments, "--json").stdout)
+    model = tlt.load_model(folder)
+    found = tlt.search(
+        model,
+        task,
+        sites=tlt.find_sites(model, ("W_in", "W_gate", "W_out"), [1, 2]),
+        keeps=[0.0, 0.5],
+        greedy=2,
+        progress=False,
+    )
+    assert data["cuts"] == [cut.to_json() for cut in found.cuts]
+    assert data["summary"][0]["change"] == pytest.approx(float(found.change()), abs=1e-5)
+    assert tlt.Cuts.load(out / "cuts.json") == found.cuts
+    assert "must be new or empty without --resume" in run(*arguments, code=2).stderr
+    assert "chosen for logit_diff" in run(*arguments, "--resume").stdout
+    text = tmp_path / "text.txt"
+    text.write_text("the store in Paris\n\nWhen Mary went to London\n")
+    effects = run("side-effects", "-m", folder, "--cuts", out / "cuts.json", "--text", text, "--json")
+    expected = tlt.side_effects(
+        model, found.cuts, ["the store in Paris", "When Mary went to London"], progress=False
+    )
+    assert json.loads(effects.stdout)["summary"] == expected.to_json()["summary"]
+    assert "at least one cut" in run("side-effects", "-m", folder, code=2).stderr
+
+
+def test_attribute_writes_its_tables(folder, task_file, drinks, tmp_path):
+    arguments = [
+        "attribute",
+        "-m",
+        folder,
+        "--task",
+        task_file,
+        "--keep",
+        "0.9",
+        "--out",
+        tmp_path / "s",
+    ]
+    data = json.loads(run(*arguments, "--json").stdout)
+    screen = tlt.attribute(tlt.load_model(folder), drinks, progress=False)
+    predicted = screen.predict([0.9])
+    assert [row["site"] for row in data["predicted"]] == predicted["site"].tolist()
+    assert {each.name for each in (tmp_path / "s").iterdir()} == {
+        "components.csv",
+        "predicted.csv",
+        "record.json",
+        "attribution.png",
+    }
+    assert "first-order estimate" in " ".join(run(*arguments).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "-m", "x", "--out", "o", "--task", "nothing"], "must be one of ioi, facts"),
+        (["sweep", "-m", "x", "--out", "o", "--matrices", "W_x"], "Matrices must be among"),
+        (["sweep", "-m", "x", "--out", "o", "--layers", "a-b"], "--layers must read like 20-29"),
+        (["sweep", "-m", "x", "--out", "o", "--keep", "much"], "A keep must be a rank"),
+        (["search", "-m", "x", "--task", "nothing"], "must be one of ioi, facts"),
+        (["attribute", "-m", "x", "--task", "nothing"], "must be one of ioi, facts"),
+    ],
+)
+def test_bad_options_fail_before_a_model_is_loaded(arguments, message):
+    assert message in " ".join(run(*arguments, code=2).stderr.split())

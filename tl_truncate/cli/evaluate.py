@@ -21,13 +21,11 @@ from tl_truncate.cli.app import (
     load,
 )
 from tl_truncate.cli.parse import parse_cut
+from tl_truncate.cli.tasks import check_task_name, make_task
 from tl_truncate.experiments.evaluate import METRICS, Scores, evaluate
 from tl_truncate.models import Backend
 from tl_truncate.surgery.controls import NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cuts, SiteCut
-from tl_truncate.tasks.facts import factual_recall
-from tl_truncate.tasks.ioi import ioi
-from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
 
 
@@ -35,7 +33,7 @@ from tl_truncate.weights.keep import Keep
 @kind
 def evaluate_command(
     model: ModelName,
-    task: Annotated[str, typer.Option(help="`ioi`, `facts`, or a task's JSON file.")] = "ioi",
+    task: Annotated[str, typer.Option(help="A name such as `ioi` or `facts`, or a JSON file.")] = "ioi",
     cut: Annotated[
         list[str] | None,
         typer.Option(help="SITE=KEEP, such as `blocks.27.mlp.W_in=0.01`; may be repeated."),
@@ -62,12 +60,11 @@ def evaluate_command(
     KEEP is a rank (8), a fraction (0.1), or a rule (`Energy(0.95)`, `DropTop(4)`, `Band(2, 8)`).
     """
     chosen = Cuts([parse_cut(text) for text in cut or []], Cuts.load(cuts) if cuts else [])
-    if task not in ("ioi", "facts") and not Path(task).is_file():
-        raise ValueError(f"--task must be ioi, facts or a task's JSON file, got {task!r}.")
+    check_task_name(task)
     loaded = load(
         model, backend=cast(Backend, backend), checkpoint=checkpoint, dtype=dtype, device=device
     )
-    prompts = _task(task, n, seed, loaded.tokenizer)
+    prompts = make_task(task, n, seed, loaded)
     options: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
     options["progress"] = not as_json
     scores = {"cut" if chosen else "uncut": evaluate(loaded, prompts, chosen, **options)}
@@ -86,15 +83,6 @@ def _control(kind: Any, cut: SiteCut, seed: int) -> SiteCut:
     keep: Keep | int = getattr(cut, "keep", 0)
     control: SiteCut = kind(cut.site, keep, seed, strength=cut.strength)
     return control
-
-
-def _task(name: str, n: int | None, seed: int, tokenizer: Any) -> Task:
-    if name == "ioi":
-        return ioi(n=100 if n is None else n, seed=seed, tokenizer=tokenizer)
-    if name == "facts":
-        return factual_recall(n=n, seed=seed, tokenizer=tokenizer)
-    task = Task.load(name)
-    return task if n is None else task.subset(range(min(n, len(task))))
 
 
 def _scores_table(scores: dict[str, Scores]) -> Table:

@@ -1,4 +1,4 @@
-"""Figures from result objects. Needs matplotlib: `pip install 'tl-truncate[plots]'`."""
+"""What is left of each metric when one layer is cut."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -6,20 +6,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tl_truncate.experiments.evaluate import Metric, Scores
+from tl_truncate.plots.style import COLOURS, TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, told apart with every common colour vision.
-_COLOURS = ("#D55E00", "#E69F00", "#009E73", "#0072B2", "#CC79A7", "#56B4E9")
-_TITLES = {
-    "p_in_context": "probability of the in-context answer",
-    "p_global": 'probability of the global answer (" the")',
-    "accuracy": "accuracy",
-    "logit_diff": "logit difference (nats)",
-    "rank": "rank of the in-context answer",
-}
 
 
 def layer_effects(
@@ -51,7 +42,7 @@ def layer_effects(
                 float(baselines[task].estimate(metric)), color="black", linewidth=1, label="uncut"
             )
             _panel(axis, frame[frame["task"] == task], metric)
-            axis.set_title(f"{task}: {_TITLES[metric]}", fontsize=9)
+            axis.set_title(f"{task}: {TITLES[metric]}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("layer that is cut", fontsize=8)
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -77,7 +68,7 @@ def _panel(axis: "Axes", frame: pd.DataFrame, metric: Metric) -> None:
             value,
             yerr=[value - part[f"{metric}_low"], part[f"{metric}_high"] - value],
             label=f"random subspace of that rank ({float(keep):.0%})" if control else name,
-            color=str(0.45 + 0.12 * shade) if control else _COLOURS[shade % len(_COLOURS)],
+            color=str(0.45 + 0.12 * shade) if control else COLOURS[shade % len(COLOURS)],
             marker="x" if control else "o",
             markersize=4,
             linewidth=1,

@@ -1,0 +1,90 @@
+"""Figures show the numbers of the result, and are written whole."""
+
+import numpy as np
+import pytest
+
+import tl_truncate as tlt
+from tl_truncate import plots
+
+
+@pytest.fixture(scope="module")
+def result(shared, drinks_task):
+    model = shared("bridge", "llama-grouped")
+    return tlt.sweep(
+        model,
+        drinks_task,
+        sites=tlt.find_sites(model, ("W_in", "W_gate", "W_out")),
+        keeps=[0.0, 0.1, 0.5],
+        controls=["random_subspace"],
+        prepend_bos=False,
+        progress=False,
+    )
+
+
+def images(figure):
+    return [axis for axis in figure.axes if axis.images]
+
+
+def test_a_heatmap_shows_the_changes(result):
+    figure = plots.heatmap(result)
+    panels = images(figure)
+    assert len(panels) == 6
+    table = result.frame[result.frame["kind"] == "Cut"]
+    for panel in panels:
+        matrix, _, metric = panel.get_title().partition(": ")
+        column = "p_in_context_change" if "in-context" in metric else "p_global_change"
+        part = table[table["matrix"] == matrix].sort_values(["layer", "keep"])
+        shown = np.asarray(panel.images[0].get_array())
+        assert shown == pytest.approx(part[column].to_numpy().reshape(3, 3))
+        assert [label.get_text() for label in panel.get_xticklabels()] == ["0%", "10%", "50%"]
+        low, high = part[f"{column}_low"], part[f"{column}_high"]
+        dots = sum(len(each.get_offsets()) for each in panel.collections)
+        assert dots == int(((low <= 0) & (high >= 0)).sum())
+
+
+def test_controls_have_their_own_heatmap(result):
+    figure = plots.heatmap(result, kind="RandomSubspace", metrics=["logit_diff"])
+    assert len(images(figure)) == 3
+
+
+def test_rank_curves_show_the_values(result):
+    site = "blocks.1.mlp.W_out"
+    figure = plots.ranks(result, [site], metrics=["p_in_context"])
+    axis = figure.axes[0]
+    own = result.frame[(result.frame["site"] == site) & (result.frame["kind"] == "Cut")]
+    line = next(each for each in axis.lines if len(each.get_xdata()) == 3)
+    assert list(line.get_xdata()) == own["rank"].tolist()
+    assert list(line.get_ydata()) == pytest.approx(own["p_in_context"].tolist())
+    assert len(plots.ranks(result).axes) == 2
+
+
+def test_an_attribution_sums_its_parts(shared, drinks_task):
+    model = shared("bridge", "llama-grouped")
+    screen = tlt.attribute(model, drinks_task, prepend_bos=False, progress=False)
+    figure = plots.attribution(screen)
+    for panel in images(figure):
+        part = screen.frame[screen.frame["matrix"] == panel.get_title()]
+        shown = np.asarray(panel.images[0].get_array())
+        assert shown.sum(1) == pytest.approx(part.groupby("layer")["effect"].sum().to_numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_files(result, tmp_path, suffix):
+    path = tmp_path / f"heat.{suffix}"
+    plots.save(plots.heatmap(result), path)
+    start = path.read_bytes()[:5]
+    assert start == (b"\x89PNG\r" if suffix == "png" else b"<?xml")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_bad_input(result, tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.png or \.svg"):
+        plots.save(plots.heatmap(result), tmp_path / "heat.pdf")
+    with pytest.raises(ValueError, match="The task must be one of drinks"):
+        plots.heatmap(result, task="ioi")
+    with pytest.raises(ValueError, match="The kind must be one of Cut, RandomSubspace"):
+        plots.heatmap(result, kind="NormMatched")
+    with pytest.raises(ValueError, match="must have been asked for rank"):
+        plots.heatmap(result, metrics=["rank"])
+    with pytest.raises(ValueError, match="must have the site"):
+        plots.ranks(result, ["blocks.0.attn.W_Q"])

@@ -1,0 +1,169 @@
+"""`tl-truncate sweep` and `plot`: every cut of a grid, and pictures of it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich import box
+from rich.table import Table
+
+from tl_truncate.cli.app import (
+    AsJson,
+    BackendName,
+    Checkpoint,
+    Device,
+    Dtype,
+    ModelName,
+    app,
+    console,
+    escape,
+    kind,
+    load,
+)
+from tl_truncate.cli.options import (
+    BatchSize,
+    Bos,
+    Keeps,
+    Layers,
+    Matrices,
+    MaxMemory,
+    Prompts,
+    Seed,
+    SiteNames,
+    TaskNames,
+    check_matrices,
+    in_bytes,
+    read_keeps,
+    read_layers,
+    read_sites,
+)
+from tl_truncate.cli.tasks import check_task_name, make_task
+from tl_truncate.experiments.grid import Control
+from tl_truncate.experiments.sweep import KEEPS, sweep
+from tl_truncate.experiments.sweep_result import SweepResult
+from tl_truncate.models import Backend
+
+_SHOWN = 10
+
+
+@app.command("sweep")
+@kind
+def sweep_command(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="The run folder.")],
+    task: TaskNames = None,
+    site: SiteNames = None,
+    matrices: Matrices = "mlp",
+    layers: Layers = None,
+    keep: Keeps = None,
+    controls: Annotated[bool, typer.Option(help="Score random and norm-matched controls too.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    n: Prompts = None,
+    seed: Seed = 0,
+    prepend_bos: Bos = None,
+    batch_size: BatchSize = 64,
+    max_memory: MaxMemory = None,
+    backend: BackendName = "bridge",
+    checkpoint: Checkpoint = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Scores every cut of a grid of sites and keeps, each alone; can be stopped and resumed.
+
+    Example: `tl-truncate sweep --model demo --task ioi --n 60 --out runs/ioi`
+
+    Writes the run folder with table.csv and heatmap.png in it.
+    """
+    names = [check_task_name(name) for name in task or ["ioi"]]
+    chosen, rules, places = check_matrices(matrices), read_keeps(keep, KEEPS), read_layers(layers)
+    loaded = load(
+        model, backend=cast(Backend, backend), checkpoint=checkpoint, dtype=dtype, device=device
+    )
+    kinds: tuple[Control, ...] = ("random_subspace", "norm_matched") if controls else ()
+    result = sweep(
+        loaded,
+        [make_task(name, n, seed, loaded) for name in names],
+        sites=read_sites(loaded, site, chosen, places),
+        keeps=rules,
+        controls=kinds,
+        run_dir=out / "run",
+        resume=resume,
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        max_memory=in_bytes(max_memory),
+        seed=seed,
+    )
+    from tl_truncate.plots import heatmap, save
+    from tl_truncate.weights.files import replacing
+
+    with replacing(out / "table.csv") as path:
+        result.frame.to_csv(path, index=False)
+    for place, each in enumerate(result.tasks):
+        save(
+            heatmap(result, task=each.name), out / f"heatmap{'' if place == 0 else f'-{each.name}'}.png"
+        )
+    if as_json:
+        typer.echo(json.dumps(result.frame.to_dict(orient="records"), indent=2))
+        return
+    for each in result.tasks:
+        console.print(_largest(result, each.name))
+    console.print(
+        "Rows are picked by looking at these prompts: test a pick on prompts of its own, as "
+        f"`tl-truncate search` does.\nWritten: {out}/run, table.csv, heatmap.png"
+    )
+
+
+def _largest(result: SweepResult, task: str) -> Table:
+    """The cuts that raise the in-context answer most."""
+    frame = result.frame[(result.frame["task"] == task) & (result.frame["kind"] == "Cut")]
+    base = result.baselines[task]
+    table = Table(
+        title=escape(
+            f"{task}: uncut p(in-context) {base.p_in_context}, p(global) {base.p_global}; largest rises"
+        ),
+        box=box.SIMPLE_HEAD,
+    )
+    for column in ("site", "keep", "rank", "p(in-context)", "p(global)"):
+        table.add_column(column, justify="left" if column == "site" else "right", no_wrap=True)
+    for row in frame.nlargest(_SHOWN, "p_in_context_change").itertuples():
+        changes = [_change(row, metric) for metric in ("p_in_context", "p_global")]
+        table.add_row(row.site, str(row.keep), str(row.rank), *map(escape, changes))
+    return table
+
+
+def _change(row: Any, metric: str) -> str:
+    value, low, high = (getattr(row, f"{metric}_change{end}") for end in ("", "_low", "_high"))
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+@app.command("plot")
+@kind
+def plot_command(
+    run: Annotated[Path, typer.Argument(help="A run folder, or the folder that --out named.")],
+    out: Annotated[Path, typer.Option(help="A .png or .svg file.")],
+    figure: Annotated[str, typer.Option(help="`heatmap` or `ranks`.")] = "heatmap",
+    task: Annotated[str | None, typer.Option(help="If the sweep has several.")] = None,
+    site: SiteNames = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="p_in_context and p_global by default; may be repeated.")
+    ] = None,
+) -> None:
+    """Draws a figure from a run folder, also from one that is not finished.
+
+    Example: `tl-truncate plot runs/ioi --figure ranks --out ranks.svg`
+    """
+    from tl_truncate.plots import heatmap, ranks, save
+
+    result = SweepResult.load(run / "run" if (run / "run").is_dir() else run)
+    options: dict[str, Any] = dict(task=task)
+    if metric:
+        options["metrics"] = metric
+    if figure == "heatmap":
+        save(heatmap(result, **options), out)
+    elif figure == "ranks":
+        save(ranks(result, site, **options), out)
+    else:
+        raise ValueError(f"--figure must be heatmap or ranks, got {figure!r}.")
+    console.print(f"Written: {out}")

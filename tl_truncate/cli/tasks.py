@@ -1,0 +1,53 @@
+"""Tasks by name, as the commands take them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tl_truncate import tasks as generators
+from tl_truncate.tasks.task import Task
+
+#: Generators that take n, seed and a tokenizer.
+GENERATED: dict[str, Callable[..., Task]] = {
+    "ioi": generators.ioi,
+    "facts": generators.factual_recall,
+    "in_context_override": generators.in_context_override,
+    "reversal": generators.reversal,
+    "implied_fact": generators.implied_fact,
+    "table_lookup": generators.table_lookup,
+    "deduction": generators.deduction,
+    "phrase_composition": generators.phrase_composition,
+}
+NAMES = (*GENERATED, "induction", "counterfact:FILE")
+
+
+def check_task_name(name: str) -> str:
+    """Checks a task's name before a model is loaded.
+
+    Raises:
+        ValueError: if it is neither a known name nor a file.
+    """
+    path = name.removeprefix("counterfact:")
+    if name not in GENERATED and name != "induction" and not Path(path).is_file():
+        raise ValueError(
+            f"--task must be one of {', '.join(NAMES)}, or a task's JSON file, got {name!r}."
+        )
+    return name
+
+
+def make_task(name: str, n: int | None, seed: int, model: Any) -> Task:
+    """The task with a name, for a model's tokenizer or vocabulary.
+
+    Raises:
+        ValueError: if n does not fit.
+    """
+    if name == "facts":
+        return generators.factual_recall(n=n, seed=seed, tokenizer=model.tokenizer)
+    if name in GENERATED:
+        return GENERATED[name](n=100 if n is None else n, seed=seed, tokenizer=model.tokenizer)
+    if name == "induction":
+        return generators.induction(100 if n is None else n, seed, d_vocab=int(model.cfg.d_vocab))
+    if name.startswith("counterfact:"):
+        return Task.from_counterfact(name.removeprefix("counterfact:"), n=n, seed=seed)
+    task = Task.load(name)
+    return task if n is None else task.subset(range(min(n, len(task))))

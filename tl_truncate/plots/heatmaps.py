@@ -1,0 +1,129 @@
+"""Layer by rank, one panel for each matrix, and the metrics side by side."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tl_truncate.experiments.evaluate import Metric
+from tl_truncate.experiments.sweep_result import SweepResult
+from tl_truncate.plots.style import TITLES, keep_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+_COLOURS = "RdBu_r"
+
+
+def heatmap(
+    result: SweepResult,
+    *,
+    task: str | None = None,
+    kind: str = "Cut",
+    metrics: Sequence[Metric] = ("p_in_context", "p_global"),
+) -> "Figure":
+    """The change from the uncut model for every layer and keep: a row for each matrix.
+
+    Red is more, blue is less; a dot marks a change whose 95% interval includes zero. The colours of one
+    metric are the same in all its panels; a tenth of its changes, the largest, are beyond their ends.
+
+    Args:
+        result: of a sweep.
+        task: its name; may be left away if there is one task.
+        kind: `Cut`, or a control that was swept.
+        metrics: one column of panels each.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: if the sweep has nothing of this task and kind, or a metric was not asked of it.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    table = sweep_table(result, task=task, kind=kind, metrics=metrics)
+    matrices = list(dict.fromkeys(table["matrix"]))
+    keeps = list(dict.fromkeys(table["keep"]))
+    layers = sorted(set(table["layer"]))
+    size = (
+        1.2 + 0.62 * len(keeps) * len(metrics),
+        0.9 + (0.4 + 0.08 * max(len(layers), 12)) * len(matrices),
+    )
+    figure = Figure(figsize=(max(size[0], 6.4), size[1]), layout="constrained", dpi=130)
+    axes = figure.subplots(len(matrices), len(metrics), squeeze=False)
+    for column, metric in enumerate(metrics):
+        limit = max(float(table[f"{metric}_change"].abs().quantile(0.9)), 1e-9)
+        norm = Normalize(-limit, limit)
+        for row, matrix in enumerate(matrices):
+            part = table[table["matrix"] == matrix]
+            _panel(axes[row][column], part, metric, layers, keeps, norm)
+            axes[row][column].set_title(f"{matrix}: {TITLES[metric]}", fontsize=8)
+        scale = ScalarMappable(norm, _COLOURS)
+        bar = figure.colorbar(scale, ax=list(axes[:, column]), shrink=0.6, pad=0.02, extend="both")
+        bar.ax.tick_params(labelsize=7)
+    for axis in axes[-1]:
+        axis.set_xlabel("of the spectrum kept", fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("layer", fontsize=8)
+    record = result.baselines[str(table["task"].iloc[0])].record
+    figure.suptitle(
+        f"{record.task}: change when one matrix is cut ({record.n_prompts} prompts, {record.model})",
+        fontsize=9,
+    )
+    return figure
+
+
+def sweep_table(
+    result: SweepResult, *, task: str | None, kind: str, metrics: Sequence[str]
+) -> pd.DataFrame:
+    """The rows of one task and kind, all heads jointly.
+
+    Raises:
+        ValueError: if there are none, or a metric is missing.
+    """
+    table = result.frame
+    names = list(dict.fromkeys(table["task"]))
+    name = names[0] if task is None and len(names) == 1 else task
+    if name not in names:
+        raise ValueError(f"The task must be one of {', '.join(names)}, got {task!r}.")
+    kinds = list(dict.fromkeys(table["kind"]))
+    if kind not in kinds:
+        raise ValueError(f"The kind must be one of {', '.join(kinds)}, got {kind!r}.")
+    missing = [metric for metric in metrics if f"{metric}_change" not in table]
+    if missing:
+        raise ValueError(
+            f"The sweep must have been asked for {missing[0]}, got {', '.join(result.metrics)}."
+        )
+    chosen = table[(table["task"] == name) & (table["kind"] == kind) & table["head"].isna()]
+    if chosen.empty:
+        raise ValueError("The sweep must have whole matrices among its sites, got single heads alone.")
+    return chosen
+
+
+def _panel(
+    axis: "Axes",
+    part: pd.DataFrame,
+    metric: str,
+    layers: list[int],
+    keeps: list[object],
+    norm: "Normalize",
+) -> None:
+    values = np.full((len(layers), len(keeps)), np.nan)
+    unsure: list[tuple[int, int]] = []
+    for row in part.itertuples():
+        place = layers.index(row.layer), keeps.index(row.keep)
+        values[place] = getattr(row, f"{metric}_change")
+        if getattr(row, f"{metric}_change_low") <= 0 <= getattr(row, f"{metric}_change_high"):
+            unsure.append(place)
+    axis.imshow(values, aspect="auto", origin="lower", cmap=_COLOURS, norm=norm)
+    if unsure:
+        y, x = zip(*unsure, strict=True)
+        axis.scatter(x, y, s=2, color="0.4", linewidths=0)
+    axis.set_xticks(range(len(keeps)), [keep_text(keep) for keep in keeps], fontsize=7)
+    step = max(1, len(layers) // 10)
+    axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=7)
