@@ -129,7 +129,7 @@ def test_cache(tmp_path, monkeypatch):
         ),
         (
             ["evaluate", "-m", "FOLDER", "--task", "nothing"],
-            "--task must be must be one of ioi, facts",
+            "--task must be one of ioi, facts",
         ),
         (["evaluate", "-m", "./nowhere"], "folder must exist"),
         (["spectrum", "-m", "FOLDER", "--site", "W_in"], "must read like"),

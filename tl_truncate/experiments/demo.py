@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from tl_truncate.experiments.compare import compare, layer_cuts
 from tl_truncate.experiments.evaluate import Scores
+from tl_truncate.experiments.sweep import sweep
 from tl_truncate.tasks.facts import factual_recall
 from tl_truncate.tasks.ioi import ioi
 from tl_truncate.weights.locate import find_sites, n_layers
@@ -17,14 +17,14 @@ class LayerEffects:
     """Cuts of each late MLP on two tasks.
 
     Attributes:
-        frame: one row per (task, cut), from `compare`.
+        frame: one row per (task, cut), from `sweep`.
         baselines: the uncut scores by the task's name.
     """
 
     frame: pd.DataFrame
     baselines: dict[str, Scores]
 
-    def rows(self, task: str, *, keep: str = "0.0", kind: str = "Cut") -> pd.DataFrame:
+    def rows(self, task: str, *, keep: float = 0.0, kind: str = "Cut") -> pd.DataFrame:
         """The rows of one task, keep and kind, by layer."""
         frame = self.frame
         chosen = (frame["task"] == task) & (frame["keep"] == keep) & (frame["kind"] == kind)
@@ -73,5 +73,13 @@ def late_layer_effects(
         ioi(n=n, seed=seed, tokenizer=tokenizer),
         factual_recall(n=n, seed=seed, tokenizer=tokenizer),
     ]
-    cuts = layer_cuts(sites, keeps, seed=seed)
-    return LayerEffects(*compare(model, tasks, cuts, seed=seed, progress=progress))
+    result = sweep(
+        model,
+        tasks,
+        sites=sites,
+        keeps=keeps,
+        controls=["random_subspace"],
+        seed=seed,
+        progress=progress,
+    )
+    return LayerEffects(result.frame, dict(result.baselines))

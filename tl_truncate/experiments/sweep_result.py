@@ -89,8 +89,8 @@ class SweepResult:
         """One row per (task, setting).
 
         Columns: task, site, layer, matrix, head, kind, keep, rank (components kept), and for each metric
-        its mean, `<metric>_se`, and the paired change from the uncut model: `<metric>_change`,
-        `_change_se`, and its 95% interval `_change_low`, `_change_high`. The answer's rank is
+        its mean, `<metric>_se` and its 95% interval `<metric>_low`, `<metric>_high`; and with the same
+        endings `<metric>_change`, the paired change from the uncut model. The answer's rank is
         `answer_rank`.
         """
         tables = [self._task_table(place, task) for place, task in enumerate(self.tasks)]
@@ -115,17 +115,16 @@ class SweepResult:
         if not rows:
             return table
         base = self.baselines[task.name]
-        found = [setting.outcomes[place].metrics() for setting in self.settings]
+        outcomes = [setting.outcomes[place].metrics() for setting in self.settings]
         for metric in self.metrics:
-            values = np.stack([each[metric].to_numpy() for each in found], axis=1)
+            values = np.stack([each[metric].to_numpy() for each in outcomes], axis=1)
             changes = values - base.frame[metric].to_numpy()[:, None]
             seed, resamples = base.record.seed, self.resamples
             name = _COLUMNS.get(metric, metric)
-            mean, se, _, _ = bootstrap_columns(values, seed=seed, resamples=1)
-            table[name], table[f"{name}_se"] = mean, se
-            ends = bootstrap_columns(changes, seed=seed, resamples=resamples)
-            for suffix, column in zip(("", "_se", "_low", "_high"), ends, strict=True):
-                table[f"{name}_change{suffix}"] = column
+            for title, columns in ((name, values), (f"{name}_change", changes)):
+                found = bootstrap_columns(columns, seed=seed, resamples=resamples)
+                for suffix, column in zip(("", "_se", "_low", "_high"), found, strict=True):
+                    table[f"{title}{suffix}"] = column
         return table
 
     def scores(self, site: Site | str, keep: Keep | int | float, *, task: str | None = None) -> Scores:

@@ -22,7 +22,7 @@ def layer_effects(
     """What is left of each metric when one layer is cut: a row for each task, a column for each metric.
 
     Args:
-        frame: from `compare`.
+        frame: from `sweep`.
         baselines: the uncut scores, from the same call.
         metrics: which to show; `p_global` has a logarithmic axis, since its falls are by factors.
 
