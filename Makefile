@@ -30,6 +30,10 @@ lint: .venv-4.3.0/ready  ## Format, lint and types
 benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exactness, measured here
 	.venv-4.3.0/bin/python benchmarks/hooks.py
 	.venv-4.3.0/bin/python benchmarks/factors.py
+	.venv-4.3.0/bin/python benchmarks/sweep.py
+	.venv-4.3.0/bin/python benchmarks/smollm2.py
+	.venv-4.3.0/bin/python benchmarks/attribute.py
+	.venv-4.3.0/bin/python benchmarks/search.py
 	.venv-3.9.0/bin/python benchmarks/exactness.py
 	.venv-4.3.0/bin/python benchmarks/exactness.py --real
 

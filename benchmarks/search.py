@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 import tl_truncate as tlt
+from tl_truncate.cli.tasks import make_task
 
 TASKS = (
     "ioi",
-    "factual_recall",
+    "facts",
     "in_context_override",
     "reversal",
     "implied_fact",
@@ -25,14 +26,6 @@ TASKS = (
     "phrase_composition",
     "induction",
 )
-
-
-def make_task(name: str, model: torch.nn.Module, n: int) -> tlt.Task:
-    """A task for the model's vocabulary."""
-    if name == "induction":
-        the = model.tokenizer(" the", add_special_tokens=False)["input_ids"][0]
-        return tlt.tasks.induction(n=n, d_vocab=model.cfg.d_vocab, global_token=the)
-    return getattr(tlt.tasks, name)(n=n, tokenizer=model.tokenizer)
 
 
 def main() -> None:
@@ -52,7 +45,7 @@ def main() -> None:
         start = time.perf_counter()
         found = tlt.search(
             model,
-            make_task(name, model, options.n),
+            make_task(name, options.n, 0, model),
             sites=sites,
             greedy=options.greedy,
             objective=options.objective,

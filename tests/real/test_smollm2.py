@@ -11,11 +11,13 @@ import pytest
 import torch
 
 import tl_truncate as tlt
+from tl_truncate.cli.tasks import make_task
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.site import MATRICES
 
 pytestmark = pytest.mark.real_model
 README = Path(__file__).parents[2] / "README.md"
+DOCS_TASKS = (README.parent / "docs" / "tasks.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,7 @@ def test_the_model_knows_facts_and_habits(smollm):
 def test_the_readmes_python_runs_from_top_to_bottom(smollm, monkeypatch):
     monkeypatch.setattr(tlt, "load_model", lambda name: {"demo": smollm}[name])
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
@@ -169,6 +171,18 @@ def test_generated_tasks_have_answers_of_one_token(smollm, name):
     assert len(task) == 100
     encoded = encode(smollm, task, prepend_bos=False)
     assert all(len(each.in_context) == len(each.global_) == 1 for each in encoded.prompts)
+
+
+def test_the_documented_scores_of_the_uncut_model(smollm):
+    """docs/tasks.md says what this model makes of each task; it is read, and measured again."""
+    rows = re.findall(r"^\| `(\w+)` \|.*?\| (\.\d+) \[.*?\| (\.\d+) \[.*?\| (\.\d+)", DOCS_TASKS, re.M)
+    assert len(rows) == 9
+    for name, accuracy, p_in_context, p_global in rows:
+        task = make_task("facts" if name == "factual_recall" else name, 100, 0, smollm)
+        scores = tlt.evaluate(smollm, task, progress=False)
+        assert float(scores.accuracy) == pytest.approx(float(accuracy), abs=0.015), name
+        assert float(scores.p_in_context) == pytest.approx(float(p_in_context), abs=0.006), name
+        assert float(scores.p_global) == pytest.approx(float(p_global), abs=0.002), name
 
 
 def test_a_sweep_equals_in_place_editing(smollm):

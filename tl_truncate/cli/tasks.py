@@ -46,8 +46,24 @@ def make_task(name: str, n: int | None, seed: int, model: Any) -> Task:
     if name in GENERATED:
         return GENERATED[name](n=100 if n is None else n, seed=seed, tokenizer=model.tokenizer)
     if name == "induction":
-        return generators.induction(100 if n is None else n, seed, d_vocab=int(model.cfg.d_vocab))
+        return _induction(100 if n is None else n, seed, model)
     if name.startswith("counterfact:"):
         return Task.from_counterfact(name.removeprefix("counterfact:"), n=n, seed=seed)
     task = Task.load(name)
     return task if n is None else task.subset(range(min(n, len(task))))
+
+
+def _induction(n: int, seed: int, model: Any) -> Task:
+    """Repeated random tokens of the model's vocabulary, against *" the"* where it is one token."""
+    the = (
+        [] if model.tokenizer is None else model.tokenizer(" the", add_special_tokens=False)["input_ids"]
+    )
+    d_vocab = int(model.cfg.d_vocab)
+    return generators.induction(
+        n,
+        seed,
+        d_vocab=d_vocab,
+        # Special tokens and single bytes come first in large vocabularies.
+        first_token=1000 if d_vocab > 10_000 else 10,
+        global_token=the[0] if len(the) == 1 else None,
+    )
