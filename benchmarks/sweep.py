@@ -146,8 +146,11 @@ def measure(model: torch.nn.Module, count: int, every: dict[str, int]) -> None:
     full_pass(model, task, batches)  # warms up
     measured: dict[str, list[float]] = {name: [] for name in every}
     start, own, settings = time.perf_counter(), 0.0, 0
+    by_site = dict.fromkeys(sites, 0.0)
     for found in Engine(model, [task], plan).run(grid):
-        own += time.perf_counter() - start
+        spent = time.perf_counter() - start
+        own += spent
+        by_site[found[0][0].site] += spent / len(KEEPS)
         for cut, _ in found:
             settings += 1
             for name, step in every.items():
@@ -164,6 +167,11 @@ def measure(model: torch.nn.Module, count: int, every: dict[str, int]) -> None:
     bound = careful_flops(count) / statistics.mean(floor(count, site) for site in sites)
     reached = statistics.mean(measured["B  in place"]) / own / bound
     print(f"  FLOP floor over B {bound:.2f}x; the sweep reaches {reached:.0%} of it")
+    b = statistics.mean(measured["B  in place"])
+    each = statistics.mean(b / value for value in by_site.values())
+    print(
+        f"  (the ratios above are of mean times; the mean of the sites' own ratios to B is {each:.2f}x)"
+    )
 
 
 def main() -> None:

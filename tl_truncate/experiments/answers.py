@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.linear import where_float64_is
 
 Kind = Literal["in_context", "global"]
 
@@ -202,6 +203,7 @@ def read_answers(
 
     Ranks are counted for in-context answers alone; they are 0 for the others.
     """
+    logits = where_float64_is(logits)
     where = batch.places.to(logits.device)
     chosen = logits[where.rows, where.columns, where.tokens]
     log_probability = chosen.double() - log_normalisers(logits)[where.rows, where.columns]

@@ -32,6 +32,9 @@ class FullPassesWarning(UserWarning):
     """A model cannot be run from the middle, so each cut takes a pass through all of it."""
 
 
+_NOT_IN_ORDER = "its blocks are not called once each, in order, with arguments that can be given again"
+
+
 @dataclass
 class _Stream:
     """One batch on its way up."""
@@ -75,9 +78,12 @@ class Engine:
                 sheet.fill(batch, recorded.logits)
                 self._streams.append(_Stream(batch, recorded.passed, recorded.start))
         self.baseline = sheet.outcomes()
-        if reason is None and seen is not None and len(self._streams) == len(self._plan.batches):
+        if reason is None and len(self._streams) < len(self._plan.batches):
+            reason = _NOT_IN_ORDER
+        if reason is None and seen is not None:
             self._probe = _Stream(first, seen.passed, seen.start)
         else:
+            self._streams.clear()
             message = f"Each cut takes a pass through the whole model: {reason}."
             warnings.warn(message, FullPassesWarning, stacklevel=5)
 
@@ -173,7 +179,7 @@ def _reason_against(model: Any, replayer: Replayer, seen: Recording | None) -> s
     if int(getattr(model.cfg, "n_devices", 1) or 1) > 1:
         return "its blocks lie on several devices"
     if seen is None:
-        return "its blocks are not called once each, in order, with arguments that can be given again"
+        return _NOT_IN_ORDER
     if not replayer.accepts(seen):
         return "its blocks, called again one by one, do not give the logits of a whole pass"
     return None

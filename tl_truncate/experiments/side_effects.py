@@ -19,6 +19,7 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import bos_token
+from tl_truncate.weights.linear import where_float64_is
 
 # Positions whose logits are held at once for the comparison, uncut and cut.
 _POSITIONS = 512
@@ -154,7 +155,8 @@ def side_effects(
         uncut = last_logits(model, tokens, tokens.shape[1])
         with truncated(model, chosen):
             cut = last_logits(model, tokens, tokens.shape[1])
-        rows.append(dict(text=text, **_compare(uncut[0, :-1], cut[0, :-1], tokens[0, 1:])))
+        before, after = where_float64_is(uncut)[0, :-1], where_float64_is(cut)[0, :-1]
+        rows.append(dict(text=text, **_compare(before, after, tokens[0, 1:])))
     bos = bos_token(model, model.tokenizer, prepend_bos) is not None
     record = make_text_record(
         model,

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.replay.calls import BlockCall, Passed, Recording
+from tl_truncate.weights.linear import where_float64_is
 from tl_truncate.weights.locate import n_layers
 
 # Largest tolerated difference of log-probability between a replayed and a full pass, by precision.
@@ -92,7 +93,8 @@ class Replayer:
 
 def log_probability_gap(first: Tensor, second: Tensor) -> float:
     """The largest difference of log-probability between two tensors of logits."""
-    gap = first.double().log_softmax(-1) - second.double().log_softmax(-1)
+    one, other = where_float64_is(first), where_float64_is(second)
+    gap = one.double().log_softmax(-1) - other.double().log_softmax(-1)
     return float(gap.abs().max())
 
 

@@ -124,6 +124,11 @@ def head_slice(site: Site, size: int, heads: int) -> slice:
     return slice(site.head * width, (site.head + 1) * width)
 
 
+def where_float64_is(tensor: Tensor) -> Tensor:
+    """The tensor on a device that has float64, which mps has not."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The precision to compute in: float64 stays, everything else is done in float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,138 @@
+"""Blocks called again: every architecture, any number of copies, any number of answer positions."""
+
+import pytest
+import torch
+from architectures import CASES, VOCAB
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tl_truncate as tlt
+from tl_truncate.replay.calls import BlockCall, last_logits, record
+from tl_truncate.replay.upwards import Replayer, log_probability_gap
+
+EVERY = [*CASES, ("bridge", "gemma2-post-norm")]
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_a_replay_is_the_whole_pass(shared, kind, name):
+    model = shared(kind, name, torch.float64)
+    tokens = torch.randint(3, VOCAB, (3, 9), generator=torch.Generator().manual_seed(1))
+    whole = model(tokens).detach()
+    for positions in (1, 2, 9):
+        seen = record(model, tokens, positions)
+        replayer = Replayer(model)
+        assert replayer.accepts(seen)
+        for copies in (1, 4):
+            found = replayer.upwards(0, seen.start.repeat(copies, 1, 1), seen.passed)
+            assert found.shape[:2] == (3 * copies, positions)
+            wanted = whole[:, -positions:].repeat(copies, 1, 1)
+            assert log_probability_gap(found, wanted) < 1e-12
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.integers(1, 4), length=st.integers(1, 12), copies=st.integers(1, 3), data=st.data())
+def test_any_shape(shared, rows, length, copies, data):
+    model = shared("bridge", "llama-grouped", torch.float64)
+    positions = data.draw(st.integers(1, length))
+    tokens = torch.randint(3, VOCAB, (rows, length), generator=torch.Generator().manual_seed(rows))
+    seen = record(model, tokens, positions)
+    found = Replayer(model).upwards(0, seen.start.repeat(copies, 1, 1), seen.passed)
+    wanted = model(tokens)[:, -positions:].detach().repeat(copies, 1, 1)
+    assert log_probability_gap(found, wanted) < 1e-9
+
+
+@pytest.mark.parametrize(("kind", "name"), [case for case in EVERY if case != ("bridge", "no-norm")])
+def test_the_last_block_is_short_wherever_it_takes_a_cache(shared, kind, name):
+    model = shared(kind, name)
+    tokens = torch.randint(3, VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
+    seen, replayer, positions = record(model, tokens, 1), Replayer(model), []
+    assert replayer.accepts(seen)
+
+    def note(module, args, kwargs):
+        positions.append((args[0] if args else kwargs["hidden_states"]).shape[1])
+
+    handle = model.blocks[2].register_forward_pre_hook(note, with_kwargs=True)
+    replayer.upwards(0, seen.start, seen.passed)
+    handle.remove()
+    assert positions == [9, 1]
+
+
+def test_a_block_that_cannot_be_short_is_run_whole(shared, monkeypatch):
+    """Keys and values that are not those of the block give other logits, which is noticed."""
+    from tl_truncate.replay import upwards
+
+    model = shared("bridge", "neox-parallel", torch.float64)
+    tokens = torch.randint(3, VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
+    original = upwards._Past.update
+    monkeypatch.setattr(
+        upwards._Past, "update", lambda self, *args: tuple(2 * each for each in original(self, *args))
+    )
+    seen, replayer = record(model, tokens, 1), Replayer(model)
+    assert replayer.accepts(seen)
+    assert log_probability_gap(replayer.upwards(0, seen.start, seen.passed), seen.logits) < 1e-12
+
+
+def test_a_replay_that_differs_is_refused(shared, monkeypatch):
+    model = shared("bridge", "neox-parallel")
+    tokens = torch.randint(3, VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
+    seen = record(model, tokens, 1)
+    monkeypatch.setattr(Replayer, "_unembed", lambda self, resid: resid @ model.W_U)
+    assert not Replayer(model).accepts(seen)
+
+
+def test_blocks_that_are_called_twice_cannot_be_recorded(shared):
+    model = shared("bridge", "gpt2")
+    tokens = torch.randint(3, VOCAB, (2, 5))
+    twice = []
+
+    def again(module, args, kwargs, output):
+        if not twice:
+            twice.append(1)
+            module(output if isinstance(output, torch.Tensor) else output[0])
+
+    handle = model.blocks[1].register_forward_hook(again, with_kwargs=True)
+    try:
+        assert record(model, tokens, 1) is None
+    finally:
+        handle.remove()
+
+
+def test_arguments_are_tiled_and_cut_by_their_names():
+    call = BlockCall(
+        dict(
+            attention_mask=torch.zeros(2, 1, 5, 5),
+            position_ids=torch.arange(5)[None],
+            position_embeddings=(torch.zeros(1, 5, 4), torch.zeros(1, 5, 4)),
+            past_key_values=None,
+            use_cache=False,
+        )
+    )
+    tall = call.tiled(3, batch=2).arguments
+    assert tall["attention_mask"].shape == (6, 1, 5, 5)
+    assert tall["position_ids"].shape == (1, 5)
+    short = call.suffix(2).arguments
+    assert short["attention_mask"].shape == (2, 1, 2, 5)
+    assert short["position_ids"].tolist() == [[3, 4]]
+    assert short["position_embeddings"][0].shape == (1, 2, 4)
+    assert BlockCall(dict(strange=torch.zeros(2, 5))).suffix(2) is None
+    assert call.with_cache("cache").arguments["past_key_values"] == "cache"
+    assert BlockCall({}).with_cache("cache") is None
+
+
+def test_a_pass_leaves_no_hook_behind(toy):
+    hooks = [dict(block._forward_pre_hooks) for block in toy.blocks]
+    record(toy, torch.randint(3, VOCAB, (2, 5)), 1)
+    last_logits(toy, torch.randint(3, VOCAB, (2, 5)), 1)
+    assert [dict(block._forward_pre_hooks) for block in toy.blocks] == hooks
+    assert not toy.unembed._forward_pre_hooks
+
+
+def test_an_edit_at_work_is_in_both_calls_of_the_last_block(shared):
+    model = shared("bridge", "llama-grouped", torch.float64)
+    tokens = torch.randint(3, VOCAB, (2, 7), generator=torch.Generator().manual_seed(1))
+    seen, replayer = record(model, tokens, 1), Replayer(model)
+    for site in ("blocks.2.attn.W_K", "blocks.2.attn.W_V", "blocks.2.attn.W_Q", "blocks.2.attn.W_O.1"):
+        with tlt.truncated(model, tlt.Cut(site, 0.2)):
+            found = replayer.upwards(0, seen.start, seen.passed)
+            wanted = model(tokens)[:, -1:].detach()
+        assert log_probability_gap(found, wanted) < 1e-9, site
