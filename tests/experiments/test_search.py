@@ -165,7 +165,7 @@ def test_an_interrupted_search_goes_on(model, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             tlt.search(model, pairs_task(), greedy=2, run_dir=tmp_path, **options())
     looks = sorted(path.name for path in tmp_path.iterdir())
-    assert looks[0] == "00-cut 1 on 8"
+    assert looks[0] == "00-cut-1-on-8"
     assert not (tmp_path / "search.json").exists()
     before = (tmp_path / looks[0] / "settings.jsonl").read_bytes()
     resumed = tlt.search(model, pairs_task(), greedy=2, run_dir=tmp_path, **options())

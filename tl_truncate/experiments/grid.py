@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from tl_truncate.surgery.controls import NormMatched, RandomSubspace
-from tl_truncate.surgery.cut import Cut, SiteCut, kept_components
+from tl_truncate.surgery.cut import Cut, SiteCut, kept_components, require_sketchable
+from tl_truncate.surgery.hooks import active_cuts, require_no_overlap
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
@@ -45,8 +46,13 @@ def make_grid(
         if twice:
             raise ValueError(f"Each {kind} of a sweep must be given once, got {twice[0]} twice.")
     cuts: list[SiteCut] = []
+    around = [cut.site for cut in active_cuts(model)]
     for site in chosen:
-        shape = locate(model, site).shape
+        linear = locate(model, site)
+        require_no_overlap([*around, site])
+        if any(isinstance(rule, LaserCompat) for rule in rules):
+            require_sketchable(linear)
+        shape = linear.shape
         for rule in rules:
             cuts.append(Cut(site, rule))
             if _count(rule, shape, site) not in (0, min(shape)):

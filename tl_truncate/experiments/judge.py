@@ -87,7 +87,8 @@ class Judge:
             The candidates, best first.
         """
         some = [task.subset(range(min(prompts, len(task)))) for task in self.tasks]
-        folder = None if self.run_dir is None else self.run_dir / f"{len(self.looks):02d}-{label}"
+        name = f"{len(self.looks):02d}-{label.replace(' ', '-')}"
+        folder = None if self.run_dir is None else self.run_dir / name
         with truncated(self.model, around):
             result = sweep_cuts(
                 self.model,

@@ -185,16 +185,25 @@ def _no_directions(linear: Linear) -> torch.Tensor:
 
 
 def _sketch(linear: Linear, keep: LaserCompat) -> Edit:
+    require_sketchable(linear)
     weight = linear.weight()
     left, right = keep.factors(weight)
     if weight.shape[1] >= weight.shape[0]:
         return Projection(right, keeps=True)  # the sketch was taken on the output side
-    if linear.input is None:
+    return Replacement(left, right)
+
+
+def require_sketchable(linear: Linear) -> None:
+    """Refuses `LaserCompat` where its sketch would need an input that has no hook point.
+
+    Raises:
+        ValueError: if it would.
+    """
+    if linear.shape[1] < linear.shape[0] and linear.input is None:
         raise ValueError(
             f"LaserCompat on {linear.site} needs the linear's input, which HookedTransformer has no "
             "hook point for. Load the model as a TransformerBridge, or use Fraction(rho)."
         )
-    return Replacement(left, right)
 
 
 class Cuts(tuple[SiteCut, ...]):

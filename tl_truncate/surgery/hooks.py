@@ -34,7 +34,7 @@ def _surgeons(model: Any, cuts: Sequence[SiteCut]) -> list[Surgeon]:
     """Everything that can fail, before the first hook is placed."""
     linears = [locate(model, cut.site) for cut in cuts]
     active = list(_active.get(model, ()))
-    _require_no_overlap([*(surgeon.linear.site for surgeon in active), *(cut.site for cut in cuts)])
+    require_no_overlap([*(surgeon.linear.site for surgeon in active), *(cut.site for cut in cuts)])
     if cuts:
         warn_if_processed(model)
     made: list[Surgeon] = []
@@ -43,10 +43,13 @@ def _surgeons(model: Any, cuts: Sequence[SiteCut]) -> list[Surgeon]:
     return made
 
 
-def _require_no_overlap(sites: Sequence[Site]) -> None:
+def require_no_overlap(sites: Sequence[Site]) -> None:
     """Refuses a joint cut of an attention matrix together with a cut of one of its heads.
 
     The two spectra belong to different matrices, so the order of the cuts would decide the result.
+
+    Raises:
+        ValueError: if there is such a pair.
     """
     joint = {(site.layer, site.matrix) for site in sites if site.head is None}
     for site in sites:
