@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tl_truncate.experiments.evaluate import Scores
+from tl_truncate.experiments.evaluate import Metric, Scores
 from tl_truncate.experiments.judge import Combine, Objective
 from tl_truncate.experiments.side_effects import SideEffects
 from tl_truncate.experiments.statistics import Estimate
@@ -73,7 +73,9 @@ class SearchResult:
         return task
 
     def summary(self) -> pd.DataFrame:
-        """One row per task: uncut and cut value, change with its interval, optimism, controls."""
+        """One row per task: uncut and cut value, change with its interval, optimism, controls, and what
+        became of the other metrics.
+        """
         rows = []
         for name, scores in self.test.items():
             change = self.change(name)
@@ -89,6 +91,8 @@ class SearchResult:
             )
             for kind, by_task in self.controls.items():
                 row[kind] = float(_change(by_task[name], self.objective))
+            for metric in _others(self.objective):
+                row[f"{metric}_change"] = float(_change(scores, metric))
             rows.append(row)
         return pd.DataFrame(rows).set_index("task")
 
@@ -121,6 +125,8 @@ class SearchResult:
                 f"{name}: {change} on {change.n} test prompts ({verdict}); optimism "
                 f"{self.optimism(name):+.3f}"
             )
+            others = [f"{m} {_change(self.test[name], m)}" for m in _others(self.objective)]
+            lines.append(f"  with it: {', '.join(others)}")
             for kind, by_task in self.controls.items():
                 lines.append(f"  {kind}: {_change(by_task[name], self.objective)}")
         if self.cost is not None:
@@ -131,7 +137,13 @@ class SearchResult:
         return str(self)
 
 
-def _change(scores: Scores, objective: Objective) -> Estimate:
+def _change(scores: Scores, metric: Metric) -> Estimate:
     if scores.baseline is None:
         return Estimate(0.0, low=0.0, high=0.0, se=0.0, n=len(scores.frame))
-    return scores.change(objective)
+    return scores.change(metric)
+
+
+def _others(objective: Metric) -> list[Metric]:
+    """A rise of one metric can hide the fall of another."""
+    shown: tuple[Metric, ...] = ("accuracy", "p_in_context", "p_global", "logit_diff")
+    return [metric for metric in shown if metric != objective]
