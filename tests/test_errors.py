@@ -195,8 +195,9 @@ def test_nothing_runs_before_the_error(toy, drinks, passes):
     assert passes == []
 
 
-def test_a_model_without_a_tokenizer(shared):
+def test_a_model_without_a_tokenizer(shared, monkeypatch):
     model = shared("bridge", "no-norm")
+    monkeypatch.setattr(model, "tokenizer", None)
     with pytest.raises(ValueError, match=r"must have a tokenizer to read a task's prompts, got none"):
         tlt.evaluate(model, task())
 
