@@ -12,6 +12,8 @@ from tl_truncate.weights.site import Site
 
 # Copies of a block's widest values and of its residual stream that are alive at once in a pass.
 _WIDE, _STREAM, _SCORES = 4, 8, 4
+# What the allocator and small things take, measured beside small plans.
+_OVERHEAD = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _estimate(
     return Memory(
         streams=2 * tokens * d_model * item,
         states=(tokens if remembers else largest) * state,
-        in_flight=copies * (largest * per_token + answers * vocabulary * (item + 8)),
+        in_flight=_OVERHEAD + copies * (largest * per_token + answers * vocabulary * (item + 8)),
         # The factors, and the vectors that the edits take from them.
         factors=max((n_in + 3 * n_out) * min(n_in, n_out) for n_in, n_out in shapes) * stored,
     )

@@ -110,16 +110,10 @@ def search(
         best = laser(judge, grid, greedy=greedy)
     else:
         best = halving(judge, grid, greedy=greedy, budget=budget, seed=seed)
-    settings = dict(
-        method=method,
-        greedy=greedy,
-        budget=budget,
-        test_fraction=test_fraction,
-        seed=seed,
-        grid=f"{len(grid)} settings",
-        sites=sorted({str(cut.site) for cut in grid}),
-        keeps=[repr(keep) for keep in keeps],
+    settings: dict[str, Any] = dict(
+        method=method, greedy=greedy, budget=budget, test_fraction=test_fraction, seed=seed
     )
+    settings.update(_asked(grid, keeps))
     cuts = Cuts() if best is None else best.cuts
     looks = pd.DataFrame(judge.looks)
     cost = _cost(model, cuts, texts, prepend_bos)
@@ -129,6 +123,12 @@ def search(
         with replacing(folder / "search.json") as path:
             path.write_text(json.dumps(result.to_json(), indent=2) + "\n")
     return result
+
+
+def _asked(grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float]) -> dict[str, Any]:
+    """What was searched, as plain data."""
+    sites = sorted({str(cut.site) for cut in grid})
+    return dict(grid=f"{len(grid)} settings", sites=sites, keeps=[repr(keep) for keep in keeps])
 
 
 def _check_choices(objective: str, combine: str, method: str, budget: Any, test_fraction: Any) -> None:
