@@ -6,7 +6,6 @@ cost in perplexity on running text. About two minutes a task and cut.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -33,10 +32,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts")
     parser.add_argument("--greedy", type=int, default=1)
     parser.add_argument("--objective", default="logit_diff")
     parser.add_argument("--tasks", nargs="*", default=TASKS)
-    parser.add_argument("--out", type=Path, help="a folder for each search's run and results")
+    parser.add_argument(
+        "--out", type=Path, help="a folder for each search's run; given again, it goes on"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = tlt.load_model("demo")
@@ -45,7 +47,7 @@ def main() -> None:
         start = time.perf_counter()
         found = tlt.search(
             model,
-            make_task(name, options.n, 0, model),
+            make_task(name, options.n, options.seed, model),
             sites=sites,
             greedy=options.greedy,
             objective=options.objective,
@@ -53,8 +55,6 @@ def main() -> None:
             progress=False,
         )
         print(f"\n{name} ({time.perf_counter() - start:.0f} s)\n{found}", flush=True)
-        if options.out:
-            (options.out / f"{name}.json").write_text(json.dumps(found.to_json()))
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ class Attribution:
     Every number here is an **estimate**, exact only to first order in what is removed. Known limits: the
     less is removed, the better. On SmolLM2-135M and indirect objects the predicted order of cuts agrees
     with the exact one by a Spearman correlation of .97 where 95% is kept and .90 where 90% is kept
-    (`benchmarks/attribute.py`); with other prompts it was .60 where 75% is kept. Layer 0 breaks it. A
-    small prediction is no promise, since effects of the second order do not show: a true effect of .6
-    nats has been seen behind a prediction below .02. Screen with it, and run `sweep` on what it finds.
+    (`benchmarks/attribute.py`), but that is a property of a model and its prompts. Layer 0, from which
+    every later block reads, is where an expansion to first order is least to be trusted. A small
+    prediction is no promise, since effects of the second order do not show in it: read none as
+    "nothing happens". Screen with it, and run `sweep` on what it finds.
 
     Attributes:
         metric: that changes, `logit_diff` in nats or a probability.
