@@ -170,6 +170,15 @@ def test_the_demo_writes_a_table_a_record_and_a_picture(tmp_path, monkeypatch, d
     assert len(picture) > 10_000
 
 
+def test_a_sweep_of_single_heads_has_no_picture(folder, task_file, tmp_path):
+    out = tmp_path / "heads"
+    arguments = ["--site", "blocks.0.attn.W_V.1", "--keep", "0.5", "--out", str(out)]
+    result = run("sweep", "-m", folder, "--task", task_file, *arguments)
+    assert "table.csv" in result.stdout
+    assert "heatmap" not in result.stdout
+    assert {path.name for path in out.iterdir()} == {"run", "table.csv"}
+
+
 def test_sweep_plot_and_resume(folder, task_file, drinks, tmp_path):
     """Stopped with SIGKILL, resumed, read again and drawn: the table is the library's."""
     import os

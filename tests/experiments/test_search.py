@@ -2,12 +2,13 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.experiments.judge import split_task
+from tl_truncate.experiments.judge import Split, split_task
 
 NAMES = ["Mary", "John", "Paris", "London", "Rome", "France", "Italy"]
 KEEPS = [0.0, 0.2, 0.5]
@@ -88,6 +89,9 @@ def test_the_test_prompts_have_no_say(model, monkeypatch):
     """Turning the test prompts' answers round changes the report, and not the choice."""
     task = pairs_task()
     split = split_task(task, test_fraction=0.5, seed=0)
+    turned = Split(
+        split.validation, replace(split.test, in_context=[" the"] * 18, global_=split.test.in_context)
+    )
     assert not set(split.test.prompts) & set(split.validation.prompts)
     assert len(split.test) + len(split.validation) == len(task)
     found = tlt.search(model, task, **options())
@@ -100,6 +104,11 @@ def test_the_test_prompts_have_no_say(model, monkeypatch):
     assert found.optimism() == pytest.approx(optimism)
     assert found.survives == (change.low > 0)
     assert f"{found.optimism():+.3f}" in str(found)
+
+    monkeypatch.setattr("tl_truncate.experiments.search.split_task", lambda *_, **__: turned)
+    other = tlt.search(model, task, **options())
+    assert other.cuts == found.cuts
+    assert float(other.change()) == pytest.approx(-float(found.change()), abs=1e-6)
 
 
 def test_controls_stand_beside(model):

@@ -24,9 +24,13 @@ from tl_truncate.cli.parse import parse_cut
 from tl_truncate.cli.tasks import check_task_name, make_task
 from tl_truncate.experiments.evaluate import METRICS, Scores, evaluate
 from tl_truncate.models import Backend
-from tl_truncate.surgery.controls import NormMatched, RandomSubspace
-from tl_truncate.surgery.cut import Cuts, SiteCut
-from tl_truncate.weights.keep import Keep
+from tl_truncate.surgery.controls import NormMatched, RandomSubspace, control_of
+from tl_truncate.surgery.cut import Cuts
+
+_CONTROLS: dict[str, type[RandomSubspace] | type[NormMatched]] = {
+    "random subspace": RandomSubspace,
+    "norm matched": NormMatched,
+}
 
 
 @app.command("evaluate")
@@ -70,19 +74,13 @@ def evaluate_command(
     scores = {"cut" if chosen else "uncut": evaluate(loaded, prompts, chosen, **options)}
     if chosen and controls:
         options["baseline"] = scores["cut"].baseline
-        for name, control in (("random subspace", RandomSubspace), ("norm matched", NormMatched)):
-            placebo = [_control(control, each, seed) for each in chosen]
+        for name, control in _CONTROLS.items():
+            placebo = [control_of(control, each, seed=seed) for each in chosen]
             scores[name] = evaluate(loaded, prompts, placebo, **options)
     if as_json:
         typer.echo(json.dumps({name: each.to_json() for name, each in scores.items()}, indent=2))
     else:
         console.print(_scores_table(scores))
-
-
-def _control(kind: Any, cut: SiteCut, seed: int) -> SiteCut:
-    keep: Keep | int = getattr(cut, "keep", 0)
-    control: SiteCut = kind(cut.site, keep, seed, strength=cut.strength)
-    return control
 
 
 def _scores_table(scores: dict[str, Scores]) -> Table:

@@ -100,10 +100,12 @@ def sweep_command(
 
     with replacing(out / "table.csv") as path:
         result.frame.to_csv(path, index=False)
-    for place, each in enumerate(result.tasks):
-        save(
-            heatmap(result, task=each.name), out / f"heatmap{'' if place == 0 else f'-{each.name}'}.png"
-        )
+    pictures = []
+    # Single heads have no place in a picture of whole matrices.
+    for place, each in enumerate(result.tasks if result.frame["head"].isna().any() else ()):
+        name = f"heatmap{'' if place == 0 else f'-{each.name}'}.png"
+        save(heatmap(result, task=each.name), out / name)
+        pictures.append(name)
     if as_json:
         typer.echo(json.dumps(result.frame.to_dict(orient="records"), indent=2))
         return
@@ -111,7 +113,7 @@ def sweep_command(
         console.print(_largest(result, each.name))
     console.print(
         "Rows are picked by looking at these prompts: test a pick on prompts of its own, as "
-        f"`tl-truncate search` does.\nWritten: {out}/run, table.csv, heatmap.png"
+        f"`tl-truncate search` does.\nWritten: {', '.join([f'{out}/run', 'table.csv', *pictures])}"
     )
 
 

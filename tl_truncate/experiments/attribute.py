@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_truncate.checks import positive
 from tl_truncate.experiments.answers import Batch, plan_batches
 from tl_truncate.experiments.attribution import Attribution
 from tl_truncate.experiments.evaluate import check_model, check_task
 from tl_truncate.experiments.record import make_record
-from tl_truncate.experiments.statistics import check_count
 from tl_truncate.replay.calls import unembedding_only
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.edit import in_compute_precision
@@ -78,7 +78,7 @@ def attribute(
     """
     check_task(task)
     check_model(model)
-    check_count("batch_size", batch_size)
+    positive("batch_size", batch_size)
     if metric not in get_args(Differentiable):
         raise ValueError(f"metric must be one of {', '.join(get_args(Differentiable))}, got {metric!r}.")
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]

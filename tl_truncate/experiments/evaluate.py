@@ -8,6 +8,7 @@ import pandas as pd
 from torch import nn
 from tqdm.auto import tqdm
 
+from tl_truncate.checks import positive
 from tl_truncate.experiments.answers import Outcome, Sheet, plan_batches
 from tl_truncate.experiments.record import Record, make_record
 from tl_truncate.experiments.statistics import Estimate, bootstrap_mean
@@ -224,8 +225,7 @@ def check_model(model: Any) -> None:
 
 def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
     check_task(task)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer from 1 up, got {batch_size!r}.")
+    positive("batch_size", batch_size)
     check_model(model)
 
 
@@ -267,11 +267,11 @@ def _score(
         for batch in batches:
             sheet.fill(batch, last_logits(model, batch.tokens, batch.positions))
             bar.update(len(batch.rows))
-    return score_frame(task, encoded, sheet.outcomes()[0])
+    return score_frame(task, [len(each.prompt) for each in encoded.prompts], sheet.outcomes()[0])
 
 
-def score_frame(task: Task, encoded: EncodedTask, outcome: Outcome) -> pd.DataFrame:
+def score_frame(task: Task, n_tokens: Sequence[int], outcome: Outcome) -> pd.DataFrame:
     """One row per prompt: the texts, the metrics, and n_tokens."""
     frame = pd.concat([task.to_frame(), outcome.metrics()], axis=1)
-    frame["n_tokens"] = [len(each.prompt) for each in encoded.prompts]
+    frame["n_tokens"] = n_tokens
     return frame

@@ -8,15 +8,15 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from tl_truncate.checks import positive
 from tl_truncate.experiments.evaluate import Scores, evaluate
 from tl_truncate.experiments.grid import make_grid
 from tl_truncate.experiments.judge import Combine, Judge, Objective, Split, split_task
 from tl_truncate.experiments.search_result import SearchResult
 from tl_truncate.experiments.side_effects import SideEffects, sample_texts, side_effects
-from tl_truncate.experiments.statistics import check_count
 from tl_truncate.experiments.strategies import halving, laser
 from tl_truncate.experiments.sweep import KEEPS, check_tasks
-from tl_truncate.surgery.controls import NormMatched, RandomSubspace
+from tl_truncate.surgery.controls import NormMatched, RandomSubspace, control_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
@@ -25,6 +25,8 @@ from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.site import Site
 
 Method = Literal["halving", "laser"]
+
+_CONTROLS = (RandomSubspace, NormMatched)
 
 
 def search(
@@ -89,7 +91,7 @@ def search(
         (True, ['drink'])
     """
     tasks = check_tasks(model, task)
-    check_count("greedy", greedy)
+    positive("greedy", greedy)
     _check_choices(objective, combine, method, budget, test_fraction)
     splits = [split_task(each, test_fraction=test_fraction, seed=seed) for each in tasks]
     for each in tasks:
@@ -173,15 +175,10 @@ def _report(
     }
     test = {split.test.name: evaluate(model, split.test, cuts, **options) for split in splits}
     controls: dict[str, dict[str, Scores]] = {}
-    for kind in (RandomSubspace, NormMatched) if cuts else ():
-        placebo = [_control(kind, cut, int(settings["seed"])) for cut in cuts]
+    for kind in _CONTROLS if cuts else ():
+        placebo = [control_of(kind, cut, seed=int(settings["seed"])) for cut in cuts]
         controls[kind.__name__] = {
             name: evaluate(model, split.test, placebo, baseline=test[name].baseline, **options)
             for name, split in zip(names, splits, strict=True)
         }
     return SearchResult(cuts, objective, combine, validation, test, controls, cost, looks, settings)
-
-
-def _control(kind: Any, cut: SiteCut, seed: int) -> SiteCut:
-    control: SiteCut = kind(cut.site, getattr(cut, "keep", 0), seed, strength=cut.strength)
-    return control

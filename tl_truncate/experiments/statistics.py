@@ -139,14 +139,3 @@ def bootstrap_ratio(
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     se = ratios.std(ddof=1) if n > 1 else float("nan")
     return Estimate(sums.sum() / weights.sum(), low=low, high=high, se=se, n=n)
-
-
-def check_count(name: str, value: Any) -> int:
-    """Checks a whole number from 1 up.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer from 1 up, got {value!r}.")
-    return value

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from tl_truncate.checks import positive
 from tl_truncate.experiments.answers import Outcome
 from tl_truncate.experiments.engine import Engine
 from tl_truncate.experiments.evaluate import METRICS, Metric, check_model, check_task
@@ -15,7 +16,6 @@ from tl_truncate.experiments.grid import Control, kept_rank, make_grid, setting_
 from tl_truncate.experiments.memory import Plan, make_plan
 from tl_truncate.experiments.record import Record, make_record
 from tl_truncate.experiments.run_folder import RunFolder
-from tl_truncate.experiments.statistics import check_count
 from tl_truncate.experiments.sweep_result import Setting, SweepResult, build_result
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
@@ -133,7 +133,7 @@ def sweep_cuts(
     """`sweep` over a list of cuts instead of a grid; the arguments are those of `sweep`."""
     _check_metrics(metrics)
     for name, value in (("batch_size", batch_size), ("tokens_in_flight", tokens_in_flight)):
-        check_count(name, value)
+        positive(name, value)
     encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
     plan = make_plan(
         model,

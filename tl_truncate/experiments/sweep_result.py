@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.answers import Outcome
-from tl_truncate.experiments.evaluate import Metric, Scores
+from tl_truncate.experiments.evaluate import Metric, Scores, score_frame
 from tl_truncate.experiments.grid import keep_value, setting_key
 from tl_truncate.experiments.record import Record
 from tl_truncate.experiments.run_folder import RunFolder
@@ -226,8 +226,7 @@ def build_result(
     tasks = tuple(Task.from_json(each) for each in manifest["tasks"])
     baselines = {}
     for task, data in zip(tasks, baseline, strict=True):
-        frame = pd.concat([task.to_frame(), Outcome.from_json(data["outcome"]).metrics()], axis=1)
-        frame["n_tokens"] = data["n_tokens"]
+        frame = score_frame(task, data["n_tokens"], Outcome.from_json(data["outcome"]))
         record = Record.from_json(data["record"])
         baselines[task.name] = Scores(frame, record, resamples=manifest["resamples"])
     grid = tuple(SiteCut.from_json(each) for each in manifest["grid"])

@@ -136,6 +136,18 @@ class Ablated(SiteCut):
         return nothing_but_bias(locate(model, self.site))
 
 
+def control_of(
+    kind: type[RandomSubspace] | type[NormMatched], cut: SiteCut, *, seed: int
+) -> RandomSubspace | NormMatched:
+    """The control of a kind that removes as much as a cut does.
+
+    Example:
+        >>> control_of(RandomSubspace, tlt.Cut("blocks.3.mlp.W_out", keep=8), seed=1)
+        RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)
+    """
+    return kind(cut.site, getattr(cut, "keep", 0), seed, strength=cut.strength)
+
+
 def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float[Tensor, " removed"]:
     """How much of each direction to remove, in order, so that `sum w_i^2 e_i = target`.
 

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tl_truncate.checks import positive
 from tl_truncate.tasks.task import Task
-from tl_truncate.tasks.words import positive
 
 
 def read_counterfact(

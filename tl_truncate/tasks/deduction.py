@@ -3,15 +3,15 @@
 import random
 from typing import Any
 
-from tl_truncate.tasks.generate import Example, alternate, generate, split_words
+from tl_truncate.tasks.generate import Example, alternate, generate
 from tl_truncate.tasks.ioi import NAMES
 from tl_truncate.tasks.task import Task
 
-KINDS = split_words("cat dog horse rabbit wolf fox bear tiger lion goat duck frog")
-GROUPS = split_words("runner hunter climber swimmer singer dancer dreamer traveler reader walker")
-QUALITIES = split_words(
+KINDS = "cat dog horse rabbit wolf fox bear tiger lion goat duck frog".split()
+GROUPS = "runner hunter climber swimmer singer dancer dreamer traveler reader walker".split()
+QUALITIES = (
     "tired happy rich poor brave quiet angry lazy strong young hungry kind honest careful famous clever"
-)
+).split()
 TEMPLATES = (
     "All {kind}s are {group}s. All {group}s are {quality}. So all {kind}s are",
     "Every {kind} is a {group}. Every {group} is {quality}. {name} is a {kind}. Therefore, {name} is",

@@ -3,8 +3,9 @@
 import random
 from typing import Any
 
+from tl_truncate.checks import positive
 from tl_truncate.tasks.task import Task
-from tl_truncate.tasks.words import positive, token_count
+from tl_truncate.tasks.words import token_count
 
 # Each line: a subject and its answer.
 CAPITALS = """

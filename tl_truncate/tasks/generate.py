@@ -4,8 +4,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tl_truncate.checks import positive
 from tl_truncate.tasks.task import Task
-from tl_truncate.tasks.words import positive, token_count
+from tl_truncate.tasks.words import token_count
 
 #: A prompt, its in-context answer and its global answer.
 Example = tuple[str, str, str]
@@ -64,11 +65,6 @@ def _fits(example: Example, tokenizer: Any | None) -> bool:
     prompt, *answers = example
     before = token_count(prompt, tokenizer)
     return all(token_count(prompt + answer, tokenizer) == before + 1 for answer in answers)
-
-
-def split_words(text: str) -> list[str]:
-    """Words of a pool written as one text."""
-    return text.split()
 
 
 def article(word: str) -> str:

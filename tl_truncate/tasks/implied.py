@@ -3,20 +3,20 @@
 import random
 from typing import Any
 
-from tl_truncate.tasks.generate import Example, alternate, article, generate, split_words
+from tl_truncate.tasks.generate import Example, alternate, article, generate
 from tl_truncate.tasks.task import Task
 
 #: Members of kinds; that they belong there is never said in a prompt.
 KINDS = {
-    "bird": split_words("sparrow eagle robin crow owl duck hawk pigeon"),
-    "fish": split_words("salmon trout shark tuna"),
-    "fruit": split_words("apple banana peach cherry plum"),
-    "tool": split_words("hammer wrench drill shovel saw"),
-    "tree": split_words("oak pine maple willow birch"),
-    "insect": split_words("bee ant beetle mosquito butterfly"),
-    "vegetable": split_words("carrot onion cabbage potato"),
+    "bird": "sparrow eagle robin crow owl duck hawk pigeon".split(),
+    "fish": "salmon trout shark tuna".split(),
+    "fruit": "apple banana peach cherry plum".split(),
+    "tool": "hammer wrench drill shovel saw".split(),
+    "tree": "oak pine maple willow birch".split(),
+    "insect": "bee ant beetle mosquito butterfly".split(),
+    "vegetable": "carrot onion cabbage potato".split(),
 }
-COLOURS = split_words("red blue green white black yellow")
+COLOURS = "red blue green white black yellow".split()
 TEMPLATES = (
     "Rule: {first} is painted {colour}; {second} is painted {other}. So the {item} is painted",
     "Rule: {first} is colored {colour}; {second} is colored {other}. So the {item} is colored",

@@ -2,8 +2,8 @@
 
 import random
 
+from tl_truncate.checks import positive
 from tl_truncate.tasks.task import Task
-from tl_truncate.tasks.words import positive
 
 
 def induction(

@@ -3,8 +3,9 @@
 import random
 from typing import Any
 
+from tl_truncate.checks import positive
 from tl_truncate.tasks.task import Task
-from tl_truncate.tasks.words import positive, single_token_words
+from tl_truncate.tasks.words import single_token_words
 
 NAMES = [
     "Mary",

@@ -3,14 +3,14 @@
 import random
 from typing import Any
 
-from tl_truncate.tasks.generate import Example, alternate, generate, split_words
+from tl_truncate.tasks.generate import Example, alternate, generate
 from tl_truncate.tasks.ioi import NAMES
 from tl_truncate.tasks.task import Task
 
-ROLES = split_words(
+ROLES = (
     "doctor teacher lawyer driver singer writer painter nurse farmer baker pilot soldier sailor manager "
     "captain judge"
-)
+).split()
 TEMPLATES = (
     "{a} is the {role}. {b} is the {other}. So the {asked} is",
     "In this village, {a} is the {role} and {b} is the {other}. The {asked} is called",

@@ -3,12 +3,12 @@
 import random
 from typing import Any
 
-from tl_truncate.tasks.generate import Example, alternate, generate, split_words
+from tl_truncate.tasks.generate import Example, alternate, generate
 from tl_truncate.tasks.ioi import NAMES
 from tl_truncate.tasks.task import Task
 
-CITIES = split_words("Paris London Rome Berlin Madrid Moscow Tokyo Dublin Vienna Lisbon Athens Oslo")
-COLOURS = split_words("red blue green white black yellow")
+CITIES = "Paris London Rome Berlin Madrid Moscow Tokyo Dublin Vienna Lisbon Athens Oslo".split()
+COLOURS = "red blue green white black yellow".split()
 _ROWS = 3
 TEMPLATES = (
     "Name | City | Color\n{rows}\n\n{name} lives in",

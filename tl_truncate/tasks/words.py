@@ -32,14 +32,3 @@ def single_token_words(
 def token_count(text: str, tokenizer: Any) -> int:
     """How many tokens a text has, without special tokens."""
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def positive(name: str, value: Any) -> int:
-    """Checks a number of prompts.
-
-    Raises:
-        ValueError: if it is not an integer from 1 up.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer from 1 up, got {value!r}.")
-    return value
