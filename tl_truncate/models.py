@@ -174,7 +174,7 @@ def _load_bridge(wanted: _Wanted) -> Any:
     return model
 
 
-def _hooked_transformer() -> Any:
+def hooked_transformer() -> Any:
     try:
         from transformer_lens import HookedTransformer
     except ImportError:
@@ -189,7 +189,7 @@ def _hooked_transformer() -> Any:
 
 
 def _load_hooked(wanted: _Wanted) -> Any:
-    cls = _hooked_transformer()
+    cls = hooked_transformer()
     if wanted.local:
         return _load_hooked_neox(cls, wanted)
     options: dict[str, Any] = {"dtype": wanted.dtype, "device": wanted.device}
