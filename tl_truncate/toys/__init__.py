@@ -1,16 +1,27 @@
-"""Worlds small enough to solve: noisy in-context recall, associative memory, gradient noise, a nano-Pythia."""
+"""Worlds small enough to solve: in-context recall, associative memory, first gradients, nano-Pythia."""
 
 from tl_truncate.toys.bigrams import BigramTable
+from tl_truncate.toys.gradients import gradient_noise, one_step_margins
+from tl_truncate.toys.memory import AssociativeMemory
+from tl_truncate.toys.memory_phases import memory_phases
+from tl_truncate.toys.nano import NanoConfig, NanoRun, nano_pythia
 from tl_truncate.toys.recall import RecallRun, recall_task, train_recall
 from tl_truncate.toys.recall_config import RecallConfig
 from tl_truncate.toys.recall_data import RecallBatch, RecallData
 
 __all__ = [
+    "AssociativeMemory",
     "BigramTable",
+    "NanoConfig",
+    "NanoRun",
     "RecallBatch",
     "RecallConfig",
     "RecallData",
     "RecallRun",
+    "gradient_noise",
+    "memory_phases",
+    "nano_pythia",
+    "one_step_margins",
     "recall_task",
     "train_recall",
 ]

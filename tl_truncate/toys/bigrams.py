@@ -57,7 +57,8 @@ class BigramTable:
         table = np.asarray(counts, dtype=np.float64)
         if table.shape != (len(tokens), len(tokens)) or (table < 0).any() or table.sum() == 0:
             raise ValueError(
-                f"counts must be {len(tokens)} rows of as many numbers from 0 up, got shape {table.shape}."
+                f"counts must be {len(tokens)} rows of as many numbers from 0 up, got shape "
+                f"{table.shape}."
             )
         rows = table.sum(1, keepdims=True)
         conditional = np.where(rows > 0, table / np.maximum(rows, 1), 1 / len(tokens))
@@ -112,7 +113,7 @@ class BigramTable:
 
     @classmethod
     def english(cls) -> "BigramTable":
-        """The character bigrams of the King James Bible (1769, public domain), which ship with the package.
+        """The character bigrams of the King James Bible (1769, public domain), as they ship.
 
         Example:
             >>> table = BigramTable.english()

@@ -1,10 +1,10 @@
-"""A small English whose statistics are known: indirect objects, facts, and determiners after prepositions.
+"""A small English with known statistics: indirect objects, facts, and determiners after prepositions.
 
 Wherever a name or a fact could be worked out, a determiner phrase stands instead half of the time: *John
-gave a drink to Mary.* or *John gave a drink to the teacher.*, *Madrid is located in Spain.* or *Madrid is
-located in the north.* What follows *to* and *in* is therefore a determiner most of the time, whatever came
-before; the name or the fact can only be had from the whole sentence. Templates and words are those of the
-tasks `ioi` and `factual_recall`, so both can be asked of a model that was trained on it.
+gave a drink to Mary.* or *John gave a drink to the teacher.*, *Madrid is located in Spain.* or *Madrid
+is located in the north.* What follows *to* and *in* is therefore a determiner most of the time, whatever
+came before; the name or the fact can only be had from the whole sentence. Templates and words are those
+of the tasks `ioi` and `factual_recall`, so both can be asked of a model that was trained on it.
 """
 
 import random

@@ -4,7 +4,6 @@ The folder of a run is laid out as the Pythia repositories are, one `step<N>` fo
 loaded by the same code: `load_model(folder, checkpoint=N)`.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_truncate.checks import positive
@@ -109,7 +109,9 @@ def nano_pythia(
     Source: the architecture is that of Pythia (Biderman et al. 2023); the data are this package's own.
     """
     config = NanoConfig() if config is None else config
-    steps = _check_checkpoints(_default_steps(config.steps) if checkpoints is None else checkpoints, config)
+    steps = _check_checkpoints(
+        _default_steps(config.steps) if checkpoints is None else checkpoints, config
+    )
     place = Path(folder)
     manifest = dict(kind="nano-pythia", config=asdict(config), checkpoints=steps, versions=versions())
     RunFolder(place).open(manifest, resume=resume)
@@ -168,14 +170,18 @@ def _fresh_model(config: NanoConfig) -> Any:
         return GPTNeoXForCausalLM(settings)
 
 
-def save_checkpoint(model: Any, tokenizer: Any, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+def save_checkpoint(
+    model: Any, tokenizer: Any, folder: Path, *, dtype: torch.dtype | None = None
+) -> None:
     """Writes a Hugging Face folder, under another name first."""
     part = folder.with_name(f"{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.detach().cpu().to(dtype or value.dtype) for name, value in model.state_dict().items()
     }
-    model.save_pretrained(part, state_dict=weights)
+    save_file(weights, part / "model.safetensors", metadata={"format": "pt"})
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(part)
     tokenizer.save_pretrained(part)
     if not folder.exists():  # a resumed run may come to a step again, whose weights are the same
         part.rename(folder)
@@ -228,29 +234,20 @@ def training_tokens(config: NanoConfig, step: int) -> Tensor:
     return torch.tensor(tokens[:wanted]).view(config.batch_size, -1)
 
 
-def read_steps(folder: Path) -> tuple[int, ...]:
-    """The steps that a folder has checkpoints of.
+def ship(
+    run: NanoRun, folder: str | os.PathLike[str], *, steps: Sequence[int] = (64, 512, 1024, 2000)
+) -> None:
+    """Copies some checkpoints of a run in half precision, as the package has them.
 
-    Raises:
-        ValueError: if it has none.
+    Args:
+        run: a finished run.
+        folder: to put them in.
+        steps: which checkpoints.
     """
-    steps = sorted(
-        int(path.name.removeprefix("step"))
-        for path in folder.glob("step*")
-        if path.name.removeprefix("step").isdigit()
-    )
-    if not steps:
-        raise ValueError(f"A folder of checkpoints must hold step0, step1, ..., got {str(folder)!r} without.")
-    return tuple(steps)
+    from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-
-def main() -> None:
-    """Trains the model that ships: `python -m tl_truncate.toys.nano FOLDER [SEED]`."""
-    import sys
-
-    run = nano_pythia(sys.argv[1], NanoConfig(seed=int((sys.argv[2:] or ["0"])[0])), resume=True)
-    print(json.dumps(dict(folder=str(run.folder), checkpoints=run.checkpoints)))
-
-
-if __name__ == "__main__":
-    main()
+    for step in steps:
+        source = str(run.folder / f"step{step}")
+        model = GPTNeoXForCausalLM.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        save_checkpoint(model, tokenizer, Path(folder) / f"step{step}", dtype=torch.float16)

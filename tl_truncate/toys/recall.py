@@ -86,21 +86,24 @@ class RecallRun:
         folder = RunFolder(run_dir)
         manifest = folder.manifest()
         if manifest.get("kind") != "recall":
-            raise ValueError(f"The run folder must be a recall run's, got kind {manifest.get('kind')!r}.")
+            raise ValueError(
+                f"The run folder must be a recall run's, got kind {manifest.get('kind')!r}."
+            )
         return _result(RecallConfig.from_json(manifest["config"]), _Store(folder))
 
     def __str__(self) -> str:
         last = self.history.iloc[-1]
         top = self.config.n_layers - 1
-        dropped = [last[f"{metric}_mlp{top}_dropped"] for metric in ("accuracy", "p_correct", "p_noise")]
+        metrics = ("accuracy", "p_correct", "p_noise")
+        full = [last[metric] for metric in metrics]
+        dropped = [last[f"{metric}_mlp{top}_dropped"] for metric in metrics]
         return "\n".join(
             [
                 f"noisy in-context recall, alpha {self.config.data.alpha}, seed {self.config.seed}, "
                 f"{int(last['step'])} steps",
-                f"  noise learnt (p_noise > {NOISE_LEARNT}) by step {self.noise_learnt}, recall (accuracy > "
-                f"{RECALL_LEARNT}) by step {self.recall_learnt}",
-                f"  in full:         accuracy {last['accuracy']:.3f}, p_correct {last['p_correct']:.3f}, "
-                f"p_noise {last['p_noise']:.3f}",
+                f"  noise learnt (p_noise > {NOISE_LEARNT}) by step {self.noise_learnt}, "
+                f"recall (accuracy > {RECALL_LEARNT}) by step {self.recall_learnt}",
+                "  in full:          accuracy {:.3f}, p_correct {:.3f}, p_noise {:.3f}".format(*full),
                 "  last MLP dropped: accuracy {:.3f}, p_correct {:.3f}, p_noise {:.3f}".format(*dropped),
             ]
         )
@@ -145,7 +148,8 @@ def train_recall(
     steps = _check_steps(_default_steps(config.steps) if checkpoints is None else checkpoints, config)
     store = _Store(None if run_dir is None else RunFolder(run_dir))
     store.open(
-        dict(kind="recall", config=config.to_json(), checkpoints=steps, versions=versions()), resume=resume
+        dict(kind="recall", config=config.to_json(), checkpoints=steps, versions=versions()),
+        resume=resume,
     )
     model = _build(config, device)
     probes = Probes(config.data, config.eval_size, config.seed)
@@ -157,7 +161,9 @@ def train_recall(
     training = Training(
         config.steps,
         make_optimizer(model, config),
-        lambda step: recall_loss(model, config, config.data.sample(config.batch_size, seed=(config.seed, step))),
+        lambda step: recall_loss(
+            model, config, config.data.sample(config.batch_size, seed=(config.seed, step))
+        ),
         config.rate,
         steps,
         visit,
@@ -217,8 +223,8 @@ def recall_task(data: RecallData, n: int = 100, *, seed: int = 0) -> Task:
             break
     else:
         raise ValueError(
-            f"A trigger must end some of the sequences, but {len(prompts)} of {1000 * max(64, 8 * n)} do "
-            "after it has occurred before. Use longer sequences or a more frequent trigger."
+            f"A trigger must end some of the sequences, but {len(prompts)} of {1000 * max(64, 8 * n)} "
+            "do after it has occurred before. Use longer sequences or a more frequent trigger."
         )
     return Task(
         "recall",

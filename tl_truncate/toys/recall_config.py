@@ -130,7 +130,8 @@ class RecallConfig:
         unknown = sorted(set(changes) - in_data - own)
         if unknown:
             raise ValueError(
-                f"A change must be of one of {', '.join(sorted(own | in_data))}, got {', '.join(unknown)}."
+                f"A change must be of one of {', '.join(sorted(own | in_data))}, got "
+                f"{', '.join(unknown)}."
             )
         data = changes.pop("data", self.data)
         data = replace(data, **{name: changes.pop(name) for name in in_data & set(changes)})

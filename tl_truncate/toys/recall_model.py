@@ -1,7 +1,7 @@
 """The two-layer transformer of the recall experiments, as a trainable TransformerLens model.
 
-One head a layer, no LayerNorm, ReLU MLPs, no biases; token, position and output embeddings are random and
-frozen, and the query matrix is the identity.
+One head a layer, no LayerNorm, ReLU MLPs, no biases; token, position and output embeddings are random
+and frozen, and the query matrix is the identity.
 """
 
 import math
@@ -87,8 +87,8 @@ def _native(settings: dict[str, Any]) -> Any:
     boot = getattr(bridges.TransformerBridge, "boot_native", None)
     if boot is None:
         raise ValueError(
-            "backend='bridge' must have a TransformerLens with TransformerBridge.boot_native, such as 3.9; "
-            "got an older one. Use backend='hooked', or upgrade."
+            "backend='bridge' must have a TransformerLens with TransformerBridge.boot_native, such as "
+            "3.9; got an older one. Use backend='hooked', or upgrade."
         )
     from transformer_lens.config import TransformerBridgeConfig
 

@@ -77,7 +77,7 @@ def _step(training: Training, step: int) -> float:
         group["lr"] = training.rate(step)
     loss = training.loss(step)
     training.optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     if training.clip is not None:
         torch.nn.utils.clip_grad_norm_(training.parameters, training.clip)
     training.optimizer.step()
@@ -117,7 +117,8 @@ def load_state(path: Path, training: Training) -> tuple[int, float]:
     stored = {name: each.shape for name, each in content.items() if name.startswith("parameter.")}
     if stored != {name: each.shape for name, each in own.items()}:
         raise ValueError(
-            f"The state must be of the same parameters, got another model's in {path}. Use another folder."
+            f"The state must be of the same parameters, got another model's in {path}. Use another "
+            "folder."
         )
     state: dict[int, dict[str, Any]] = {}
     for name, each in content.items():

@@ -1,0 +1,146 @@
+"""Figures of the small worlds: recall over training, phases of the memory, the first gradients."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tl_truncate.toys.recall import RecallRun
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def recall(run: RecallRun) -> "Figure":
+    """A recall model over training: its predictions, in full and without its last MLP, and its probes.
+
+    Args:
+        run: of `train_recall`.
+
+    Returns:
+        A matplotlib figure of three panels.
+    """
+    from matplotlib.figure import Figure
+
+    top = run.config.n_layers - 1
+    table = run.history
+    figure = Figure(figsize=(11.5, 3.2), layout="constrained", dpi=130)
+    panels = (
+        ("p(correct), p(noise)", {"p_correct": "p(correct)", "p_noise": "p(noise)"}),
+        (
+            "margin of the noise token on the trigger",
+            {
+                "margin_ff0": "first MLP",
+                f"margin_ff{1}": "last MLP",
+                "margin_ff0_ff1": "one after the other",
+            },
+        ),
+        (
+            "attention",
+            {
+                "previous_token": "to the previous token (first layer)",
+                "attention_correct": "to the correct token (last)",
+                "attention_noise": "to the noise token (last)",
+            },
+        ),
+    )
+    for axis, (title, columns) in zip(figure.subplots(1, 3), panels, strict=True):
+        for number, (column, label) in enumerate(columns.items()):
+            axis.plot(table["step"], table[column], color=f"C{number}", label=label)
+            dropped = f"{column}_mlp{top}_dropped"
+            if dropped in table:
+                axis.plot(
+                    table["step"],
+                    table[dropped],
+                    "--",
+                    color=f"C{number}",
+                    label=f"{label}, last MLP dropped",
+                )
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(left=0)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("training step", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.legend(fontsize=7, frameon=False)
+    figure.suptitle(
+        f"noisy in-context recall, alpha {run.config.data.alpha}, seed {run.config.seed}", fontsize=9
+    )
+    return figure
+
+
+def phases(table: pd.DataFrame) -> "Figure":
+    """Which end of the memory's spectrum holds the noise, by n and alpha, a panel for each time.
+
+    Red: the noise is in the top direction, and dropping the top denoises. Blue: it is in the smallest,
+    and keeping the top does.
+
+    Args:
+        table: of `memory_phases`.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    times = sorted(set(table["time"]))
+    figure = Figure(figsize=(3.6 * len(times) + 1, 3.4), layout="constrained", dpi=130)
+    axes = figure.subplots(1, len(times), squeeze=False, sharey=True)[0]
+    for axis, time in zip(axes, times, strict=True):
+        part = table[table["time"] == time].pivot(index="n", columns="alpha", values="ratio")
+        image = axis.imshow(
+            np.log2(part.to_numpy()), origin="lower", aspect="auto", cmap="RdBu_r", norm=Normalize(-4, 4)
+        )
+        for row, values in enumerate(part.to_numpy()):
+            for column, value in enumerate(values):
+                axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=5.5)
+        axis.set_xticks(range(part.shape[1]), [f"{alpha:g}" for alpha in part.columns], fontsize=7)
+        axis.set_yticks(range(part.shape[0]), [str(n) for n in part.index], fontsize=7)
+        axis.set_xlabel("alpha", fontsize=8)
+        axis.set_title(f"time {time:g}", fontsize=9)
+    axes[0].set_ylabel("associations n", fontsize=8)
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.9, extend="both")
+    bar.set_label("log2 of noise over association", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle("singular value of the noise over that of the associations", fontsize=9)
+    return figure
+
+
+def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> "Figure":
+    """Signal-to-noise of the first gradient against batch size, and the margins after one step.
+
+    Args:
+        table: of `gradient_noise`; a panel for each (length, alpha).
+        margins: of `one_step_margins`, for a panel of its own.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    groups = list(table.groupby(["length", "alpha"]))
+    count = len(groups) + (margins is not None)
+    figure = Figure(figsize=(3.6 * count + 0.4, 3.2), layout="constrained", dpi=130)
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis, ((length, alpha), part) in zip(axes, groups, strict=False):
+        for (matrix, direction), line in part.groupby(["matrix", "direction"]):
+            name = f"{matrix.replace('_', '-')}: {direction}"
+            axis.errorbar(
+                line["batch_size"], line["snr"], 2 * line["snr_se"], marker="o", markersize=3, label=name
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_title(f"{length} positions, alpha {alpha:g}", fontsize=9)
+        axis.set_xlabel("sequences in a batch", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[0].set_ylabel("mean / std of the first gradient", fontsize=8)
+    axes[0].legend(fontsize=7, frameon=False)
+    if margins is not None:
+        axis = axes[-1]
+        axis.plot(margins["alpha"], margins["predicted"], "--", color="0.5", label="predicted")
+        axis.plot(margins["alpha"], margins["measured"], "o", markersize=4, label="one step of autograd")
+        axis.set_title("margin of the noise after one step", fontsize=9)
+        axis.set_xlabel("alpha", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.legend(fontsize=7, frameon=False)
+    return figure
