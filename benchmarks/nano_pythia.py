@@ -41,7 +41,8 @@ def main() -> None:
             "cut": found.cuts,
             "random": [control_of(tlt.RandomSubspace, cut, seed=0) for cut in found.cuts],
         }
-        history = tlt.dynamics(run.load, run.checkpoints, test, cuts, progress=False)
+        name = f"nano-pythia, seed {seed}"
+        history = tlt.dynamics(run.load, run.checkpoints, test, cuts, name=name, progress=False)
         print(f"\nseed {seed}: {found.cuts}\n{history}")
         for metric in ("p_global", "p_in_context"):
             print(f"  {metric} > {LEARNT} first at step {history.first_step(metric, LEARNT)}")

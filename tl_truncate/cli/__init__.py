@@ -1,6 +1,6 @@
-"""The command line: `tl-truncate demo | evaluate | sweep | search | attribute | ...`."""
+"""The command line: `tl-truncate demo | evaluate | sweep | search | dynamics | toy | ...`."""
 
-from tl_truncate.cli import cache, demo, evaluate, search, spectrum, sweep
+from tl_truncate.cli import cache, demo, dynamics, evaluate, search, spectrum, sweep, toy
 from tl_truncate.cli.app import app
 
-__all__ = ["app", "cache", "demo", "evaluate", "search", "spectrum", "sweep"]
+__all__ = ["app", "cache", "demo", "dynamics", "evaluate", "search", "spectrum", "sweep", "toy"]

@@ -25,6 +25,7 @@ def dynamics(
     task: Task,
     cuts: AnyCuts | Mapping[str, AnyCuts] = (),
     *,
+    name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = True,
     prepend_bos: bool | None = None,
@@ -42,6 +43,7 @@ def dynamics(
         task: prompts and answers, the same at each checkpoint.
         cuts: made together; or several such by name, each scored by itself. The spectra are those of
             each checkpoint.
+        name: of the training run, for the record and the figure; by default `load`, if that is a name.
         run_dir: a folder with a line for each finished checkpoint. Given again, the run goes on where it
             stopped.
         resume: False refuses a folder that holds a run.
@@ -68,13 +70,13 @@ def dynamics(
     """
     check_task(task)
     steps, named = check_checkpoints(checkpoints), _named(cuts)
-    for name, value in (("batch_size", batch_size), ("resamples", resamples)):
-        positive(name, value)
-    read = _reader(load)
+    for option, value in (("batch_size", batch_size), ("resamples", resamples)):
+        positive(option, value)
+    read = _reader(load, steps)
     manifest = dict(
         format=1,
         kind="dynamics",
-        model=load if isinstance(load, str) else None,
+        model=load if name is None and isinstance(load, str) else name,
         task=task.to_json(),
         task_hash=task.hash,
         checkpoints=steps,
@@ -150,10 +152,27 @@ def _named(cuts: Any) -> dict[str, Cuts]:
     return named
 
 
-def _reader(load: Any) -> Load:
-    if isinstance(load, str):
-        from tl_truncate.models import load_model
+def require_known(steps: Sequence[int], known: Sequence[int], name: str) -> Sequence[int]:
+    """The steps, if there are weights of all of them.
 
+    Raises:
+        ValueError: if there are none of some.
+    """
+    missing = sorted(set(steps) - set(known))
+    if missing:
+        shown = known if len(known) <= 20 else (*known[:10], "...", known[-1])
+        raise ValueError(
+            f"The checkpoints of {name!r} must be among {', '.join(map(str, shown))}; got "
+            f"{', '.join(map(str, missing[:5]))}."
+        )
+    return steps
+
+
+def _reader(load: Any, steps: Sequence[int]) -> Load:
+    if isinstance(load, str):
+        from tl_truncate.models import checkpoint_steps, load_model
+
+        require_known(steps, checkpoint_steps(load), load)
         return lambda step: load_model(load, checkpoint=step)
     if not callable(load):
         raise TypeError(

@@ -1,9 +1,12 @@
 """Probabilities over training, uncut and cut."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics
-from tl_truncate.plots.style import TITLES
+from tl_truncate.experiments.grid import keep_value
+from tl_truncate.plots.style import TITLES, keep_text
+from tl_truncate.surgery.cut import SiteCut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,13 +46,23 @@ def dynamics(history: Dynamics) -> "Figure":
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xlim(left=0)
         axis.set_ylim(0, 1)
-        axis.set_title(name, fontsize=9)
+        axis.set_title(_title(history, name), fontsize=9)
         axis.set_xlabel("training step", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].set_ylabel("probability", fontsize=8)
     axes[0].legend(fontsize=8, frameon=False)
-    model = history.manifest["model"] or next(iter(history.readings.values()))[UNCUT].record.model
+    run = history.manifest["model"]
+    whose = "" if run is None else f", {Path(run).name}"
     figure.suptitle(
-        f"{history.task.name} over training ({len(history.task)} prompts, {model})", fontsize=9
+        f"{history.task.name} over training ({len(history.task)} prompts{whose})", fontsize=9
     )
     return figure
+
+
+def _title(history: Dynamics, name: str) -> str:
+    """The name with its first cut."""
+    cuts = [SiteCut.from_json(each) for each in history.manifest["cuts"].get(name, [])]
+    if not cuts:
+        return name
+    more = f" + {len(cuts) - 1}" if len(cuts) > 1 else ""
+    return f"{name}: {cuts[0].site} {keep_text(keep_value(cuts[0]))}{more}"
