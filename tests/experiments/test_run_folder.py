@@ -3,12 +3,12 @@
 import json
 import os
 import random
-import signal
 import time
 
 import pandas as pd
 import pytest
 import torch
+from children import in_a_child, kill
 
 import tl_truncate as tlt
 from tl_truncate.experiments.run_folder import RunFolder
@@ -19,27 +19,6 @@ OPTIONS = dict(keeps=[0.0, 0.1, 0.3, 0.5, 0.9], tokens_in_flight=32, prepend_bos
 
 def keys(folder) -> list[str]:
     return [json.dumps(line["cut"], sort_keys=True) for line in RunFolder(folder).lines()]
-
-
-def in_a_child(work) -> int:
-    """Runs something in a forked process, so that it can be killed; its number."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            torch.set_num_threads(1)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return child
-
-
-def kill(child: int) -> bool:
-    """Kills a process with SIGKILL; whether it was still at work."""
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
 
 
 def test_killed_ten_times_it_ends_with_the_same_table(toy, drinks, tmp_path, monkeypatch):
@@ -184,3 +163,11 @@ def test_a_damaged_line_in_the_middle_is_named(toy, drinks, tmp_path):
     path.write_text("".join([*lines[:3], "{damaged\n", *lines[4:]]))
     with pytest.raises(ValueError, match=r"Line 4 of .* damaged"):
         tlt.SweepResult.load(tmp_path)
+
+
+def test_what_a_crash_left_of_a_file_is_no_content(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json.0a1b2c3d.part").write_text('{"ki')
+    folder = RunFolder(tmp_path / "run")
+    folder.open({"kind": "test"}, resume=True)
+    assert folder.manifest() == {"kind": "test"}

@@ -29,7 +29,8 @@ class Reading:
     @classmethod
     def of(cls, scores: Scores) -> "Reading":
         """The reading that scores hold."""
-        values = {str(metric): tuple(map(float, scores.frame[metric])) for metric in METRICS}
+        columns = [name for name in scores.frame if name in METRICS]
+        values = {name: tuple(map(float, scores.frame[name])) for name in columns}
         return cls(values, tuple(map(int, scores.frame["n_tokens"])), scores.record)
 
     def to_json(self) -> dict[str, Any]:

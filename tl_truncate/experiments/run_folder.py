@@ -53,7 +53,7 @@ class RunFolder:
                 )
             self._drop_torn_line()
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(map(_is_content, self.path.iterdir()))):
             raise ValueError(
                 f"The run folder must be new, empty, or hold a run, got {self.path} with other content."
             )
@@ -115,6 +115,11 @@ class RunFolder:
         end = content.rfind(b"\n") + 1
         if end < len(content):
             os.truncate(path, end)
+
+
+def _is_content(path: Path) -> bool:
+    """Whether it is more than what a crash has left of a file that was being written."""
+    return not path.name.endswith(".part")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Worlds small enough to solve: in-context recall, associative memory, first gradients, nano-Pythia."""
 
+from tl_truncate.toys.bayes import bayes_predictions, bigram_predictions
 from tl_truncate.toys.bigrams import BigramTable
 from tl_truncate.toys.gradients import gradient_noise, one_step_margins
 from tl_truncate.toys.memory import AssociativeMemory
@@ -18,6 +19,8 @@ __all__ = [
     "RecallConfig",
     "RecallData",
     "RecallRun",
+    "bayes_predictions",
+    "bigram_predictions",
     "gradient_noise",
     "memory_phases",
     "nano_pythia",

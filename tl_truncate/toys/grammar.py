@@ -57,7 +57,7 @@ class Grammar:
     Example:
         >>> grammar = Grammar(seed=0)
         >>> grammar.draw().text
-        'The king and Laura met at the market.'
+        'Miami is located in Florida.'
     """
 
     def __init__(self, seed: int | str = 0) -> None:

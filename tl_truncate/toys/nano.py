@@ -5,6 +5,7 @@ loaded by the same code: `load_model(folder, checkpoint=N)`.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -183,7 +184,9 @@ def save_checkpoint(
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(part)
     tokenizer.save_pretrained(part)
-    if not folder.exists():  # a resumed run may come to a step again, whose weights are the same
+    if folder.exists():  # a resumed run may come to a step again, whose weights are the same
+        shutil.rmtree(part)
+    else:
         part.rename(folder)
 
 

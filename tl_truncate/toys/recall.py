@@ -209,7 +209,7 @@ def recall_task(data: RecallData, n: int = 100, *, seed: int = 0) -> Task:
         ValueError: if such sequences are too rare.
 
     Example:
-        >>> len(recall_task(RecallData(BigramTable.synthetic(8), length=16), 5))
+        >>> len(recall_task(RecallData(tlt.toys.BigramTable.synthetic(8), length=16), 5))
         5
     """
     prompts: list[list[int]] = []

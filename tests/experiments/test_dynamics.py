@@ -1,0 +1,187 @@
+"""Dynamics: each checkpoint as evaluate has it, one model at a time, stopped and resumed."""
+
+import gc
+import weakref
+
+import architectures
+import pandas as pd
+import pytest
+from children import killed_often
+
+import tl_truncate as tlt
+from tl_truncate.experiments.run_folder import RunFolder
+
+CUTS = {
+    "top": tlt.Cut("blocks.1.mlp.W_in", 0.2),
+    "two": [tlt.Cut("blocks.0.mlp.W_out", 4), tlt.RandomSubspace("blocks.2.mlp.W_in", 8)],
+}
+OPTIONS = dict(prepend_bos=False, progress=False)
+
+
+def load(step: int):
+    model = architectures.bridge("neox-parallel")
+    architectures.randomise(model, step)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["bridge", "hooked"])
+def test_every_checkpoint_is_an_evaluation(kind, drinks):
+    if kind == "hooked" and architectures.HookedTransformer is None:
+        pytest.skip("TransformerLens 4 has only the Bridge")
+
+    def load(step):
+        model = architectures.build(kind, "neox-parallel")
+        return architectures.with_tokenizer(architectures.randomise(model, step))
+
+    history = tlt.dynamics(load, [5, 0, 2], drinks, CUTS, **OPTIONS)
+    assert history.checkpoints == (0, 2, 5)
+    assert history.finished
+    assert history.frame[["step", "cut"]].values.tolist() == [
+        [step, name] for step in (0, 2, 5) for name in ("uncut", "top", "two")
+    ]
+    for step in (0, 2, 5):
+        model = load(step)
+        uncut = tlt.evaluate(model, drinks, **OPTIONS)
+        for name, cuts in {"uncut": (), **CUTS}.items():
+            expected = tlt.evaluate(model, drinks, cuts, baseline=uncut if cuts else None, **OPTIONS)
+            found = history.scores(step, name)
+            pd.testing.assert_frame_equal(found.frame, expected.frame, check_exact=True)
+            assert found.record == expected.record
+            row = history.frame.set_index(["step", "cut"]).loc[(step, name)]
+            for metric in ("accuracy", "p_in_context", "p_global", "logit_diff"):
+                estimate = expected.estimate(metric)
+                for ending, value in dict(zip(("", "_se", "_low", "_high"),
+                                              (estimate, estimate.se, estimate.low, estimate.high),
+                                              strict=True)).items():  # fmt: skip
+                    assert row[f"{metric}{ending}"] == pytest.approx(float(value), abs=1e-12)
+                if cuts:
+                    change = expected.change(metric)
+                    assert row[f"{metric}_change"] == pytest.approx(float(change), abs=1e-12)
+                    assert row[f"{metric}_change_low"] == pytest.approx(change.low, abs=1e-12)
+
+
+def test_cuts_without_a_name_are_made_together(drinks):
+    history = tlt.dynamics(load, [1], drinks, CUTS["two"], **OPTIONS)
+    assert history.names == ("uncut", "cut")
+    assert len(history.scores(1, "cut").record.cuts) == 2
+    assert tlt.dynamics(load, [1], drinks, **OPTIONS).names == ("uncut",)
+
+
+def test_one_model_is_in_memory_at_a_time(drinks):
+    alive: list[weakref.ref] = []
+
+    def load_and_look(step):
+        gc.collect()
+        assert not [each for each in alive if each() is not None]
+        model = load(step)
+        alive.append(weakref.ref(model))
+        return model
+
+    tlt.dynamics(load_and_look, range(4), drinks, CUTS, **OPTIONS)
+    assert len(alive) == 4
+
+
+def test_what_is_finished_is_not_computed_again(drinks, tmp_path):
+    asked = []
+
+    def fails_at_two(step):
+        asked.append(step)
+        if step == 2 and len(asked) < 5:
+            raise OSError("the hub could not be reached")
+        return load(step)
+
+    with pytest.raises(OSError, match="could not be reached"):
+        tlt.dynamics(fails_at_two, [0, 1, 2, 3], drinks, CUTS, run_dir=tmp_path / "run", **OPTIONS)
+    part = tlt.Dynamics.load(tmp_path / "run")
+    assert part.checkpoints == (0, 1)
+    assert not part.finished
+    assert "2 to go" in str(part)
+    asked += ["again"]
+    history = tlt.dynamics(fails_at_two, [0, 1, 2, 3], drinks, CUTS, run_dir=tmp_path / "run", **OPTIONS)
+    assert asked == [0, 1, 2, "again", 2, 3]
+    whole = tlt.dynamics(load, [0, 1, 2, 3], drinks, CUTS, **OPTIONS)
+    pd.testing.assert_frame_equal(history.frame, whole.frame, check_exact=True)
+    pd.testing.assert_frame_equal(
+        tlt.Dynamics.load(tmp_path / "run").frame, whole.frame, check_exact=True
+    )
+
+
+def test_killed_and_resumed(drinks, tmp_path):
+    steps = list(range(6))
+    whole = tlt.dynamics(load, steps, drinks, CUTS, **OPTIONS)
+    kills = killed_often(
+        lambda: tlt.dynamics(load, steps, drinks, CUTS, run_dir=tmp_path / "run", **OPTIONS),
+        times=3,
+        first=0.2,
+        later=0.1,
+    )
+    assert kills >= 1
+    history = tlt.dynamics(load, steps, drinks, CUTS, run_dir=tmp_path / "run", **OPTIONS)
+    pd.testing.assert_frame_equal(history.frame, whole.frame, check_exact=True)
+    lines = [line["step"] for line in RunFolder(tmp_path / "run").lines()]
+    assert sorted(lines) == steps
+
+
+def test_a_folder_of_steps_and_a_name_are_the_same_run(drinks, tmp_path):
+    """A local folder laid out as Pythia's repositories are."""
+    for step in (0, 16):
+        architectures.save_folder("neox-parallel", tmp_path / "model" / f"step{step}")
+    history = tlt.dynamics(str(tmp_path / "model"), [0, 16], drinks, progress=False)
+    model = tlt.load_model(str(tmp_path / "model"), checkpoint=16)
+    expected = tlt.evaluate(model, drinks, progress=False)
+    pd.testing.assert_frame_equal(history.scores(16).frame, expected.frame, check_exact=True)
+    with pytest.raises(ValueError, match="must be among 0, 16; got 3"):
+        tlt.dynamics(str(tmp_path / "model"), [0, 3], drinks)
+
+
+def test_first_steps(drinks):
+    history = tlt.dynamics(load, [0, 1, 2], drinks, **OPTIONS)
+    means = [float(history.scores(step).p_global) for step in (0, 1, 2)]
+    assert history.first_step("p_global", -1.0) == 0
+    assert history.first_step("p_global", 2.0) is None
+    threshold = (means[0] + max(means)) / 2
+    first = next((step for step, mean in enumerate(means) if mean > threshold), None)
+    assert history.first_step("p_global", threshold) == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(checkpoints=[]), ValueError, "checkpoints must be training steps"),
+        (dict(checkpoints=[0, -1]), ValueError, "got -1"),
+        (dict(checkpoints=3), ValueError, "got 3"),
+        (dict(checkpoints=[True]), ValueError, "got True"),
+        (dict(load=3), TypeError, "load must be a function from a training step"),
+        (dict(load="gpt2"), ValueError, "Checkpoints must be a Pythia model's"),
+        (
+            dict(load="pythia-70m", checkpoints=[3]),
+            ValueError,
+            r"must be among 0, 1, 2, .*143000; got 3",
+        ),
+        (dict(cuts={"uncut": tlt.Cut("blocks.0.mlp.W_in", 1)}), ValueError, "not be 'uncut'"),
+        (dict(cuts={"none": []}), ValueError, "at least one cut"),
+        (dict(cuts=["blocks.0.mlp.W_in"]), TypeError, "A cut must be a Cut"),
+        (dict(task="ioi"), TypeError, "task must be a Task"),
+        (dict(batch_size=0), ValueError, "batch_size must be an integer from 1 up"),
+    ],
+)
+def test_bad_arguments_fail_before_a_model_is_loaded(drinks, arguments, error, message):
+    def never(step):
+        raise AssertionError("a model was loaded")
+
+    with pytest.raises(error, match=message):
+        tlt.dynamics(**{**dict(load=never, checkpoints=[0], task=drinks), **arguments})
+
+
+def test_other_errors(drinks, tmp_path):
+    history = tlt.dynamics(load, [0], drinks, run_dir=tmp_path / "run", **OPTIONS)
+    with pytest.raises(ValueError, match=r"The step must be one of 0 and the name one of uncut, got 1"):
+        history.scores(1)
+    with pytest.raises(ValueError, match="metric must be one of"):
+        history.first_step("loss", 0.5)
+    with pytest.raises(ValueError, match="differs in: checkpoints"):
+        tlt.dynamics(load, [0, 1], drinks, run_dir=tmp_path / "run", **OPTIONS)
+    with pytest.raises(ValueError, match="must be new without resume"):
+        tlt.dynamics(load, [0], drinks, run_dir=tmp_path / "run", resume=False, **OPTIONS)
+    with pytest.raises(ValueError, match=r"must hold manifest\.json"):
+        tlt.Dynamics.load(tmp_path)
