@@ -40,6 +40,12 @@ def run(*arguments, code: int = 0):
         ["sweep"],
         ["search"],
         ["attribute"],
+        ["dynamics"],
+        ["toy"],
+        ["toy", "recall"],
+        ["toy", "memory"],
+        ["toy", "gradients"],
+        ["toy", "nano-pythia"],
         ["side-effects"],
         ["plot"],
         ["cache"],
@@ -49,7 +55,7 @@ def run(*arguments, code: int = 0):
 def test_every_command_has_help(command):
     text = run(*command, "--help").stdout
     assert "Usage" in text
-    if command and command[0] != "cache":
+    if command and command[0] != "cache" and command != ["toy"]:
         assert "Example" in text
 
 
@@ -285,6 +291,63 @@ def test_attribute_writes_its_tables(folder, task_file, drinks, tmp_path):
     assert "first-order estimate" in " ".join(run(*arguments).stdout.split())
 
 
+def test_dynamics_of_what_ships(tmp_path):
+    out = tmp_path / "nano"
+    arguments = ["dynamics", "-m", "nano-pythia", "--steps", "64,...,2000", "--n", "12", "--out", out,
+                 "--cut", "blocks.3.mlp.W_in=0.1", "--controls"]  # fmt: skip
+    rows = json.loads(run(*arguments, "--json").stdout)
+    task = tlt.tasks.ioi(12, tokenizer=tlt.load_model("nano-pythia").tokenizer)
+    cut = tlt.Cut("blocks.3.mlp.W_in", 0.1)
+    history = tlt.dynamics(
+        lambda step: tlt.load_model("nano-pythia", checkpoint=step),
+        tlt.checkpoint_steps("nano-pythia"),
+        task,
+        {"cut": cut, "random subspace": tlt.RandomSubspace(cut.site, 0.1, 0)},
+        progress=False,
+    )
+    assert rows == history.frame.to_dict(orient="records")
+    assert {path.name for path in out.iterdir()} == {"run", "table.csv", "dynamics.png"}
+    assert (out / "dynamics.png").read_bytes().startswith(b"\x89PNG")
+    assert "must be new without resume" in run(*arguments, code=2).stderr
+    assert "random subspace" in run(*arguments, "--resume").stdout
+    assert tlt.Dynamics.load(out / "run").manifest["model"] == "nano-pythia"
+
+
+def test_the_same_command_on_a_folder_of_steps(tmp_path, task_file, drinks):
+    for step in (0, 1, 512):
+        architectures.save_folder("neox-parallel", tmp_path / "pythia" / f"step{step}")
+    folder, out = tmp_path / "pythia", tmp_path / "out"
+    rows = json.loads(
+        run(
+            "dynamics", "-m", folder, "--steps", "0,...,512", "--task", task_file, "--out", out, "--json"
+        ).stdout
+    )
+    assert [row["step"] for row in rows] == [0, 1, 512]
+    model = tlt.load_model(str(folder), checkpoint=512)
+    expected = tlt.evaluate(model, drinks, progress=False)
+    assert rows[-1]["p_global"] == pytest.approx(float(expected.p_global), abs=1e-9)
+    message = run("dynamics", "-m", folder, "--steps", "0,7", "--out", tmp_path / "x", code=2).stderr
+    assert "must be among 0, 1, 512; got 7" in " ".join(message.split())
+
+
+def test_toys_write_what_they_say(tmp_path):
+    arguments = ["toy", "recall", "--steps", "2", "--alpha", "0.3", "--out", tmp_path / "recall"]
+    assert "last MLP dropped" in run(*arguments).stdout
+    assert {path.name for path in (tmp_path / "recall").iterdir()} == {
+        "run",
+        "history.csv",
+        "recall.png",
+    }
+    assert tlt.toys.RecallRun.load(tmp_path / "recall" / "run").config.data.alpha == 0.3
+    assert "must be new without resume" in run(*arguments, code=2).stderr
+    run(*arguments, "--resume")
+    run("toy", "gradients", "--length", "16", "--n", "1024", "--out", tmp_path / "gradients")
+    run("toy", "memory", "--out", tmp_path / "memory")
+    for name in ("gradients/gradients", "memory/phases"):
+        for ending in ("csv", "png"):
+            assert (tmp_path / f"{name}.{ending}").stat().st_size > 300
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -294,6 +357,10 @@ def test_attribute_writes_its_tables(folder, task_file, drinks, tmp_path):
         (["sweep", "-m", "x", "--out", "o", "--keep", "much"], "A keep must be a rank"),
         (["search", "-m", "x", "--task", "nothing"], "must be one of ioi, facts"),
         (["attribute", "-m", "x", "--task", "nothing"], "must be one of ioi, facts"),
+        (["dynamics", "-m", "gpt2", "--out", "o"], "Checkpoints must be a Pythia model's"),
+        (["dynamics", "-m", "pythia-70m", "--steps", "...,3", "--out", "o"], "--steps must read like"),
+        (["dynamics", "-m", "pythia-70m", "--steps", "0,3", "--out", "o"], "143000; got 3"),
+        (["toy", "recall", "--preset", "large", "--out", "o"], "--preset must be small or official"),
     ],
 )
 def test_bad_options_fail_before_a_model_is_loaded(arguments, message):

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tl_truncate as tlt
-from tl_truncate.models import PYTHIA_STEPS
+from tl_truncate.checkpoints import PYTHIA_STEPS
 
 hooked_only = pytest.mark.skipif(
     architectures.HookedTransformer is None, reason="TransformerLens 4 has only the Bridge"

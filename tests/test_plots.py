@@ -1,5 +1,6 @@
 """Figures show the numbers of the result, and are written whole."""
 
+import architectures
 import numpy as np
 import pytest
 
@@ -88,3 +89,52 @@ def test_bad_input(result, tmp_path):
         plots.heatmap(result, metrics=["rank"])
     with pytest.raises(ValueError, match="must have the site"):
         plots.ranks(result, ["blocks.0.attn.W_Q"])
+
+
+def test_dynamics_show_the_means_and_their_intervals(drinks_task):
+    def load(step):
+        return architectures.randomise(architectures.bridge("neox-parallel"), step)
+
+    cut = tlt.Cut("blocks.1.mlp.W_in", 0.25)
+    history = tlt.dynamics(load, [0, 1, 8], drinks_task, {"quarter": cut}, name="a/run", progress=False)
+    figure = plots.dynamics(history)
+    assert [axis.get_title() for axis in figure.axes] == ["uncut", "quarter: blocks.1.mlp.W_in 25%"]
+    for axis, name in zip(figure.axes, ("uncut", "quarter"), strict=True):
+        table = history.frame[history.frame["cut"] == name]
+        lines = {line.get_label(): line for line in axis.lines}
+        for metric, title in {"p_global": "global", "p_in_context": "in-context"}.items():
+            line = lines[f"probability of the {title} answer"]
+            assert list(line.get_xdata()) == [0, 1, 8]
+            assert line.get_ydata() == pytest.approx(table[metric].to_numpy())
+    assert "4 prompts, run" in figure.get_suptitle()
+
+
+def test_recall_shows_its_history():
+    config = tlt.toys.RecallConfig.small(d_model=16, steps=4, eval_size=4)
+    run = tlt.toys.train_recall(config, progress=False)
+    figure = plots.recall(run)
+    first = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    assert first["p(noise)"] == pytest.approx(run.history["p_noise"].to_numpy())
+    dropped = run.history["p_correct_mlp1_dropped"].to_numpy()
+    assert first["p(correct), last MLP dropped"] == pytest.approx(dropped)
+    assert [len(axis.lines) for axis in figure.axes] == [4, 3, 3]
+
+
+def test_phases_show_the_ratios():
+    table = tlt.toys.memory_phases(ns=(2, 8), alphas=(0.3, 0.5), times=(1.0, 100.0))
+    figure = plots.phases(table)
+    for axis, time in zip(images(figure), (1.0, 100.0), strict=True):
+        shown = np.asarray(axis.images[0].get_array())
+        part = table[table["time"] == time].sort_values(["n", "alpha"])
+        assert shown == pytest.approx(np.log2(part["ratio"].to_numpy().reshape(2, 2)))
+
+
+def test_gradient_noise_shows_the_ratios():
+    data = tlt.toys.RecallData(tlt.toys.BigramTable.english(), length=16)
+    table = tlt.toys.gradient_noise(data, batch_sizes=(1, 2), n=32)
+    margins = tlt.toys.one_step_margins(data, n=8)
+    figure = plots.gradient_noise(table, margins)
+    drawn = {each.get_label(): each.lines[0].get_ydata() for each in figure.axes[0].containers}
+    part = table[(table["matrix"] == "feed_forward")]
+    assert drawn["feed-forward: noise"] == pytest.approx(part["snr"].to_numpy())
+    assert figure.axes[1].lines[1].get_ydata() == pytest.approx(margins["measured"].to_numpy())

@@ -1,6 +1,7 @@
 """Low-rank surgery on TransformerLens models while they run."""
 
 from tl_truncate import tasks, toys
+from tl_truncate.checkpoints import checkpoint_steps
 from tl_truncate.experiments.attribute import attribute
 from tl_truncate.experiments.attribution import Attribution
 from tl_truncate.experiments.dynamics import dynamics
@@ -69,6 +70,7 @@ __all__ = [
     "attribute",
     "cache_clear",
     "cache_info",
+    "checkpoint_steps",
     "dynamics",
     "evaluate",
     "find_sites",

