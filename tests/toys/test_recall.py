@@ -319,6 +319,15 @@ def test_random_triggers_and_several_of_them_train():
     assert len(run.task(5)) == 5
 
 
+def test_first_steps():
+    run = train_recall(TINY.changed(steps=4), progress=False)
+    run.history["p_noise"] = [0.0, 0.5, 0.3, 0.6]
+    assert run.history["step"].tolist() == [0, 1, 2, 4]
+    assert run.first_step("p_noise", 0.4) == run.noise_learnt == 1
+    assert run.first_step("p_noise", 0.55) == 4
+    assert run.first_step("p_noise", 0.9) is None
+
+
 def test_prompts_end_in_a_trigger_seen_before():
     data = RecallData(TINY.data.table, length=40)
     task = recall_task(data, 30, seed=2)

@@ -76,7 +76,7 @@ def gradients_command(
     out: Out,
     length: Annotated[list[int] | None, typer.Option(help="Positions; may be repeated.")] = None,
     alpha: Annotated[list[float] | None, typer.Option(help="Noise; may be repeated.")] = None,
-    n: Annotated[int, typer.Option(help="Sequences for each length and alpha.")] = 1024,
+    n: Annotated[int, typer.Option(help="Sequences for each length and alpha.")] = 4096,
     seed: Seed = 0,
 ) -> None:
     """Signal-to-noise of the first gradients, and the margin after one step, predicted and measured.

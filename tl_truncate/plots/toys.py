@@ -10,6 +10,9 @@ from tl_truncate.toys.recall import RecallRun
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Colours beyond this ratio, in powers of two, are too dark for black figures.
+_DARK = 2.6
+
 
 def recall(run: RecallRun) -> "Figure":
     """A recall model over training: its predictions, in full and without its last MLP, and its probes.
@@ -61,7 +64,7 @@ def recall(run: RecallRun) -> "Figure":
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("training step", fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7)
     figure.suptitle(
         f"noisy in-context recall, alpha {run.config.data.alpha}, seed {run.config.seed}", fontsize=9
     )
@@ -93,7 +96,8 @@ def phases(table: pd.DataFrame) -> "Figure":
         )
         for row, values in enumerate(part.to_numpy()):
             for column, value in enumerate(values):
-                axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=5.5)
+                ink = "white" if abs(np.log2(value)) > _DARK else "black"
+                axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=5.5, color=ink)
         axis.set_xticks(range(part.shape[1]), [f"{alpha:g}" for alpha in part.columns], fontsize=7)
         axis.set_yticks(range(part.shape[0]), [str(n) for n in part.index], fontsize=7)
         axis.set_xlabel("alpha", fontsize=8)
@@ -117,6 +121,7 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
         A matplotlib figure.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     groups = list(table.groupby(["length", "alpha"]))
     count = len(groups) + (margins is not None)
@@ -130,6 +135,7 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
             )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_title(f"{length} positions, alpha {alpha:g}", fontsize=9)
         axis.set_xlabel("sequences in a batch", fontsize=8)
         axis.tick_params(labelsize=7)

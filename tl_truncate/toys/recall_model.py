@@ -58,7 +58,7 @@ def build_recall_model(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        for embedding in (model.W_E, model.W_pos):
+        for embedding in (model.W_E, _positions(model)):
             embedding.copy_(torch.randn(embedding.shape, generator=generator, dtype=torch.float64))
         model.W_U.copy_(uniform(*model.W_U.shape))
         for site in find_sites(model, "W_Q"):
@@ -102,9 +102,16 @@ def _hooked(settings: dict[str, Any]) -> Any:
     return cls(HookedTransformerConfig(device="cpu", **settings))
 
 
+def _positions(model: Any) -> Tensor:
+    """The position embeddings, `[n_ctx, d_model]`; TransformerLens 3's Bridge has no name for them."""
+    wrapped = getattr(model.pos_embed, "original_component", None)
+    found: Tensor = model.W_pos if wrapped is None else wrapped.weight
+    return found
+
+
 def tensors(model: Any) -> dict[str, Tensor]:
     """All weights by TransformerLens' names, the same for both classes, `[n_in, n_out]`."""
-    found = {"W_E": model.W_E, "W_pos": model.W_pos, "W_U": model.W_U}
+    found = {"W_E": model.W_E, "W_pos": _positions(model), "W_U": model.W_U}
     for site in find_sites(model, ("W_Q", *TRAINED)):
         found[str(site)] = locate(model, site).weight()
     return {name: value.detach() for name, value in found.items()}
