@@ -89,6 +89,34 @@ def test_pythia_and_its_checkpoints_by_their_real_names(hub):
         assert torch.allclose(torch.tensor(logits), expected, atol=1e-4)
 
 
+def test_dynamics_by_the_real_name(hub, tmp_path, drinks):
+    """The command of the documentation, on the checkpoint that the cache has."""
+    drinks.save(tmp_path / "drinks.json")
+    arguments = ["dynamics", "--model", "EleutherAI/pythia-70m", "--steps", "3000", "--json"]
+    arguments += [
+        "--no-prepend-bos",
+        "--task",
+        str(tmp_path / "drinks.json"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    code = (
+        "import contextlib, io, json\n"
+        "from typer.testing import CliRunner\n"
+        "from tl_truncate.cli import app\n"
+        f"done = CliRunner().invoke(app, {arguments!r})\n"
+        "assert done.exit_code == 0, done.output\n"
+        "print(json.dumps(json.loads(done.stdout)))"
+    )
+    rows = json.loads(run(code, hub))
+    assert [(row["step"], row["cut"]) for row in rows] == [(3000, "uncut")]
+    snapshot = hub / "hub" / "models--EleutherAI--pythia-70m" / "snapshots" / ("b" * 40)
+    expected = tlt.evaluate(tlt.load_model(str(snapshot)), drinks, prepend_bos=False, progress=False)
+    record = tlt.Dynamics.load(tmp_path / "out" / "run").scores(3000).record
+    assert record.model == "EleutherAI/pythia-70m@step3000"
+    assert rows[0]["p_global"] == pytest.approx(float(expected.p_global), abs=1e-5)
+
+
 def test_offline_with_nothing_cached_says_so(hub):
     code = (
         "import tl_truncate as tlt\n"

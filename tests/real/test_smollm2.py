@@ -145,14 +145,19 @@ def test_the_model_knows_facts_and_habits(smollm):
 
 
 def test_the_readmes_python_runs_from_top_to_bottom(smollm, monkeypatch):
-    monkeypatch.setattr(tlt, "load_model", lambda name: {"demo": smollm}[name])
+    load = tlt.load_model
+    monkeypatch.setattr(
+        tlt, "load_model", lambda name, **more: smollm if name == "demo" else load(name, **more)
+    )
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
     assert names["scores"].change("p_in_context").low > 0
     assert names["logits"].shape[-1] == smollm.cfg.d_vocab
+    steps = [names["history"].first_step(metric, 0.3) for metric in ("p_global", "p_in_context")]
+    assert steps == [64, 1024]
 
 
 @pytest.mark.parametrize(

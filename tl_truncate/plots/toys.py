@@ -34,7 +34,7 @@ def recall(run: RecallRun) -> "Figure":
             "margin of the noise token on the trigger",
             {
                 "margin_ff0": "first MLP",
-                f"margin_ff{1}": "last MLP",
+                "margin_ff1": "last MLP",
                 "margin_ff0_ff1": "one after the other",
             },
         ),

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tl_truncate.weights.source import note_source
 NOISE_LEARNT, RECALL_LEARNT = 0.4, 0.25
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RecallRun:
     """A trained recall model and its history.
 
@@ -41,7 +41,7 @@ class RecallRun:
     model: Any
     history: pd.DataFrame
     checkpoints: tuple[int, ...]
-    _store: "_Store" = field(repr=False)
+    _store: "_Store"
 
     def at(self, step: int) -> Any:
         """A new model with the weights of a checkpoint.
@@ -107,6 +107,9 @@ class RecallRun:
                 "  last MLP dropped: accuracy {:.3f}, p_correct {:.3f}, p_noise {:.3f}".format(*dropped),
             ]
         )
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def train_recall(
