@@ -142,6 +142,8 @@ def test_shipping_halves_the_precision_and_nothing_else(tmp_path):
     stored = load_file(run.folder / "step40" / "model.safetensors")
     shipped = load_file(tmp_path / "shipped" / "step40" / "model.safetensors")
     assert all(torch.equal(shipped[name], value.half()) for name, value in stored.items())
+    made = json.loads((tmp_path / "shipped" / "manifest.json").read_text())
+    assert made == json.loads((run.folder / "manifest.json").read_text())
 
 
 class TestWhatShips:
@@ -158,6 +160,8 @@ class TestWhatShips:
         assert model.cfg.parallel_attn_mlp
         folder = Path(tlt.toys.__file__).parent / "nano-pythia"
         assert sum(path.stat().st_size for path in folder.rglob("*.*")) < 8e6
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert NanoConfig(**manifest["config"]) == NanoConfig()
         with pytest.raises(ValueError, match="step3 for checkpoint=3, got step1024, step2000, step512"):
             tlt.load_model("nano-pythia", checkpoint=3)
 

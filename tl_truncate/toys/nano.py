@@ -22,6 +22,7 @@ from tl_truncate.experiments.run_folder import RunFolder
 from tl_truncate.models import Backend, load_model
 from tl_truncate.toys.grammar import Grammar, every_word
 from tl_truncate.toys.training import Training, log_spaced, train
+from tl_truncate.weights.files import replacing
 
 _END, _UNKNOWN = "<|endoftext|>", "<unk>"
 
@@ -240,7 +241,7 @@ def training_tokens(config: NanoConfig, step: int) -> Tensor:
 def ship(
     run: NanoRun, folder: str | os.PathLike[str], *, steps: Sequence[int] = (64, 512, 1024, 2000)
 ) -> None:
-    """Copies some checkpoints of a run in half precision, as the package has them.
+    """Copies some checkpoints of a run in half precision, and its manifest, as the package has them.
 
     Args:
         run: a finished run.
@@ -254,3 +255,5 @@ def ship(
         model = GPTNeoXForCausalLM.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         save_checkpoint(model, tokenizer, Path(folder) / f"step{step}", dtype=torch.float16)
+    with replacing(Path(folder) / "manifest.json") as path:
+        shutil.copyfile(run.folder / "manifest.json", path)
