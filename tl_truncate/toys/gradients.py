@@ -144,8 +144,8 @@ def gradient_noise(
     Raises:
         ValueError: if the triggers are random, or a batch size is too large for n.
 
-    Source: derived in docs/theory.md, section 8; after Chen, Bruna and Bietti 2024 (arXiv 2406.03068),
-        section 4.
+    Source: derived in docs/theory.md, section 8; the question is that of Chen, Bruna and Bietti 2024
+        (arXiv 2406.03068).
     """
     _check_fixed(data)
     largest = max(positive("batch_size", size) for size in batch_sizes)

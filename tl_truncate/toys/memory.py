@@ -60,8 +60,8 @@ class AssociativeMemory:
     Raises:
         ValueError: if an argument does not fit.
 
-    Source: derived in docs/theory.md, section 7; the model is that of Chen, Bruna and Bietti 2024
-    (arXiv 2406.03068), section 4.
+    Source: derived in docs/theory.md, section 7; after the associative memory of Chen, Bruna and Bietti
+    2024 (arXiv 2406.03068).
 
     Example:
         >>> memory = AssociativeMemory(n=64, alpha=0.5)

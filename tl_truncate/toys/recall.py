@@ -138,7 +138,7 @@ def train_recall(
     Raises:
         ValueError: if an argument does not fit, before anything is trained.
 
-    Source: Chen, Bruna and Bietti 2024 (arXiv 2406.03068), section 3.
+    Source: Chen, Bruna and Bietti 2024 (arXiv 2406.03068), its two-layer transformer.
 
     Example:
         >>> run = train_recall(RecallConfig.small(steps=2, eval_size=4, d_model=16), progress=False)

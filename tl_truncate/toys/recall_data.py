@@ -70,7 +70,7 @@ class RecallData:
     Raises:
         ValueError: if an argument does not fit.
 
-    Source: Chen, Bruna and Bietti 2024 (arXiv 2406.03068), section 3; data as in Bietti et al. 2023.
+    Source: Chen, Bruna and Bietti 2024 (arXiv 2406.03068), and the data generator of their code.
 
     Example:
         >>> data = RecallData(BigramTable.english(), length=32)
