@@ -90,8 +90,8 @@ def dynamics(
     ) as bar:
         for step in left:
             bar.set_postfix_str(f"step {step}")
+            gc.collect()  # models may hold themselves in cycles, and the next one needs the room
             line = dict(step=step, readings=_read(load(step), task, named, options))
-            gc.collect()  # models hold themselves in cycles
             if folder is not None:
                 folder.append([line])
             lines.append(line)
