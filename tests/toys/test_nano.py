@@ -123,7 +123,7 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(tmp_path):
     kills = killed_often(
         lambda: nano_pythia(tmp_path / "killed", TINY, resume=True, progress=False),
         times=3,
-        first=0.2,
+        first=0.05,
         later=0.05,
     )
     assert kills >= 1
