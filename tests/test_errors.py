@@ -85,7 +85,7 @@ CASES = [
      r"seed must be an integer from 0 up, got -3"),
     # cuts
     ("text for a cut", lambda m: cut(m, "blocks.0.mlp.W_in"), TypeError,
-     r"A cut must be a Cut, RandomSubspace.*got 'blocks\.0\.mlp\.W_in'"),
+     r"A cut must be a Cut, a control.*got 'blocks\.0\.mlp\.W_in'"),
     ("an unknown cut in JSON", lambda m: type(tlt.Ablated("blocks.0.mlp.W_in")).from_json({"kind": "Saw"}),
      ValueError, r"kind must be one of Ablated, Cut, .*got 'Saw'"),
     ("a whole matrix and its head", lambda m: cut(

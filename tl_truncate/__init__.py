@@ -2,6 +2,17 @@
 
 from tl_truncate import tasks, toys
 from tl_truncate.checkpoints import checkpoint_steps
+from tl_truncate.decompose.decompose import decompose_layers, decompose_mlp
+from tl_truncate.decompose.parts import LogitAttribution, MLPDecomposition
+from tl_truncate.decompose.removal import (
+    GlobalRemoval,
+    InContextRemoval,
+    global_removal_hooks,
+    without_global,
+    without_in_context,
+)
+from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
+from tl_truncate.decompose.token_means import TokenMeans
 from tl_truncate.experiments.attribute import attribute
 from tl_truncate.experiments.attribution import Attribution
 from tl_truncate.experiments.dynamics import dynamics
@@ -11,10 +22,10 @@ from tl_truncate.experiments.evaluate import Scores, evaluate
 from tl_truncate.experiments.search import search
 from tl_truncate.experiments.search_result import SearchResult
 from tl_truncate.experiments.side_effects import SideEffects, side_effects
-from tl_truncate.experiments.statistics import Estimate
 from tl_truncate.experiments.sweep import sweep
 from tl_truncate.experiments.sweep_result import SweepResult
 from tl_truncate.models import load_model
+from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, Cuts
 from tl_truncate.surgery.hooks import truncated, truncation_hooks
@@ -30,6 +41,7 @@ from tl_truncate.weights.keep import (
     Keep,
     LaserCompat,
     Rank,
+    Without,
 )
 from tl_truncate.weights.locate import find_sites
 from tl_truncate.weights.noise import MarchenkoPastur, OptimalThreshold
@@ -42,6 +54,7 @@ __all__ = [
     "Ablated",
     "Attribution",
     "Band",
+    "ComponentShares",
     "Components",
     "Cut",
     "CutNotApplied",
@@ -52,8 +65,13 @@ __all__ = [
     "Estimate",
     "Fraction",
     "FullPassesWarning",
+    "GlobalDirection",
+    "GlobalRemoval",
+    "InContextRemoval",
     "Keep",
     "LaserCompat",
+    "LogitAttribution",
+    "MLPDecomposition",
     "MarchenkoPastur",
     "NormMatched",
     "OptimalThreshold",
@@ -67,13 +85,19 @@ __all__ = [
     "Spectrum",
     "SweepResult",
     "Task",
+    "TokenMeans",
+    "Without",
     "attribute",
     "cache_clear",
     "cache_info",
     "checkpoint_steps",
+    "component_shares",
+    "decompose_layers",
+    "decompose_mlp",
     "dynamics",
     "evaluate",
     "find_sites",
+    "global_removal_hooks",
     "load_model",
     "processing",
     "search",
@@ -84,4 +108,6 @@ __all__ = [
     "toys",
     "truncated",
     "truncation_hooks",
+    "without_global",
+    "without_in_context",
 ]

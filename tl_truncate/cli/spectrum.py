@@ -18,10 +18,10 @@ from tl_truncate.cli.app import (
     load,
 )
 from tl_truncate.cli.parse import parse_keep
-from tl_truncate.experiments.record import versions
 from tl_truncate.models import Backend
 from tl_truncate.weights.locate import available, find_sites, locate, n_layers
 from tl_truncate.weights.processing import processing
+from tl_truncate.weights.provenance import versions
 from tl_truncate.weights.site import MATRICES
 from tl_truncate.weights.spectrum import spectrum
 

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.experiments.grid import keep_value
 from tl_truncate.experiments.record import Record
-from tl_truncate.experiments.statistics import Estimate, bootstrap_mean
+from tl_truncate.statistics import Estimate, bootstrap_mean
 from tl_truncate.surgery.cut import Cut, kept_components
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.site import Site
@@ -117,7 +116,7 @@ class Attribution:
                         layer=site.layer,
                         matrix=site.matrix,
                         head=site.head,
-                        keep=keep_value(Cut(site, keep)),
+                        keep=Cut(site, keep).label,
                         rank=int((~removed).sum()),
                         predicted_change=float(total[removed].sum()),
                     )

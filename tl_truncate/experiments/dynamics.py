@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import positive
 from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics, Reading, build_dynamics
 from tl_truncate.experiments.evaluate import Scores, check_task, evaluate
-from tl_truncate.experiments.record import versions
 from tl_truncate.experiments.run_folder import RunFolder
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.provenance import versions
 
 Load = Callable[[int], Any]
 AnyCuts = SiteCut | Sequence[SiteCut]

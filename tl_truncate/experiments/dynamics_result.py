@@ -12,7 +12,7 @@ import pandas as pd
 from tl_truncate.experiments.evaluate import METRICS, Metric, Scores
 from tl_truncate.experiments.record import Record
 from tl_truncate.experiments.run_folder import RunFolder
-from tl_truncate.experiments.statistics import bootstrap_columns
+from tl_truncate.statistics import bootstrap_columns
 from tl_truncate.tasks.task import Task
 
 UNCUT = "uncut"

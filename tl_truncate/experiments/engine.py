@@ -20,7 +20,7 @@ from tl_truncate.replay.calls import Passed, Recording, last_logits, record
 from tl_truncate.replay.layer import LayerState, SiteReplay, observe, shared_matrices
 from tl_truncate.replay.upwards import Replayer
 from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.surgery.hooks import truncated
+from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.surgery.stack import stack
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.site import Matrix, Site
@@ -105,8 +105,13 @@ class Engine:
         """
         by_site: dict[Site, list[SiteCut]] = {}
         for cut in cuts:
+            if cut.reads_tokens:
+                continue  # it has to see the tokens at the embedding
             by_site.setdefault(cut.site, []).append(cut)
         wanted = {site: own for site, own in by_site.items() if not all(map(done, own))}
+        for cut in cuts:
+            if cut.reads_tokens and not done(cut):
+                yield [(cut, self._full_passes(cut))]
         for layer in range(self._replayer.last + 1):
             here = {site: own for site, own in wanted.items() if site.layer == layer}
             above = any(site.layer > layer for site in wanted)
@@ -178,6 +183,8 @@ def _reason_against(model: Any, replayer: Replayer, seen: Recording | None) -> s
         return "it carries hooks of your own, which may not expect to see a batch more than once"
     if int(getattr(model.cfg, "n_devices", 1) or 1) > 1:
         return "its blocks lie on several devices"
+    if any(cut.reads_tokens for cut in active_cuts(model)):
+        return "a cut that is at work in it reads the tokens at the embedding"
     if seen is None:
         return _NOT_IN_ORDER
     if not replayer.accepts(seen):

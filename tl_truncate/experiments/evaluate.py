@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import positive
 from tl_truncate.experiments.answers import Outcome, Sheet, plan_batches
 from tl_truncate.experiments.record import Record, make_record
-from tl_truncate.experiments.statistics import Estimate, bootstrap_mean
 from tl_truncate.replay.calls import last_logits
+from tl_truncate.statistics import Estimate, bootstrap_mean
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import EncodedTask, encode

@@ -2,19 +2,13 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import Any
 
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.locate import n_layers
-from tl_truncate.weights.processing import processing
-from tl_truncate.weights.source import source
-
-_PACKAGES = ("tl-truncate", "transformer-lens", "torch", "transformers", "numpy")
+from tl_truncate.weights.provenance import of_model, versions
 
 
 @dataclass(frozen=True)
@@ -81,28 +75,11 @@ def make_text_record(
 def _record(
     model: Any, named: dict[str, Any], cuts: Sequence[SiteCut], prepend_bos: bool, seed: int
 ) -> Record:
-    weight = next(iter(model.parameters()))
     return Record(
-        model=source(model),
-        model_class=type(model).__name__,
-        n_layers=n_layers(model),
-        dtype=str(weight.dtype).removeprefix("torch."),
-        device=str(weight.device),
-        weights=str(processing(model)),
+        **of_model(model),
         **named,
         prepend_bos=prepend_bos,
         seed=seed,
         cuts=tuple(cut.to_json() for cut in cuts),
         versions=versions(),
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

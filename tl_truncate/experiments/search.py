@@ -35,6 +35,7 @@ def search(
     *,
     sites: Sequence[Site | str] | None = None,
     keeps: Sequence[Keep | int | float] = KEEPS,
+    cuts: Sequence[SiteCut] = (),
     objective: Objective = "logit_diff",
     combine: Combine = "mean",
     method: Method = "halving",
@@ -61,6 +62,8 @@ def search(
         task: one task, or several that one composition has to serve.
         sites: to choose from; W_in and W_out of every layer by default.
         keeps: to choose from, at every site.
+        cuts: further cuts to choose from, of any kind, such as targeted truncations, `GlobalDirection`,
+            `GlobalRemoval` and `Ablated`. Given without sites, they are all there is to choose from.
         objective: the metric that should rise.
         combine: of several tasks, the `mean` change, or that of the `worst` task.
         method: `halving` (exact on 8 prompts, then 16, then all), or `laser`, the published search.
@@ -96,7 +99,7 @@ def search(
     splits = [split_task(each, test_fraction=test_fraction, seed=seed) for each in tasks]
     for each in tasks:
         encode(model, each, prepend_bos=prepend_bos)
-    grid = make_grid(model, sites, keeps, (), seed)
+    grid = make_grid(model, sites, keeps, (), seed, cuts)
     options: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
     options["progress"] = progress
     folder = None if run_dir is None else Path(run_dir)
@@ -116,10 +119,10 @@ def search(
         method=method, greedy=greedy, budget=budget, test_fraction=test_fraction, seed=seed
     )
     settings.update(_asked(grid, keeps))
-    cuts = Cuts() if best is None else best.cuts
+    found = Cuts() if best is None else best.cuts
     looks = pd.DataFrame(judge.looks)
-    cost = _cost(model, cuts, texts, prepend_bos)
-    result = _report(model, splits, cuts, objective, combine, cost, looks, settings, options)
+    cost = _cost(model, found, texts, prepend_bos)
+    result = _report(model, splits, found, objective, combine, cost, looks, settings, options)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "search.json") as path:

@@ -9,7 +9,7 @@ import pandas as pd
 from tl_truncate.experiments.evaluate import Metric, Scores
 from tl_truncate.experiments.judge import Combine, Objective
 from tl_truncate.experiments.side_effects import SideEffects
-from tl_truncate.experiments.statistics import Estimate
+from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.cut import Cuts
 
 

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from tl_truncate.experiments.evaluate import check_model
 from tl_truncate.experiments.record import Record, make_text_record
-from tl_truncate.experiments.statistics import Estimate, bootstrap_ratio
 from tl_truncate.replay.calls import last_logits
+from tl_truncate.statistics import Estimate, bootstrap_ratio
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts, truncated

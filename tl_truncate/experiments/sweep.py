@@ -12,7 +12,7 @@ from tl_truncate.checks import positive
 from tl_truncate.experiments.answers import Outcome
 from tl_truncate.experiments.engine import Engine
 from tl_truncate.experiments.evaluate import METRICS, Metric, check_model, check_task
-from tl_truncate.experiments.grid import Control, kept_rank, make_grid, setting_key
+from tl_truncate.experiments.grid import Control, make_grid, setting_key
 from tl_truncate.experiments.memory import Plan, make_plan
 from tl_truncate.experiments.record import Record, make_record
 from tl_truncate.experiments.run_folder import RunFolder
@@ -35,6 +35,7 @@ def sweep(
     *,
     sites: Sequence[Site | str] | None = None,
     keeps: Sequence[Keep | int | float] = KEEPS,
+    cuts: Sequence[SiteCut] = (),
     controls: Sequence[Control] = (),
     metrics: Sequence[Metric] = ("accuracy", "p_in_context", "p_global", "logit_diff"),
     run_dir: str | os.PathLike[str] | None = None,
@@ -60,6 +61,8 @@ def sweep(
         task: one task, or several with different names.
         sites: Sites or their names; W_in and W_out of every layer by default.
         keeps: ranks, fractions or rules, each made at every site.
+        cuts: further settings of any kind, such as `GlobalDirection` or `GlobalRemoval`. Given without
+            sites, they are the whole grid.
         controls: `random_subspace`, `norm_matched`, scored beside each cut that has a counterpart.
         metrics: in the table.
         run_dir: a folder for the manifest and one line for each finished setting. Given again, the run
@@ -92,7 +95,7 @@ def sweep(
         [['blocks.1.mlp.W_out', 0.0, 0], ['blocks.1.mlp.W_out', 0.5, 16]]
     """
     tasks = check_tasks(model, task)
-    grid = make_grid(model, sites, keeps, controls, seed)
+    grid = make_grid(model, sites, keeps, controls, seed, cuts)
     return sweep_cuts(
         model,
         tasks,
@@ -188,7 +191,7 @@ class _Run:
             engine = Engine(self._model, self._tasks, self._plan)
             baseline = self._baseline(engine.baseline, stored)
             for found in engine.run(grid, self._done):
-                new = [Setting(cut, kept_rank(self._model, cut), tuple(all_)) for cut, all_ in found]
+                new = [Setting(cut, cut.kept_rank(self._model), tuple(all_)) for cut, all_ in found]
                 if self._folder is not None:
                     self._folder.append([setting.to_json() for setting in new])
                 self.settings += new

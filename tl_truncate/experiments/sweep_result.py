@@ -11,10 +11,10 @@ import pandas as pd
 
 from tl_truncate.experiments.answers import Outcome
 from tl_truncate.experiments.evaluate import Metric, Scores, score_frame
-from tl_truncate.experiments.grid import keep_value, setting_key
+from tl_truncate.experiments.grid import setting_key
 from tl_truncate.experiments.record import Record
 from tl_truncate.experiments.run_folder import RunFolder
-from tl_truncate.experiments.statistics import bootstrap_columns
+from tl_truncate.statistics import bootstrap_columns
 from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep, as_keep
@@ -105,7 +105,7 @@ class SweepResult:
                 matrix=setting.cut.site.matrix,
                 head=setting.cut.site.head,
                 kind=type(setting.cut).__name__,
-                keep=keep_value(setting.cut),
+                keep=setting.cut.label,
                 rank=setting.rank,
             )
             for setting in self.settings

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics
-from tl_truncate.experiments.grid import keep_value
 from tl_truncate.plots.style import TITLES, keep_text
 from tl_truncate.surgery.cut import SiteCut
 
@@ -65,4 +64,4 @@ def _title(history: Dynamics, name: str) -> str:
     if not cuts:
         return name
     more = f" + {len(cuts) - 1}" if len(cuts) > 1 else ""
-    return f"{name}: {cuts[0].site} {keep_text(keep_value(cuts[0]))}{more}"
+    return f"{name}: {cuts[0].site} {keep_text(cuts[0].label)}{more}"

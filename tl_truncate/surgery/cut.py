@@ -49,6 +49,35 @@ class SiteCut(ABC):
     def edit(self, model: Any) -> Edit:
         """The edit of the site's weight in a model, from the spectrum of its present content."""
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the edit depends on the tokens, so that it needs passes from the embedding on."""
+        return False
+
+    @property
+    def label(self) -> float | int | str:
+        """What is kept, as a table shows it: a fraction, a rank, or a text; 0.0 for a whole weight."""
+        keep = getattr(self, "keep", None)
+        if keep is None:
+            return 0.0
+        if type(keep).__name__ in ("Fraction", "Rank"):
+            value: float | int = getattr(keep, "rho", getattr(keep, "k", 0))
+            return value
+        return repr(keep)
+
+    def kept_rank(self, model: Any) -> int:
+        """How many components of its site's spectrum are kept."""
+        keep = getattr(self, "keep", None)
+        if keep is None:
+            return 0
+        max_rank = min(locate(model, self.site).shape)
+        count: int | None = keep.count(max_rank)
+        if count is not None:
+            return count
+        if isinstance(keep, LaserCompat):
+            return int(keep.rho * max_rank)
+        return len(kept_components(spectrum(model, self.site), keep, self.site))
+
     def to_json(self) -> dict[str, Any]:
         """The cut as plain data; `SiteCut.from_json` is the inverse.
 
@@ -61,7 +90,7 @@ class SiteCut(ABC):
             value = getattr(self, each.name)
             if isinstance(value, Site):
                 value = str(value)
-            elif isinstance(value, Keep):
+            elif hasattr(value, "to_json"):
                 value = value.to_json()
             data[each.name] = value
         return data
@@ -252,6 +281,6 @@ def _flatten(cuts: Iterable[Any]) -> Iterable[SiteCut]:
             yield from _flatten(cut)
         else:
             raise TypeError(
-                f"A cut must be a Cut, RandomSubspace, NormMatched or Ablated, got {cut!r}. "
+                f"A cut must be a Cut, a control, a GlobalDirection or a GlobalRemoval, got {cut!r}. "
                 "Write tlt.Cut('blocks.3.mlp.W_in', keep=0.1)."
             )

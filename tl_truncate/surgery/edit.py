@@ -4,11 +4,13 @@ Row vectors, as in TransformerLens: `y = x W + b`, `W = U S V^T`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from tl_truncate.weights.linear import compute_dtype
 
@@ -26,6 +28,10 @@ class Edit(ABC):
     @abstractmethod
     def is_identity(self) -> bool:
         """Whether nothing is removed."""
+
+    def watch(self) -> Iterator[RemovableHandle]:
+        """Hooks that the edit needs elsewhere in the model; none by default."""
+        return iter(())
 
     @abstractmethod
     def moved(self, device: torch.device, dtype: torch.dtype) -> "Edit":

@@ -85,6 +85,12 @@ def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tupl
         >>> logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
     """
     hooks: list[tuple[str, HookFunction]] = []
+    reading = [cut for cut in Cuts(cuts) if cut.reads_tokens]
+    if reading:
+        raise ValueError(
+            f"Cuts must not depend on the tokens to be plain hooks, got {reading[0]!r}. Use "
+            "tlt.truncated(model, cut), or tlt.global_removal_hooks(model, tokens, ...)."
+        )
     for surgeon in _surgeons(model, Cuts(cuts)):
         if surgeon.needs_input and surgeon.linear.input is not None:
             hooks.append((surgeon.linear.input.name, _as_hook(surgeon.see_input)))
@@ -133,10 +139,12 @@ def truncated(model: Model, *cuts: SiteCut | Sequence[SiteCut]) -> Iterator[Mode
     with ExitStack() as stack:
         _activate(stack, model, surgeons)
         for surgeon in surgeons:
+            for handle in surgeon.watch():
+                _place(stack, handle)
             if surgeon.needs_input and surgeon.linear.input is not None:
                 _place(stack, _Observer(surgeon.linear.input.module, surgeon.see_input))
             for point, action in surgeon.points():
-                _place(stack, _intercept(point.module, action))
+                _place(stack, intercept(point.module, action))
         if surgeons:
             for handle in watch.follow(model):
                 _place(stack, handle)
@@ -156,7 +164,7 @@ def _activate(stack: ExitStack, model: Any, surgeons: Sequence[Surgeon]) -> None
         stack.callback(at_work.remove, surgeon)
 
 
-def _intercept(module: nn.Module, action: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+def intercept(module: nn.Module, action: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
     """Changes the value on its way into a hook point, ahead of every hook there."""
 
     def pre_hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

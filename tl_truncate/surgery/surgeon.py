@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.edit import Edit, in_compute_precision
@@ -42,6 +43,10 @@ class Surgeon:
     def needs_input(self) -> bool:
         """Whether the linear's input has to be seen too."""
         return self._edit.needs_input or self.linear.writes_one_head
+
+    def watch(self) -> Iterator[RemovableHandle]:
+        """Places the hooks that the edit needs elsewhere in the model."""
+        return self._edit.watch()
 
     def see_input(self, value: Tensor) -> None:
         """Remembers the linear's input until its output comes by."""

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_truncate.checks import positive
-from tl_truncate.experiments.record import versions
 from tl_truncate.experiments.run_folder import RunFolder
 from tl_truncate.models import Backend, load_model
 from tl_truncate.toys.grammar import Grammar, every_word
 from tl_truncate.toys.training import Training, log_spaced, train
 from tl_truncate.weights.files import replacing
+from tl_truncate.weights.provenance import versions
 
 _END, _UNKNOWN = "<|endoftext|>", "<unk>"
 

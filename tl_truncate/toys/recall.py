@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tl_truncate.experiments.record import versions
 from tl_truncate.experiments.run_folder import RunFolder
 from tl_truncate.tasks.task import Task
 from tl_truncate.toys.recall_config import RecallConfig
@@ -20,6 +19,7 @@ from tl_truncate.toys.recall_model import build_recall_model, tensors, write
 from tl_truncate.toys.recall_probes import Probes
 from tl_truncate.toys.training import Training, log_spaced, train
 from tl_truncate.weights.files import replacing
+from tl_truncate.weights.provenance import versions
 from tl_truncate.weights.source import note_source
 
 #: What counts as learnt: the noise by its probability, recall by its accuracy.
@@ -255,6 +255,8 @@ def _build(config: RecallConfig, device: torch.device | str | None) -> Any:
         backend=config.backend,
         dtype=config.torch_dtype,
         device=device,
+        initialisation=config.initialisation,
+        unembedding_scale=config.unembedding_scale,
     )
 
 

@@ -16,10 +16,12 @@ from tl_truncate.toys.recall_data import RecallData
 Loss = Literal["triggers", "everywhere"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "linear"]
+Initialisation = Literal["official", "gpt2"]
 _CHOICES = {
     "loss": get_args(Loss),
     "optimizer": get_args(Optimizer),
     "schedule": get_args(Schedule),
+    "initialisation": get_args(Initialisation),
     "backend": get_args(Backend),
     "dtype": ("float32", "float64"),
 }
@@ -44,6 +46,10 @@ class RecallConfig:
         batch_size: sequences in a step.
         steps: of the optimizer.
         eval_size: sequences, clean and noisy, that the probes look at.
+        initialisation: `official`, embeddings of standard deviation 1 and other weights uniform in
+            `+-1/sqrt(n_in)`; or `gpt2`, all normal with `0.8/sqrt(d_model)`, and `1/sqrt(2 n_layers)` of
+            that for what writes to the residual stream, as TransformerLens does.
+        unembedding_scale: of the output embeddings, over that of the initialisation.
         seed: of weights, training data and evaluation data.
         backend: `bridge` (boot_native) or `hooked` (TransformerLens 3).
         dtype: `float32` or `float64`.
@@ -69,6 +75,8 @@ class RecallConfig:
     batch_size: int = 512
     steps: int = 5000
     eval_size: int = 512
+    initialisation: Initialisation = "official"
+    unembedding_scale: float = 1.0
     seed: int = 0
     backend: Backend = "bridge"
     dtype: Literal["float32", "float64"] = "float32"
@@ -81,6 +89,10 @@ class RecallConfig:
                 raise ValueError(
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}."
                 )
+        if not 0 < self.unembedding_scale < float("inf"):
+            raise ValueError(
+                f"unembedding_scale must be a positive number, got {self.unembedding_scale!r}."
+            )
         if not self.learning_rate > 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
             raise ValueError(
                 "learning_rate must be positive, weight_decay from 0 up and momentum from 0 to below 1, "
@@ -118,6 +130,29 @@ class RecallConfig:
             eval_size=128,
         )
         return own.changed(length=64).changed(**changes)
+
+    @classmethod
+    def separable(cls, loss: Loss = "triggers", **changes: Any) -> "RecallConfig":
+        """The same in two to three minutes, with an MLP that does half of the recall.
+
+        With embeddings of standard deviation 1 the attention alone says the target, and dropping the
+        last MLP is as good as any cut. Smaller ones leave a part of it to the MLP, which then holds the
+        noise and the target at once: the case in which a global part is worth separating.
+
+        Args:
+            loss: on the triggers that have occurred before, or everywhere.
+            changes: fields of the configuration or of its data.
+        """
+        scale = dict(triggers=0.7, everywhere=1.0)
+        rate = dict(triggers=2e-3, everywhere=3e-3)
+        own = cls.small(
+            loss=loss,
+            initialisation="gpt2",
+            unembedding_scale=scale.get(loss, 1.0),
+            learning_rate=rate.get(loss, 1e-3),
+            steps=800,
+        )
+        return own.changed(**changes)
 
     def changed(self, **changes: Any) -> "RecallConfig":
         """The configuration with some of its fields, or of its data's, changed.

@@ -5,7 +5,7 @@ and frozen, and the query matrix is the identity.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,8 +29,13 @@ def build_recall_model(
     backend: Backend,
     dtype: torch.dtype,
     device: torch.device | str | None,
+    initialisation: Literal["official", "gpt2"] = "official",
+    unembedding_scale: float = 1.0,
 ) -> Any:
-    """A fresh model; embeddings standard normal, other weights uniform in `+-1/sqrt(n_in)`.
+    """A fresh model.
+
+    `official`: embeddings standard normal, other weights uniform in `+-1/sqrt(n_in)`. `gpt2`: all normal
+    with standard deviation `0.8/sqrt(d_model)`, W_O and W_out with `1/sqrt(2 n_layers)` of that.
 
     Args:
         d_vocab, n_ctx, d_model, d_mlp, n_layers: sizes.
@@ -38,11 +43,13 @@ def build_recall_model(
         backend: `bridge` (boot_native) or `hooked` (TransformerLens 3).
         dtype: of the weights, which are drawn in float64.
         device: where to put them.
+        initialisation: of the weights.
+        unembedding_scale: of W_U, over that of the initialisation.
 
     Raises:
         ValueError: if the installed TransformerLens does not have the backend.
 
-    Source: the initialisation of the official code of Chen, Bruna and Bietti 2024.
+    Source: the initialisation of the official code of Chen, Bruna and Bietti 2024; TransformerLens'.
     """
     sizes = dict(
         d_vocab=d_vocab, n_ctx=n_ctx, d_model=d_model, d_head=d_model, n_heads=1, n_layers=n_layers
@@ -50,22 +57,29 @@ def build_recall_model(
     settings = dict(d_mlp=d_mlp, act_fn="relu", normalization_type=None, seed=seed, dtype=dtype, **sizes)
     model = (_native if backend == "bridge" else _hooked)(settings)
     generator = torch.Generator().manual_seed(seed)
+    std = 0.8 / math.sqrt(d_model)
 
-    def uniform(n_in: int, n_out: int) -> Tensor:
-        draw = torch.rand(n_in, n_out, generator=generator, dtype=torch.float64)
-        return (2 * draw - 1) / math.sqrt(n_in)
+    def normal(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def drawn(n_in: int, n_out: int, writes: bool = False) -> Tensor:
+        if initialisation == "official":
+            draw = torch.rand(n_in, n_out, generator=generator, dtype=torch.float64)
+            return (2 * draw - 1) / math.sqrt(n_in)
+        return normal(torch.Size((n_in, n_out))) * std / math.sqrt(2 * n_layers if writes else 1)
 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         for embedding in (model.W_E, _positions(model)):
-            embedding.copy_(torch.randn(embedding.shape, generator=generator, dtype=torch.float64))
-        model.W_U.copy_(uniform(*model.W_U.shape))
+            embedding.copy_(normal(embedding.shape) * (1 if initialisation == "official" else std))
+        model.W_U.copy_(drawn(*model.W_U.shape) * unembedding_scale)
         for site in find_sites(model, "W_Q"):
             locate(model, site).weight().copy_(torch.eye(d_model))
         for site in find_sites(model, TRAINED):
             weight = locate(model, site).weight()
-            weight.copy_(uniform(*weight.shape))
+            n_in, n_out = weight.shape
+            weight.copy_(drawn(n_in, n_out, site.matrix in ("W_O", "W_out")))
     if device is not None:
         model.to(device)
     return freeze(model)

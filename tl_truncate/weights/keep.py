@@ -246,6 +246,36 @@ class Components(Keep):
         return torch.tensor(self.components, dtype=torch.int64)
 
 
+@dataclass(frozen=True, repr=False)
+class Without(Keep):
+    """Keeps all but the components with the given indices, counted from 0 at the largest.
+
+    Args:
+        components: that are removed.
+        name: what they are, for tables.
+
+    Example:
+        >>> Without([1], "the noise").indices(torch.tensor([3.0, 2.0, 1.0]), (3, 5)).tolist()
+        [0, 2]
+    """
+
+    components: Sequence[int]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        chosen = Components(self.components).components
+        object.__setattr__(self, "components", chosen)
+
+    def indices(self, singular_values: Tensor, shape: tuple[int, int]) -> Tensor:
+        """All but the chosen ones."""
+        inside = torch.ones(len(singular_values), dtype=torch.bool)
+        inside[Components(self.components).indices(singular_values, shape)] = False
+        return inside.nonzero()[:, 0]
+
+    def __repr__(self) -> str:
+        return f"Without({self.name or list(self.components)})"
+
+
 @dataclass(frozen=True)
 class LaserCompat(Keep):
     """The published LASER code's approximation: `torch.svd_lowrank` with `niter=2`, seeded.

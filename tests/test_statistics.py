@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tl_truncate.experiments.statistics import Estimate, bootstrap_mean
+from tl_truncate.statistics import Estimate, bootstrap_mean
 
 
 @settings(deadline=None)

@@ -1,0 +1,314 @@
+"""Running a model without the global part of an MLP's output, or without the in-context part."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from tl_truncate.decompose.decompose import decompose
+from tl_truncate.decompose.parts import Method
+from tl_truncate.decompose.passes import outputs_of, without_hooks
+from tl_truncate.decompose.reader import Reader
+from tl_truncate.decompose.split import Split, global_of
+from tl_truncate.decompose.token_means import StoredMeans, TokenMeans
+from tl_truncate.surgery.cut import SiteCut, fill
+from tl_truncate.surgery.edit import Edit
+from tl_truncate.surgery.hooks import HookFunction, truncated
+from tl_truncate.weights.keep import Keep
+from tl_truncate.weights.locate import find_sites, locate
+from tl_truncate.weights.site import Site
+
+Model = TypeVar("Model")
+Means = TokenMeans | StoredMeans
+
+
+@dataclass(frozen=True, repr=False)
+class _PartRemoval(SiteCut):
+    """Removes one part of an MLP's output as the model runs: `y -> y - strength * part`."""
+
+    split: Split
+
+    def __init__(
+        self,
+        site: Site | str | int,
+        method: Method = "token_mean",
+        *,
+        means: Means | None = None,
+        from_layer: int = 0,
+        keep: Keep | int | float = 0.1,
+        strength: float = 1.0,
+        split: Split | Mapping[str, Any] | None = None,
+    ) -> None:
+        place = Site(site, "W_out") if isinstance(site, int) else Site.parse(site)
+        if place.matrix != "W_out":
+            raise ValueError(f"The site must be an MLP's W_out, or its layer, got {place}.")
+        if split is None:
+            split = Split(method, means, from_layer, keep)
+        elif not isinstance(split, Split):
+            split = Split.from_json(split)
+        fill(self, site=place, split=split, strength=strength)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Always: what is removed depends on them, and position 0 is left alone."""
+        return True
+
+    @property
+    def label(self) -> str:
+        """The method."""
+        return self.split.method
+
+    def kept_rank(self, model: Any) -> int:
+        """All: no component is removed."""
+        return min(locate(model, self.site).shape)
+
+    def edit(self, model: Any) -> Edit:
+        """The subtraction of the part."""
+        split = self.split.ready()
+        split.check(model, [self.site.layer])
+        return _PartEdit(_Source(model, self.site.layer, split), self._removes_global())
+
+    @abstractmethod
+    def _removes_global(self) -> bool:
+        """Whether it is the global part that goes."""
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class GlobalRemoval(_PartRemoval):
+    """Removes the global part of an MLP's output, `y -> y - strength * global`, never at position 0.
+
+    A cut like any other: `evaluate`, `sweep`, `search` and `truncated` take it, alone or beside cuts. It
+    reads the tokens as they pass; `context_ablation` and `own_path` take further passes to find what to
+    remove, of the model with its other cuts but without removals and hooks.
+
+    Args:
+        site: the layer, or its W_out.
+        method: as for `decompose_mlp`.
+        means: fitted, for `token_mean`.
+        from_layer: for `context_ablation`.
+        keep: for `spectral`.
+        strength: 1 removes, 0.5 halves, -1 doubles.
+
+    Raises:
+        ValueError: if an argument does not fit.
+
+    Example:
+        >>> GlobalRemoval(1, "own_path")
+        GlobalRemoval(site='blocks.1.mlp.W_out', split='own_path')
+    """
+
+    def _removes_global(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class InContextRemoval(_PartRemoval):
+    """Removes the in-context part of an MLP's output and leaves the global one; as `GlobalRemoval`.
+
+    Example:
+        >>> InContextRemoval(1, "spectral", keep=8)
+        InContextRemoval(site='blocks.1.mlp.W_out', split='spectral', keep=Rank(k=8))
+    """
+
+    def _removes_global(self) -> bool:
+        return False
+
+
+class _Source:
+    """The global part of one MLP's output in the pass that is going on."""
+
+    def __init__(self, model: Any, layer: int, split: Split) -> None:
+        self._model, self._layer, self._split = model, layer, split
+        ahead = self._ahead if split.method in ("context_ablation", "own_path") else None
+        self.reader = Reader(model, layer, ahead)
+
+    def _ahead(self, tokens: Tensor) -> Tensor:
+        site = Site(self._layer, "W_out")
+        with torch.no_grad(), without_hooks(self._model):
+            output = outputs_of(self._model, tokens, [site])[site]
+            return self._terms(tokens, output)
+
+    def _terms(self, tokens: Tensor, output: Tensor) -> Tensor:
+        terms = self._split.terms(self._model, tokens, {self._layer: output})
+        return global_of(self._split.method, terms[self._layer])
+
+    def global_part(self, output: Tensor, tokens: Tensor) -> Tensor:
+        found = self.reader.found
+        if found is None:
+            found = self._terms(tokens, output)
+        return found.to(output.device, output.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _PartEdit(Edit):
+    """The subtraction of one part of an MLP's output."""
+
+    source: _Source
+    of_global: bool
+
+    @property
+    def needs_input(self) -> bool:
+        """Never: the output and the tokens are enough."""
+        return False
+
+    @property
+    def is_identity(self) -> bool:
+        """Never."""
+        return False
+
+    def watch(self) -> Iterator[RemovableHandle]:
+        """The reader's hooks."""
+        return self.source.reader.watch()
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> "_PartEdit":
+        """Itself: the part goes where the output is."""
+        return self
+
+    def kept(self, u: Tensor, x: Tensor | None) -> Tensor:
+        """The other part."""
+        return self.apply(u, None, x, 1.0)
+
+    def apply(self, y: Tensor, bias: Tensor | None, x: Tensor | None, strength: float) -> Tensor:
+        """The output less the part, where it acts."""
+        if self.source.reader.asleep:
+            return y
+        tokens, acting = self.source.reader.now(y)
+        whole = self.source.global_part(y, tokens)
+        part = whole if self.of_global else y - whole
+        return y - strength * part * acting[..., None]
+
+
+def _layers_of(model: Any, layers: int | Sequence[int]) -> list[int]:
+    chosen = [layers] if isinstance(layers, int) else layers
+    return [site.layer for site in find_sites(model, "W_out", chosen)]
+
+
+@contextmanager
+def without_global(
+    model: Model,
+    layers: int | Sequence[int],
+    method: Method = "token_mean",
+    *,
+    means: Means | None = None,
+    from_layer: int = 0,
+    keep: Keep | int | float = 0.1,
+    strength: float = 1.0,
+) -> Iterator[Model]:
+    """Runs the model with the global parts of some MLPs' outputs removed, never at position 0.
+
+    `y -> y - strength * global`. Any hook, cache or generation step inside sees the result, and the
+    context nests with `truncated`. No gradient passes through what is removed.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        layers: whose MLPs.
+        method: as for `decompose_mlp`.
+        means: fitted, for `token_mean`.
+        from_layer: for `context_ablation`.
+        keep: for `spectral`.
+        strength: 1 removes, 0.5 halves, -1 doubles.
+
+    Yields:
+        The model.
+
+    Raises:
+        ValueError: if an argument does not fit, before anything runs.
+
+    Example:
+        >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1], progress=False)
+        >>> with tlt.without_global(model, [1], means=means):
+        ...     logits = model(tokens)
+    """
+    split = Split(method, means, from_layer, keep).ready()
+    cuts = [GlobalRemoval(each, split=split, strength=strength) for each in _layers_of(model, layers)]
+    with truncated(model, cuts):  # type: ignore[type-var]
+        yield model
+
+
+@contextmanager
+def without_in_context(
+    model: Model,
+    layers: int | Sequence[int],
+    method: Method = "token_mean",
+    *,
+    means: Means | None = None,
+    from_layer: int = 0,
+    keep: Keep | int | float = 0.1,
+    strength: float = 1.0,
+) -> Iterator[Model]:
+    """Runs the model with the in-context parts of some MLPs' outputs removed, so that the global stay.
+
+    The arguments, and what is raised, are those of `without_global`.
+
+    Example:
+        >>> with tlt.without_in_context(model, 1, "own_path"):
+        ...     logits = model(tokens)
+    """
+    split = Split(method, means, from_layer, keep).ready()
+    cuts = [InContextRemoval(each, split=split, strength=strength) for each in _layers_of(model, layers)]
+    with truncated(model, cuts):  # type: ignore[type-var]
+        yield model
+
+
+def global_removal_hooks(
+    model: Any,
+    tokens: Tensor | str | Sequence[Any],
+    layers: int | Sequence[int],
+    method: Method = "token_mean",
+    *,
+    means: Means | None = None,
+    from_layer: int = 0,
+    keep: Keep | int | float = 0.1,
+    strength: float = 1.0,
+    mask: Tensor | None = None,
+    prepend_bos: bool | None = None,
+) -> list[tuple[str, HookFunction]]:
+    """Hooks that remove the global parts of some MLPs' outputs on given tokens, never at position 0.
+
+    For `model.run_with_hooks(tokens, fwd_hooks=hooks)`. The parts are those of the model as it is now,
+    so that the hooks fit these tokens alone; `without_global` reads the tokens as they pass.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        tokens: `[batch, pos]`, or texts.
+        layers: whose MLPs.
+        mask: False or 0 at padding, where nothing is removed.
+
+    The other arguments, and what is raised, are those of `without_global` and `decompose_mlp`.
+
+    Returns:
+        Pairs of a hook point's name and a function of (value, hook).
+
+    Example:
+        >>> hooks = tlt.global_removal_hooks(model, tokens, [1], "own_path")
+        >>> logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
+    """
+    split = Split(method, means, from_layer, keep)
+    chosen = _layers_of(model, layers)
+    parts = decompose(model, tokens, chosen, split, mask=mask, prepend_bos=prepend_bos)
+    hooks: list[tuple[str, HookFunction]] = []
+    for layer, own in parts.items():
+        acting = torch.ones_like(own.tokens, dtype=torch.bool) if mask is None else mask.bool().clone()
+        first = acting.int().argmax(1)
+        acting[torch.arange(len(acting)), first] = False
+        removed = strength * own.global_ * acting.to(own.global_.device)[..., None]
+        name = locate(model, Site(layer, "W_out")).output.name
+        hooks.append((name, _subtraction(removed)))
+    return hooks
+
+
+def _subtraction(removed: Tensor) -> HookFunction:
+    def hook_function(value: Tensor, hook: Any = None) -> Tensor:
+        if value.shape != removed.shape:
+            raise ValueError(
+                f"These hooks must run on the tokens that they were made for, of shape "
+                f"{tuple(removed.shape[:2])}, got {tuple(value.shape[:2])}. Use tlt.without_global."
+            )
+        return value - removed.to(value.device, value.dtype)
+
+    return hook_function
