@@ -115,7 +115,7 @@ def own_path(
             the MLP's output), as under cuts that are at work.
     """
     start, blocks, outputs = freeze(model, tokens, max(layers))
-    _require_linear(start, blocks, outputs, layers)
+    _require_linear(model, start, blocks, outputs, layers)
     own = _written(blocks, start, local=True, biases=False)
     bias = _written(blocks, torch.zeros_like(start), local=False, biases=True)
     return {
@@ -141,7 +141,7 @@ def source_streams(
         ValueError: if the model is not linear along frozen patterns, scales and ratios.
     """
     start, blocks, outputs = freeze(model, tokens, layer)
-    _require_linear(start, blocks, outputs, [layer])
+    _require_linear(model, start, blocks, outputs, [layer])
     alone = torch.eye(tokens.shape[1], dtype=start.dtype, device=start.device)
     return _written(blocks, alone[:, None, :, None] * start, local=False, biases=False)[layer]
 
@@ -219,17 +219,19 @@ def _reads_entry(block: Any, layer: int, seen: dict[str, Tensor]) -> bool:
 
 
 def _require_linear(
-    start: Tensor, blocks: Sequence[FrozenBlock], outputs: Sequence[Tensor], layers: Sequence[int]
+    model: Any,
+    start: Tensor,
+    blocks: Sequence[FrozenBlock],
+    outputs: Sequence[Tensor],
+    layers: Sequence[int],
 ) -> None:
-    """Sends one row's whole stream along the frozen maps, and compares.
-
-    Half precision is looked at in the precision that the streams are computed in.
-    """
+    """Sends one row's whole stream along the frozen maps, and compares."""
+    allowed = _AGREEMENT.get(next(iter(model.parameters())).dtype, _AGREEMENT_HALF)
     whole = _written([_row(block) for block in blocks], start[:1], local=False, biases=True)
     for layer in layers:
         own = outputs[layer][:1]
         gap = float((whole[layer] - own).norm() / own.norm())
-        if not gap <= _AGREEMENT.get(own.dtype, _AGREEMENT_HALF):
+        if not gap <= allowed:
             raise ValueError(
                 "own_path must find the model linear along frozen patterns, norm scales and activations,"
                 f" but the MLP of block {layer} differs from that by {gap:.1e} of its output. Leave "
