@@ -130,10 +130,14 @@ def test_padding_in_front(shared, options, rows, method):
 @torch.no_grad()
 @pytest.mark.parametrize(("kind", "name"), MODELS)
 def test_generation_with_a_cache_of_keys(shared, options, rows, kind, name):
-    model, own = shared(kind, name, torch.float64), options(kind, name, "token_mean")
+    model = shared(kind, name, torch.float64)
+    means = tlt.TokenMeans.fit(model, rows, layers=[1], bigrams=True)
+    own = dict(means=means)
     settings = dict(max_new_tokens=5, do_sample=False, verbose=False, return_type="tokens")
     if name == "no-norm" and kind == "bridge":
         pytest.skip("TransformerLens' native model has no cache of keys")
+    if (kind, name) == ("hooked", "gpt2"):
+        pytest.skip("TransformerLens 3.9 places learnt positions wrongly with a cache, also without us")
     if kind == "bridge":
         model = architectures.with_tokenizer(model)
     else:
@@ -146,6 +150,9 @@ def test_generation_with_a_cache_of_keys(shared, options, rows, kind, name):
         cached = model.generate(rows[:1], use_past_kv_cache=True, **settings)
     assert cached[0].tolist() == plain[0, : len(cached[0])].tolist()
     if kind == "hooked":
+        with tlt.without_global(model, 1, **own):
+            again = model.generate(rows[:1], use_past_kv_cache=False, **settings)
+        assert again[0].tolist() == plain[0].tolist()
         with (
             tlt.without_global(model, 1, "own_path"),
             pytest.raises(CutNotApplied, match=r"must see whole prompts.*use_past_kv_cache=False"),

@@ -11,6 +11,10 @@ from torch.utils.hooks import RemovableHandle
 
 from tl_truncate.surgery.surgeon import CutNotApplied
 
+_MISSED = (
+    "A cut that depends on the tokens must see them at the embedding and its block's attention in each "
+    "pass, but they did not go by. Run the whole model on token numbers."
+)
 # Models in whose pass another pass is being made, of which no edit that reads tokens takes notice.
 _inside: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
@@ -30,6 +34,7 @@ class Reader:
     def __init__(self, model: Any, layer: int, ahead: Callable[[Tensor], Tensor] | None = None) -> None:
         self._model, self._layer, self._ahead = model, layer, ahead
         self._tokens: Tensor | None = None
+        self._so_far: Tensor | None = None
         self._found: Tensor | None = None
         self._pattern: tuple[int, Tensor] | None = None
 
@@ -63,27 +68,44 @@ class Reader:
             seen = pattern[..., -1, :].amax(1) > 0
             self._pattern = (pattern.shape[-1] - pattern.shape[-2], seen)
 
-    def now(self, value: Tensor) -> tuple[Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """The tokens at a value's positions, and where an edit acts: not at position 0, nor at padding.
+    def now(self, value: Tensor) -> tuple[Int64[Tensor, "batch known"], Bool[Tensor, "batch pos"]]:
+        """The tokens up to a value's last position, and where an edit acts: not at position 0, nor at
+        padding.
+
+        The first positions of a value may come from an earlier pass (a cache of keys), or the tokens of
+        its last position alone may have been embedded anew; either way those before are remembered.
 
         Raises:
             CutNotApplied: if the tokens of this pass have not gone by.
         """
-        tokens, pattern = self._tokens, self._pattern
-        if tokens is None or pattern is None or tokens.shape != value.shape[:2]:
+        if self._tokens is None or self._pattern is None:
+            raise CutNotApplied(_MISSED)
+        before, seen = self._pattern
+        tokens = self._known(before + value.shape[1], value.shape[1])
+        if tokens is None or len(tokens) != len(value):
+            raise CutNotApplied(_MISSED)
+        if self._ahead is not None and tokens.shape != self._tokens.shape:
             raise CutNotApplied(
-                "A cut that depends on the tokens must see them at the embedding and its block's "
-                "attention in each pass, but they did not go by. Run the whole model on token numbers."
+                "This method must see whole prompts, but the pass goes on from an earlier one. Run "
+                "whole prompts (for generation with use_past_kv_cache=False on a TransformerBridge), or "
+                "use method='token_mean'."
             )
-        before, seen = pattern
         first = seen.int().argmax(-1, keepdim=True)
-        places = before + torch.arange(tokens.shape[1], device=seen.device)
-        if self._ahead is not None and before:
-            raise CutNotApplied(
-                "This method must see whole prompts, but the pass goes on from a cache of keys. "
-                "Generate with use_past_kv_cache=False, or use method='token_mean'."
-            )
+        places = before + torch.arange(value.shape[1], device=seen.device)
         return tokens, (places > first).to(value.device)
+
+    def _known(self, total: int, own: int) -> Tensor | None:
+        """All tokens up to the value's last position, or those of the value where more are not known."""
+        assert self._tokens is not None
+        if self._tokens.shape[1] == total:
+            self._so_far = self._tokens
+        elif self._so_far is not None and len(self._so_far) == len(self._tokens):
+            joined = torch.cat([self._so_far, self._tokens], 1)
+            self._so_far = joined if joined.shape[1] == total else None
+        known = self._so_far
+        if known is not None and known.shape[1] == total:
+            return known
+        return self._tokens if self._tokens.shape[1] == own else None
 
     @property
     def found(self) -> Tensor | None:

@@ -138,8 +138,11 @@ class _Source:
         return global_of(self._split.method, terms[self._layer])
 
     def global_part(self, output: Tensor, tokens: Tensor) -> Tensor:
-        found = self.reader.found
-        if found is None:
+        found, means = self.reader.found, self._split.means
+        if found is None and isinstance(means, TokenMeans):
+            known = means.global_part(Site(self._layer, "W_out"), tokens)
+            found = known[:, -output.shape[1] :]
+        elif found is None:
             found = self._terms(tokens, output)
         return found.to(output.device, output.dtype)
 

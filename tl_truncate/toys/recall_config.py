@@ -143,14 +143,13 @@ class RecallConfig:
             loss: on the triggers that have occurred before, or everywhere.
             changes: fields of the configuration or of its data.
         """
-        scale = dict(triggers=0.7, everywhere=1.0)
-        rate = dict(triggers=2e-3, everywhere=3e-3)
+        everywhere = loss == "everywhere"
         own = cls.small(
             loss=loss,
             initialisation="gpt2",
-            unembedding_scale=scale.get(loss, 1.0),
-            learning_rate=rate.get(loss, 1e-3),
-            steps=800,
+            unembedding_scale=0.7,
+            learning_rate=3e-3 if everywhere else 2e-3,
+            steps=1200 if everywhere else 800,
         )
         return own.changed(**changes)
 
