@@ -15,10 +15,14 @@ from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, compo
 from tl_truncate.decompose.token_means import TokenMeans
 from tl_truncate.experiments.attribute import attribute
 from tl_truncate.experiments.attribution import Attribution
+from tl_truncate.experiments.compare import ChosenComparison, Comparison, compare, compare_chosen
 from tl_truncate.experiments.dynamics import dynamics
 from tl_truncate.experiments.dynamics_result import Dynamics
 from tl_truncate.experiments.engine import FullPassesWarning
 from tl_truncate.experiments.evaluate import Scores, evaluate
+from tl_truncate.experiments.families import Ways
+from tl_truncate.experiments.part_attribution import PartAttribution, part_attribution
+from tl_truncate.experiments.prompt_view import PromptView, view_prompt
 from tl_truncate.experiments.search import search
 from tl_truncate.experiments.search_result import SearchResult
 from tl_truncate.experiments.side_effects import SideEffects, side_effects
@@ -54,6 +58,8 @@ __all__ = [
     "Ablated",
     "Attribution",
     "Band",
+    "ChosenComparison",
+    "Comparison",
     "ComponentShares",
     "Components",
     "Cut",
@@ -75,7 +81,9 @@ __all__ = [
     "MarchenkoPastur",
     "NormMatched",
     "OptimalThreshold",
+    "PartAttribution",
     "ProcessedWeightsWarning",
+    "PromptView",
     "RandomSubspace",
     "Rank",
     "Scores",
@@ -86,11 +94,14 @@ __all__ = [
     "SweepResult",
     "Task",
     "TokenMeans",
+    "Ways",
     "Without",
     "attribute",
     "cache_clear",
     "cache_info",
     "checkpoint_steps",
+    "compare",
+    "compare_chosen",
     "component_shares",
     "decompose_layers",
     "decompose_mlp",
@@ -99,6 +110,7 @@ __all__ = [
     "find_sites",
     "global_removal_hooks",
     "load_model",
+    "part_attribution",
     "processing",
     "search",
     "side_effects",
@@ -108,6 +120,7 @@ __all__ = [
     "toys",
     "truncated",
     "truncation_hooks",
+    "view_prompt",
     "without_global",
     "without_in_context",
 ]

@@ -1,6 +1,17 @@
 """The command line: `tl-truncate demo | evaluate | sweep | search | dynamics | toy | ...`."""
 
-from tl_truncate.cli import cache, demo, dynamics, evaluate, search, spectrum, sweep, toy
+from tl_truncate.cli import cache, decompose, demo, dynamics, evaluate, search, spectrum, sweep, toy
 from tl_truncate.cli.app import app
 
-__all__ = ["app", "cache", "demo", "dynamics", "evaluate", "search", "spectrum", "sweep", "toy"]
+__all__ = [
+    "app",
+    "cache",
+    "decompose",
+    "demo",
+    "dynamics",
+    "evaluate",
+    "search",
+    "spectrum",
+    "sweep",
+    "toy",
+]

@@ -136,7 +136,7 @@ def decompose(
     made = {}
     for layer in chosen:
         terms, output = found[layer], in_compute_precision(outputs[layer])
-        whole = global_of(split.method, terms)
+        whole = global_of(split, terms)
         site = Site(layer, "W_out")
         means = split.means
         counts = means.counts(site, batch.tokens) if isinstance(means, TokenMeans) else None

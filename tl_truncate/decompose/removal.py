@@ -41,6 +41,7 @@ class _PartRemoval(SiteCut):
         means: Means | None = None,
         from_layer: int = 0,
         keep: Keep | int | float = 0.1,
+        only: tuple[str, ...] | None = None,
         strength: float = 1.0,
         split: Split | Mapping[str, Any] | None = None,
     ) -> None:
@@ -48,7 +49,7 @@ class _PartRemoval(SiteCut):
         if place.matrix != "W_out":
             raise ValueError(f"The site must be an MLP's W_out, or its layer, got {place}.")
         if split is None:
-            split = Split(method, means, from_layer, keep)
+            split = Split(method, means, from_layer, keep, only)
         elif not isinstance(split, Split):
             split = Split.from_json(split)
         fill(self, site=place, split=split, strength=strength)
@@ -60,8 +61,9 @@ class _PartRemoval(SiteCut):
 
     @property
     def label(self) -> str:
-        """The method."""
-        return self.split.method
+        """The method, and the terms if they are not all."""
+        only = "" if self.split.only is None else f" ({', '.join(self.split.only)})"
+        return self.split.method + only
 
     def kept_rank(self, model: Any) -> int:
         """All: no component is removed."""
@@ -92,6 +94,8 @@ class GlobalRemoval(_PartRemoval):
         means: fitted, for `token_mean`.
         from_layer: for `context_ablation`.
         keep: for `spectral`.
+        only: which global terms are removed, such as `("token",)` without the corpus mean; all by
+            default.
         strength: 1 removes, 0.5 halves, -1 doubles.
 
     Raises:
@@ -135,12 +139,12 @@ class _Source:
 
     def _terms(self, tokens: Tensor, output: Tensor) -> Tensor:
         terms = self._split.terms(self._model, tokens, {self._layer: output})
-        return global_of(self._split.method, terms[self._layer])
+        return global_of(self._split, terms[self._layer])
 
     def global_part(self, output: Tensor, tokens: Tensor) -> Tensor:
         found, means = self.reader.found, self._split.means
         if found is None and isinstance(means, TokenMeans):
-            known = means.global_part(Site(self._layer, "W_out"), tokens)
+            known = global_of(self._split, means.terms(Site(self._layer, "W_out"), tokens))
             found = known[:, -output.shape[1] :]
         elif found is None:
             found = self._terms(tokens, output)
@@ -200,6 +204,7 @@ def without_global(
     means: Means | None = None,
     from_layer: int = 0,
     keep: Keep | int | float = 0.1,
+    only: tuple[str, ...] | None = None,
     strength: float = 1.0,
 ) -> Iterator[Model]:
     """Runs the model with the global parts of some MLPs' outputs removed, never at position 0.
@@ -214,6 +219,8 @@ def without_global(
         means: fitted, for `token_mean`.
         from_layer: for `context_ablation`.
         keep: for `spectral`.
+        only: which global terms are removed, such as `("token",)` without the corpus mean; all by
+            default.
         strength: 1 removes, 0.5 halves, -1 doubles.
 
     Yields:
@@ -227,7 +234,7 @@ def without_global(
         >>> with tlt.without_global(model, [1], means=means):
         ...     logits = model(tokens)
     """
-    split = Split(method, means, from_layer, keep).ready()
+    split = Split(method, means, from_layer, keep, only).ready()
     cuts = [GlobalRemoval(each, split=split, strength=strength) for each in _layers_of(model, layers)]
     with truncated(model, cuts):  # type: ignore[type-var]
         yield model
@@ -242,6 +249,7 @@ def without_in_context(
     means: Means | None = None,
     from_layer: int = 0,
     keep: Keep | int | float = 0.1,
+    only: tuple[str, ...] | None = None,
     strength: float = 1.0,
 ) -> Iterator[Model]:
     """Runs the model with the in-context parts of some MLPs' outputs removed, so that the global stay.
@@ -252,7 +260,7 @@ def without_in_context(
         >>> with tlt.without_in_context(model, 1, "own_path"):
         ...     logits = model(tokens)
     """
-    split = Split(method, means, from_layer, keep).ready()
+    split = Split(method, means, from_layer, keep, only).ready()
     cuts = [InContextRemoval(each, split=split, strength=strength) for each in _layers_of(model, layers)]
     with truncated(model, cuts):  # type: ignore[type-var]
         yield model
@@ -267,6 +275,7 @@ def global_removal_hooks(
     means: Means | None = None,
     from_layer: int = 0,
     keep: Keep | int | float = 0.1,
+    only: tuple[str, ...] | None = None,
     strength: float = 1.0,
     mask: Tensor | None = None,
     prepend_bos: bool | None = None,
@@ -291,7 +300,7 @@ def global_removal_hooks(
         >>> hooks = tlt.global_removal_hooks(model, tokens, [1], "own_path")
         >>> logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
     """
-    split = Split(method, means, from_layer, keep)
+    split = Split(method, means, from_layer, keep, only)
     chosen = _layers_of(model, layers)
     parts = decompose(model, tokens, chosen, split, mask=mask, prepend_bos=prepend_bos)
     hooks: list[tuple[str, HookFunction]] = []

@@ -38,12 +38,14 @@ class Split:
         means: for `token_mean`.
         from_layer: for `context_ablation`, the first block whose attention is masked.
         keep: for `spectral`, what counts as in-context.
+        only: which of the method's global terms count as global; all by default.
     """
 
     method: Method = "token_mean"
     means: TokenMeans | StoredMeans | None = None
     from_layer: int = 0
     keep: Keep | int | float = 0.1
+    only: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -62,6 +64,14 @@ class Split:
         if isinstance(self.from_layer, bool) or not isinstance(self.from_layer, int):
             raise ValueError(f"from_layer must be a block's number, got {self.from_layer!r}.")
         object.__setattr__(self, "keep", as_keep(self.keep))
+        if self.only is not None:
+            object.__setattr__(self, "only", tuple(self.only))
+            unknown = set(self.only) - set(GLOBAL_TERMS[self.method])
+            if unknown or not self.only:
+                raise ValueError(
+                    f"only must be of {', '.join(GLOBAL_TERMS[self.method])} for {self.method!r}, got "
+                    f"{', '.join(sorted(unknown)) or 'nothing'}."
+                )
 
     def ready(self) -> "Split":
         """The same with its means at hand."""
@@ -129,6 +139,7 @@ class Split:
             means=None if means is None else asdict(means),
             from_layer=self.from_layer,
             keep=self.keep.to_json(),
+            only=None if self.only is None else list(self.only),
         )
 
     @classmethod
@@ -140,7 +151,9 @@ class Split:
         shown = repr(self.method)
         if self.method == "context_ablation" and self.from_layer:
             shown += f", from_layer={self.from_layer}"
-        return shown + (f", keep={self.keep!r}" if self.method == "spectral" else "")
+        if self.method == "spectral":
+            shown += f", keep={self.keep!r}"
+        return shown + ("" if self.only is None else f", only={self.only!r}")
 
 
 def _rest(output: Tensor, terms: Terms) -> Terms:
@@ -150,7 +163,8 @@ def _rest(output: Tensor, terms: Terms) -> Terms:
     return found
 
 
-def global_of(method: Method, terms: Terms) -> Tensor:
-    """The sum of the global terms."""
-    chosen = [terms[name] for name in GLOBAL_TERMS[method] if name in terms]
+def global_of(split: Split, terms: Terms) -> Tensor:
+    """The sum of the terms that count as global."""
+    names = GLOBAL_TERMS[split.method] if split.only is None else split.only
+    chosen = [terms[name] for name in names if name in terms]
     return torch.stack(chosen).sum(0) if len(chosen) > 1 else chosen[0]

@@ -13,9 +13,10 @@ from tl_truncate.experiments.evaluate import Scores, evaluate
 from tl_truncate.experiments.grid import make_grid
 from tl_truncate.experiments.judge import Combine, Judge, Objective, Split, split_task
 from tl_truncate.experiments.search_result import SearchResult
-from tl_truncate.experiments.side_effects import SideEffects, sample_texts, side_effects
+from tl_truncate.experiments.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.strategies import halving, laser
 from tl_truncate.experiments.sweep import KEEPS, check_tasks
+from tl_truncate.experiments.texts import sample_texts
 from tl_truncate.surgery.controls import NormMatched, RandomSubspace, control_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import encode

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 
 from tl_truncate.experiments.evaluate import check_model
 from tl_truncate.experiments.record import Record, make_text_record
+from tl_truncate.experiments.texts import sample_texts
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.statistics import Estimate, bootstrap_ratio
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -96,18 +96,6 @@ class SideEffects:
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def sample_texts() -> tuple[str, ...]:
-    """Passages in the public domain that ship with the package.
-
-    Example:
-        >>> len(sample_texts()) >= 20
-        True
-    """
-    text = resources.files("tl_truncate.experiments").joinpath("sample.txt").read_text("utf-8")
-    _, _, body = text.partition("\n---\n")
-    return tuple(" ".join(passage.split()) for passage in body.split("\n\n") if passage.strip())
 
 
 def side_effects(

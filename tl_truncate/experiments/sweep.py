@@ -156,7 +156,7 @@ def sweep_cuts(
     settings = [Setting.from_json(line) for line in folder.lines()] if folder else []
     run = _Run(model, tasks, plan, records, encoded, folder, settings)
     baseline = run.finish(grid, progress, label)
-    return build_result(manifest, baseline, run.settings)
+    return build_result(manifest, baseline, run.settings, grid)
 
 
 class _Run:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -220,18 +220,24 @@ _SETTING_COLUMNS = ["task", "site", "layer", "matrix", "head", "kind", "keep", "
 
 
 def build_result(
-    manifest: Mapping[str, Any], baseline: Sequence[dict[str, Any]], settings: Sequence[Setting]
+    manifest: Mapping[str, Any],
+    baseline: Sequence[dict[str, Any]],
+    settings: Sequence[Setting],
+    cuts: Sequence[SiteCut] | None = None,
 ) -> SweepResult:
-    """A result from what a run folder holds; a setting that is there twice counts once."""
+    """A result from what a run folder holds; a setting that is there twice counts once.
+
+    Cuts whose token means were never saved cannot be read back, so whoever has the cuts gives them.
+    """
     tasks = tuple(Task.from_json(each) for each in manifest["tasks"])
     baselines = {}
     for task, data in zip(tasks, baseline, strict=True):
         frame = score_frame(task, data["n_tokens"], Outcome.from_json(data["outcome"]))
         record = Record.from_json(data["record"])
         baselines[task.name] = Scores(frame, record, resamples=manifest["resamples"])
-    grid = tuple(SiteCut.from_json(each) for each in manifest["grid"])
+    grid = tuple(map(SiteCut.from_json, manifest["grid"]) if cuts is None else cuts)
     finished = {setting_key(setting.cut): setting for setting in reversed(settings)}
-    in_order = [finished[key] for cut in grid if (key := setting_key(cut)) in finished]
+    in_order = [replace(finished[key], cut=cut) for cut in grid if (key := setting_key(cut)) in finished]
     return SweepResult(
         tasks,
         baselines,

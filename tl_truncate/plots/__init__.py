@@ -4,16 +4,19 @@ from tl_truncate.plots.attributions import attribution
 from tl_truncate.plots.heatmaps import heatmap
 from tl_truncate.plots.histories import dynamics
 from tl_truncate.plots.layers import layer_effects
+from tl_truncate.plots.parts import comparison, parts
 from tl_truncate.plots.rank_curves import ranks
 from tl_truncate.plots.saving import save
 from tl_truncate.plots.toys import gradient_noise, phases, recall
 
 __all__ = [
     "attribution",
+    "comparison",
     "dynamics",
     "gradient_noise",
     "heatmap",
     "layer_effects",
+    "parts",
     "phases",
     "ranks",
     "recall",

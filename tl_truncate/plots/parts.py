@@ -1,0 +1,131 @@
+"""Global and in-context parts: what they push, layer by layer; and ways to take them away, compared."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tl_truncate.decompose.parts import PARTS
+from tl_truncate.experiments.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.part_attribution import ANSWERS, PartAttribution
+from tl_truncate.plots.style import COLOURS, TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_NAMES = {"global": "global part", "in_context": "in-context part"}
+
+
+def parts(found: PartAttribution) -> "Figure":
+    """What each layer's global and in-context part adds to the two answers: a heat map and curves.
+
+    Args:
+        found: from `part_attribution`.
+
+    Returns:
+        A matplotlib figure; left layers x (part, answer), right the same with 95% intervals.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, max(3.2, 0.2 * len(found.layers) + 1.6)), layout="constrained", dpi=130)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    table = found.frame
+    _map(left, table, found.layers)
+    for place, (part, answer) in enumerate((p, a) for p in PARTS for a in ANSWERS):
+        own = table[(table["part"] == part) & (table["answer"] == answer)]
+        right.errorbar(
+            own["logits"],
+            own["layer"] + 0.06 * (place - 1.5),
+            xerr=[own["logits"] - own["low"], own["high"] - own["logits"]],
+            color=COLOURS[0 if answer == "global" else 3],
+            linestyle="-" if part == "global" else ":",
+            marker="o" if part == "global" else "s",
+            markersize=3,
+            linewidth=1,
+            elinewidth=0.7,
+            label=f"{_NAMES[part]} to the {answer.replace('_', '-')} answer",
+        )
+    right.axvline(0, color="black", linewidth=0.8)
+    right.set_ylim(left.get_ylim()[0] + found.layers[0], left.get_ylim()[1] + found.layers[0])
+    right.set_xlabel("logits added where the answer is said (nats, centred)", fontsize=8)
+    right.tick_params(labelsize=8)
+    right.grid(axis="x", linewidth=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.suptitle(
+        f"{found.record.task}: MLP outputs in two parts ({found.split['method']})", fontsize=10
+    )
+    return figure
+
+
+def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
+    columns = [(part, answer) for part in PARTS for answer in ANSWERS]
+    wide = table.pivot_table(index="layer", columns=["part", "answer"], values="logits")
+    values = wide.loc[list(layers), columns].to_numpy()
+    size = float(np.abs(values).max()) or 1.0
+    image = axis.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size, aspect="auto")
+    names = [f"{part.replace('_', '-')}\nto {answer.replace('_', '-')}" for part, answer in columns]
+    axis.set_xticks(range(len(columns)), names, fontsize=6)
+    step = max(1, len(layers) // 15)
+    axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=8)
+    axis.set_ylabel("layer", fontsize=8)
+    axis.figure.colorbar(image, ax=axis, shrink=0.7).ax.tick_params(labelsize=7)
+
+
+def comparison(
+    found: Comparison | ChosenComparison, *, metrics: tuple[str, ...] = ("p_in_context", "p_global")
+) -> "Figure":
+    """Ways to take the global part away, side by side, with 95% intervals.
+
+    Args:
+        found: from `compare` or `compare_chosen`.
+        metrics: one panel each.
+
+    Returns:
+        A matplotlib figure; the line is the uncut model, crosses are controls.
+    """
+    from matplotlib.figure import Figure
+
+    table = found.frame
+    ways = [way for way in table.index if way != "uncut"]
+    figure = Figure(
+        figsize=(3.2 + 3.4 * len(metrics), 0.22 * len(ways) + 1.3), layout="constrained", dpi=130
+    )
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axis, metric in zip(axes, metrics, strict=True):
+        for place, way in enumerate(ways):
+            _point(axis, table.loc[way], metric, place, way)
+        axis.axvline(table.loc["uncut", metric], color="black", linewidth=1)
+        axis.set_yticks(range(len(ways)), ways, fontsize=7)
+        axis.set_ylim(len(ways) - 0.5, -0.5)
+        axis.set_title(TITLES.get(metric, metric), fontsize=8)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.grid(axis="x", linewidth=0.3)
+    figure.suptitle(_title(found), fontsize=10)
+    return figure
+
+
+def _title(found: Comparison | ChosenComparison) -> str:
+    if isinstance(found, ChosenComparison):
+        return f"{found.task}: each family's best cut, on prompts that did not choose it"
+    record = found.baseline.record
+    return f"{record.task}, {record.n_prompts} prompts: the MLP of block {found.layer} changed"
+
+
+def _point(axis: "Axes", row: pd.Series, metric: str, place: int, way: str) -> None:
+    value, low, high = row[metric], row[f"{metric}_low"], row[f"{metric}_high"]
+    families = {"LASER": 1, "minus": 2, "global removal": 2, "MLP dropped": 3, "dropping": 3}
+    control = "control" in way
+    colour = next(
+        (COLOURS[number] for name, number in families.items() if way.startswith(name)), COLOURS[0]
+    )
+    axis.errorbar(
+        [value],
+        [place],
+        xerr=[[value - low], [high - value]],
+        color="0.55" if control else colour,
+        marker="x" if control else "o",
+        markersize=4,
+        elinewidth=0.9,
+    )
