@@ -44,20 +44,24 @@ def main():
     means = tlt.TokenMeans.fit(
         model,
         texts,
-        layers=args.layers,
         max_tokens=256,
         path=args.out / f"means-{args.words}.safetensors",
     )
     print(means)
     for name in args.task or ["ioi"]:
         make = getattr(tlt.tasks, name)
-        task = make() if name == "factual_recall" else make(n=args.n, seed=args.seed)
+        task = make(n=args.n, seed=args.seed, tokenizer=model.tokenizer)
         uncut = tlt.evaluate(model, task, progress=False)
         print(f"\n{uncut}", flush=True)
         if name in ("ioi", "factual_recall"):
             by_attribution(model, task, means, args.seed)
         found = tlt.compare_chosen(
-            model, task, means, run_dir=args.out / f"{name}-{args.n}-{args.seed}", seed=args.seed
+            model,
+            task,
+            means,
+            layers=args.layers,
+            run_dir=args.out / f"{name}-{args.n}-{args.seed}",
+            seed=args.seed,
         )
         print(f"\n{found}", flush=True)
 

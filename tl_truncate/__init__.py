@@ -22,6 +22,7 @@ from tl_truncate.experiments.engine import FullPassesWarning
 from tl_truncate.experiments.evaluate import Scores, evaluate
 from tl_truncate.experiments.families import Ways
 from tl_truncate.experiments.part_attribution import PartAttribution, part_attribution
+from tl_truncate.experiments.parts_over_training import Parts
 from tl_truncate.experiments.prompt_view import PromptView, view_prompt
 from tl_truncate.experiments.search import search
 from tl_truncate.experiments.search_result import SearchResult
@@ -82,6 +83,7 @@ __all__ = [
     "NormMatched",
     "OptimalThreshold",
     "PartAttribution",
+    "Parts",
     "ProcessedWeightsWarning",
     "PromptView",
     "RandomSubspace",

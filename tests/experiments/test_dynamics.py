@@ -5,10 +5,13 @@ import weakref
 import architectures
 import pandas as pd
 import pytest
+import torch
 from children import killed_often
 
 import tl_truncate as tlt
+from tl_truncate import plots
 from tl_truncate.experiments.run_folder import RunFolder
+from tl_truncate.toys.nano import NanoConfig, training_tokens, vocabulary
 
 CUTS = {
     "top": tlt.Cut("blocks.1.mlp.W_in", 0.2),
@@ -183,3 +186,90 @@ def test_other_errors(drinks, tmp_path):
         tlt.dynamics(load, [0], drinks, run_dir=tmp_path / "run", resume=False, **OPTIONS)
     with pytest.raises(ValueError, match=r"must hold manifest\.json"):
         tlt.Dynamics.load(tmp_path)
+
+
+class TestParts:
+    """Decompositions over training."""
+
+    def test_each_checkpoint_has_its_own_means(self, toy, drinks, tmp_path):
+        rows = torch.randint(3, 60, (20, 10), generator=torch.Generator().manual_seed(2))
+        parts = tlt.Parts(rows, layers=[0, 2])
+        options = dict(parts=parts, progress=False)
+        history = tlt.dynamics(lambda step: toy, [0, 5], drinks, run_dir=tmp_path / "run", **options)
+        means = tlt.TokenMeans.fit(toy, rows, layers=[0, 2], progress=False)
+        alone = tlt.part_attribution(toy, drinks, means=means, progress=False)
+        assert history.parts[5].frame.equals(history.parts[0].frame)
+        assert history.parts[5].logits == pytest.approx(alone.logits, abs=1e-6)
+        table = history.parts_frame
+        assert table[["step", "layer"]].drop_duplicates().values.tolist() == [
+            [0, 0],
+            [0, 2],
+            [5, 0],
+            [5, 2],
+        ]
+        assert tlt.Dynamics.load(tmp_path / "run").parts_frame.equals(table)
+        figure = plots.parts_over_training(history)
+        assert [axis.get_title() for axis in figure.axes] == ["MLP of block 0", "MLP of block 2"]
+        with pytest.raises(ValueError, match="corpus"):
+            tlt.dynamics(
+                lambda step: toy, [0, 5], drinks, parts=tlt.Parts(rows[:9]), run_dir=tmp_path / "run"
+            )
+
+    def test_on_the_nano_pythia_the_global_part_comes_first(self):
+        steps = [64, 512, 1024, 2000]
+        task = tlt.tasks.ioi(60, seed=3, tokenizer=tlt.load_model("nano-pythia").tokenizer)
+        config = NanoConfig(seed=11)
+        corpus = torch.cat([training_tokens(config, 100_000 + batch) for batch in range(4)])
+
+        def load(step):
+            return tlt.load_model("nano-pythia", checkpoint=step)
+
+        history = tlt.dynamics(load, steps, task, parts=tlt.Parts(corpus[:, :64]), progress=False)
+        first, last = history.parts[64].logits.mean(0), history.parts[2000].logits.mean(0)
+        print(
+            history.parts_frame.pivot_table(
+                index=["layer", "step"], columns=["part", "answer"], values="logits"
+            ).round(2)
+        )
+        # [layer, part, answer]: at first every layer's global part says " the", and no in-context part
+        # says anything.
+        assert (first[:, 0, 1] > 0.5).all()
+        assert abs(first[:, 1]).max() < 0.2
+        # In the end in-context parts say the name, and the last one takes " the" back.
+        assert last[1:, 1, 0].max() > 1.5
+        assert last[-1, 1, 1] < -2
+        assert history.parts[64].largest() != []
+
+    def test_the_nano_pythias_global_part_is_its_bigram_table(self):
+        """Counted on other sentences of its grammar."""
+        config = NanoConfig(seed=11)
+        seen = torch.cat([training_tokens(config, 200_000 + batch) for batch in range(40)])
+        size = len(vocabulary())
+        counts = torch.zeros(size, size)
+        ones = torch.ones(seen[:, 1:].numel())
+        counts.index_put_((seen[:, :-1].flatten(), seen[:, 1:].flatten()), ones, accumulate=True)
+        table = (counts / counts.sum(1, keepdim=True).clamp_min(1)).clamp_min(1e-3).log().double()
+        table = table - table.mean(-1, keepdim=True)
+        corpus = torch.cat([training_tokens(config, 100_000 + batch) for batch in range(4)])[:, :64]
+        model = tlt.load_model("nano-pythia", checkpoint=64)
+        means = tlt.TokenMeans.fit(model, corpus, progress=False)
+        for layer, parts in tlt.decompose_layers(model, corpus[:20], means=means).items():
+            rows = corpus[:20][parts.valid]
+            often = counts.sum(1)[rows] > 200
+            said = parts.logits(range(size))
+            cosine = [
+                float(
+                    torch.cosine_similarity(each[parts.valid][often], table[rows][often], dim=-1).mean()
+                )
+                for each in (said.global_, said.in_context)
+            ]
+            assert cosine[0] > 0.6, (layer, cosine)
+            assert layer == 0 or cosine[1] < 0.35, (layer, cosine)
+
+    def test_refusals(self, toy, drinks):
+        with pytest.raises(ValueError, match="corpus must be texts or rows of tokens"):
+            tlt.Parts()
+        with pytest.raises(ValueError, match="method must be one of"):
+            tlt.Parts(["a"], method="guess")
+        with pytest.raises(ValueError, match="must have been asked for parts"):
+            _ = tlt.dynamics(lambda step: toy, [0], drinks, progress=False).parts_frame

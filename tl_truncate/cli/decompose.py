@@ -66,8 +66,8 @@ def decompose_command(
 ) -> None:
     """Says which layers' global and in-context parts push which answers at a prompt's last token.
 
-    Example: `tl-truncate decompose --model demo --prompt "When Mary and John went to the store, John gave
-    a drink to" --answers " Mary" " the"`
+    Example: `tl-truncate decompose --model demo --prompt "When Mary and John went to the store, John
+    gave a drink to" --answers " Mary" " the"`
     """
     if method not in get_args(Method):
         raise ValueError(f"--method must be one of {', '.join(get_args(Method))}, got {method!r}.")

@@ -14,8 +14,11 @@ from tl_truncate.cli.app import AsJson, BackendName, Device, Dtype, app, console
 from tl_truncate.cli.options import BatchSize, Bos, Prompts, Seed
 from tl_truncate.cli.parse import parse_cut
 from tl_truncate.cli.tasks import check_task_name, make_task
+from tl_truncate.decompose.parts import Method
 from tl_truncate.experiments.dynamics import dynamics
 from tl_truncate.experiments.dynamics_result import Dynamics
+from tl_truncate.experiments.parts_over_training import Parts
+from tl_truncate.experiments.texts import manual_texts
 from tl_truncate.models import Backend
 from tl_truncate.surgery.controls import RandomSubspace, control_of
 from tl_truncate.surgery.cut import Cuts
@@ -42,6 +45,18 @@ def dynamics_command(
     controls: Annotated[
         bool, typer.Option(help="Score a random subspace of each cut's rank too.")
     ] = False,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            help="Divide MLP outputs at each step: token_mean, own_path, context_ablation, spectral."
+        ),
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help="For token_mean: passages, separated by empty lines; Python's manual by default."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     n: Prompts = None,
     seed: Seed = 0,
@@ -64,6 +79,7 @@ def dynamics_command(
     named: dict[str, Any] = {"cut": chosen} if chosen else {}
     if chosen and controls:
         named["random subspace"] = [control_of(RandomSubspace, each, seed=seed) for each in chosen]
+    divided = _parts(parts, corpus)
     checkpoints = read_steps(steps, model)
     options: dict[str, Any] = dict(backend=cast(Backend, backend), dtype=dtype, device=device)
     at_step = partial(_load, model, options)
@@ -74,6 +90,7 @@ def dynamics_command(
         checkpoints,
         prompts,
         named,
+        parts=divided,
         name=model,
         run_dir=out / "run",
         resume=resume,
@@ -88,11 +105,30 @@ def dynamics_command(
     with replacing(out / "table.csv") as path:
         history.frame.to_csv(path, index=False)
     save(draw(history), out / "dynamics.png")
+    if divided is not None:
+        from tl_truncate.plots import parts_over_training
+
+        with replacing(out / "parts.csv") as path:
+            history.parts_frame.to_csv(path, index=False)
+        save(parts_over_training(history), out / "parts.png")
     if as_json:
         typer.echo(json.dumps(history.frame.to_dict(orient="records"), indent=2))
         return
     console.print(_table(history))
     console.print(f"Written: {out}/run, table.csv, dynamics.png")
+
+
+def _parts(method: str | None, corpus: Path | None) -> Parts | None:
+    if method is None:
+        if corpus is not None:
+            raise ValueError("--corpus must come with --parts token_mean, got no --parts.")
+        return None
+    if method != "token_mean":
+        return Parts(method=cast(Method, method))
+    if corpus is None:
+        return Parts(manual_texts(5_000), max_tokens=256)
+    passages = [" ".join(each.split()) for each in corpus.read_text("utf-8").split("\n\n")]
+    return Parts([each for each in passages if each], max_tokens=256)
 
 
 def _load(name: str, options: dict[str, Any], step: int) -> Any:

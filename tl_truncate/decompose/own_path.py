@@ -49,6 +49,13 @@ class FrozenBlock:
     parallel: bool
     linears: dict[Matrix, Linear]
 
+    @property
+    def has_biases(self) -> bool:
+        """Whether anything joins in by itself."""
+        biases = [linear.bias() for linear in self.linears.values()]
+        biases += [self.behind_gate, self.first.bias, self.second.bias]
+        return any(bias is not None and bool(bias.any()) for bias in biases)
+
     def advance(
         self, stream: Float[Tensor, "*streams batch pos d_model"], *, local: bool, biases: bool
     ) -> tuple[Tensor, Tensor]:
@@ -117,11 +124,18 @@ def own_path(
     start, blocks, outputs = freeze(model, tokens, max(layers))
     _require_linear(model, start, blocks, outputs, layers)
     own = _written(blocks, start, local=True, biases=False)
-    bias = _written(blocks, torch.zeros_like(start), local=False, biases=True)
+    bias = _bias_streams(blocks, start)
     return {
         layer: Streams(own[layer], bias[layer], outputs[layer] - own[layer] - bias[layer])
         for layer in layers
     }
+
+
+def _bias_streams(blocks: Sequence[FrozenBlock], start: Tensor) -> list[Tensor]:
+    nothing = torch.zeros_like(start)
+    if not any(block.has_biases for block in blocks):
+        return [nothing] * len(blocks)
+    return _written(blocks, nothing, local=False, biases=True)
 
 
 def source_streams(

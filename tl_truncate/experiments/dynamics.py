@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import positive
 from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics, Reading, build_dynamics
 from tl_truncate.experiments.evaluate import Scores, check_task, evaluate
+from tl_truncate.experiments.parts_over_training import Parts
 from tl_truncate.experiments.run_folder import RunFolder
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
@@ -25,6 +26,7 @@ def dynamics(
     task: Task,
     cuts: AnyCuts | Mapping[str, AnyCuts] = (),
     *,
+    parts: Parts | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = True,
@@ -43,6 +45,8 @@ def dynamics(
         task: prompts and answers, the same at each checkpoint.
         cuts: made together; or several such by name, each scored by itself. The spectra are those of
             each checkpoint.
+        parts: divides each checkpoint's MLP outputs, and says what their global and in-context parts add
+            to the two answers; means are fitted anew for each checkpoint.
         name: of the training run, for the record and the figure.
         run_dir: a folder with a line for each finished checkpoint. Given again, the run goes on where it
             stopped.
@@ -54,7 +58,8 @@ def dynamics(
         progress: shows a bar.
 
     Returns:
-        The history: `.frame`, `.scores(step, name)`, `.first_step(metric, above)`.
+        The history: `.frame`, `.scores(step, name)`, `.first_step(metric, above)`, and with parts
+        `.parts` and `.parts_frame`.
 
     Raises:
         ValueError: if an argument does not fit, or the folder holds another run; before a model is
@@ -74,7 +79,9 @@ def dynamics(
         positive(option, value)
     if not callable(load):
         raise TypeError(f"load must be a function from a training step to a model, got {load!r}.")
-    settings = dict(prepend_bos=prepend_bos, seed=seed, resamples=resamples)
+    settings: dict[str, Any] = dict(prepend_bos=prepend_bos, seed=seed, resamples=resamples)
+    if parts is not None:
+        settings["parts"] = parts.to_json()
     manifest = _manifest(name, task, steps, named, settings)
     folder = None if run_dir is None else RunFolder(run_dir)
     if folder is not None:
@@ -91,7 +98,7 @@ def dynamics(
         for step in left:
             bar.set_postfix_str(f"step {step}")
             gc.collect()  # models may hold themselves in cycles, and the next one needs the room
-            line = dict(step=step, readings=_read(load(step), task, named, options))
+            line = dict(step=step, **_read(load(step), task, named, parts, options))
             if folder is not None:
                 folder.append([line])
             lines.append(line)
@@ -120,14 +127,21 @@ def _manifest(
 
 
 def _read(
-    model: Any, task: Task, named: Mapping[str, Cuts], options: Mapping[str, Any]
+    model: Any,
+    task: Task,
+    named: Mapping[str, Cuts],
+    parts: Parts | None,
+    options: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """The readings of one checkpoint as plain data; nothing of the model is kept."""
     uncut = evaluate(model, task, **options)
     scores: dict[str, Scores] = {UNCUT: uncut}
     for name, each in named.items():
         scores[name] = evaluate(model, task, each, baseline=uncut, **options)
-    return {name: Reading.of(each).to_json() for name, each in scores.items()}
+    line = dict(readings={name: Reading.of(each).to_json() for name, each in scores.items()})
+    if parts is not None:
+        line["parts"] = parts.attribute(model, task, **options).to_json()
+    return line
 
 
 def check_checkpoints(checkpoints: Any) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.evaluate import METRICS, Metric, Scores
+from tl_truncate.experiments.part_attribution import PartAttribution
 from tl_truncate.experiments.record import Record
 from tl_truncate.experiments.run_folder import RunFolder
 from tl_truncate.statistics import bootstrap_columns
@@ -60,12 +61,14 @@ class Dynamics:
         readings: by step, and by `uncut` or the name of the cuts.
         asked: the checkpoints that were asked for; those that are not in `readings` are not finished.
         manifest: what the result came from, as plain data.
+        parts: by step, what the parts of MLP outputs add to the answers; empty if they were not asked.
     """
 
     task: Task
     readings: Mapping[int, Mapping[str, Reading]]
     asked: tuple[int, ...]
     manifest: Mapping[str, Any]
+    parts: Mapping[int, PartAttribution] = field(default_factory=dict)
     resamples: int = field(default=2000, kw_only=True)
 
     @property
@@ -93,6 +96,22 @@ class Dynamics:
         """
         rows = [self._row(step, name) for step in self.checkpoints for name in self.names]
         return pd.DataFrame(rows)
+
+    @cached_property
+    def parts_frame(self) -> pd.DataFrame:
+        """One row per (step, layer, part, answer): logits with se, low, high, and the part's energy.
+
+        Raises:
+            ValueError: if the parts were not asked.
+        """
+        if not self.parts:
+            raise ValueError(
+                "Dynamics must have been asked for parts to have a table of them. Call "
+                "dynamics(..., parts=tlt.Parts(corpus))."
+            )
+        tables = [found.frame.assign(step=step) for step, found in sorted(self.parts.items())]
+        table = pd.concat(tables, ignore_index=True)
+        return table[["step", *(name for name in table if name != "step")]]
 
     def _row(self, step: int, name: str) -> dict[str, Any]:
         here, base = self.readings[step][name], self.readings[step][UNCUT]
@@ -190,5 +209,10 @@ def build_dynamics(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, Any
         readings,
         tuple(manifest["checkpoints"]),
         manifest,
+        {
+            line["step"]: PartAttribution.from_json(line["parts"])
+            for line in reversed(lines)
+            if "parts" in line
+        },
         resamples=manifest["resamples"],
     )

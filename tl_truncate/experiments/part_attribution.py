@@ -1,6 +1,6 @@
 """Which layers' global and in-context parts push which answer, over the prompts of a task."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -90,6 +90,29 @@ class PartAttribution:
             )
         means = self.logits[:, :, PARTS.index(part), ANSWERS.index(answer)].mean(0)
         return [self.layers[place] for place in np.argsort(-means)[: positive("k", k)]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` is the inverse, to the last bit."""
+        return dict(
+            layers=list(self.layers),
+            logits=self.logits.tolist(),
+            energy=self.energy.tolist(),
+            record=self.record.to_json(),
+            split=self.split,
+            resamples=self.resamples,
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "PartAttribution":
+        """Reads what `to_json` wrote."""
+        return cls(
+            tuple(data["layers"]),
+            np.array(data["logits"]),
+            np.array(data["energy"]),
+            Record.from_json(data["record"]),
+            dict(data["split"]),
+            data["resamples"],
+        )
 
     def __str__(self) -> str:
         lines = [

@@ -2,7 +2,7 @@
 
 from tl_truncate.plots.attributions import attribution
 from tl_truncate.plots.heatmaps import heatmap
-from tl_truncate.plots.histories import dynamics
+from tl_truncate.plots.histories import dynamics, parts_over_training
 from tl_truncate.plots.layers import layer_effects
 from tl_truncate.plots.parts import comparison, parts
 from tl_truncate.plots.rank_curves import ranks
@@ -17,6 +17,7 @@ __all__ = [
     "heatmap",
     "layer_effects",
     "parts",
+    "parts_over_training",
     "phases",
     "ranks",
     "recall",

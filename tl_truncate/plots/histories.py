@@ -1,9 +1,12 @@
 """Probabilities over training, uncut and cut."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics
+from tl_truncate.experiments.part_attribution import ANSWERS
 from tl_truncate.plots.style import TITLES, keep_text
 from tl_truncate.surgery.cut import SiteCut
 
@@ -54,6 +57,61 @@ def dynamics(history: Dynamics) -> "Figure":
     whose = "" if run is None else f", {Path(run).name}"
     figure.suptitle(
         f"{history.task.name} over training ({len(history.task)} prompts{whose})", fontsize=9
+    )
+    return figure
+
+
+def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) -> "Figure":
+    """What each layer's global and in-context part adds to the answers, against the training step.
+
+    A panel for each layer; full lines are the global part, dotted ones the in-context part, orange the
+    global answer, blue the in-context one. Bands are 95% intervals over prompts.
+
+    Args:
+        history: of `dynamics(..., parts=...)`.
+        layers: all by default.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: if the history has no parts.
+    """
+    from matplotlib.figure import Figure
+
+    frame = history.parts_frame
+    chosen = list(dict.fromkeys(frame["layer"])) if layers is None else list(layers)
+    columns = min(4, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(2.9 * columns + 0.4, 2.3 * rows + 0.8), layout="constrained", dpi=130)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axis, layer in zip(axes, chosen, strict=False):
+        for part, answer in ((p, a) for p in PARTS for a in ANSWERS):
+            own = frame[(frame["layer"] == layer) & (frame["part"] == part)]
+            own = own[own["answer"] == answer]
+            colour = _COLOURS[f"p_{answer}"]
+            style = "-" if part == "global" else ":"
+            label = f"{part.replace('_', '-')} part to the {answer.replace('_', '-')} answer"
+            axis.plot(
+                own["step"], own["logits"], style, color=colour, label=label, marker="o", markersize=2
+            )
+            axis.fill_between(
+                own["step"], own["low"], own["high"], color=colour, alpha=0.15, linewidth=0
+            )
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(left=0)
+        axis.set_title(f"MLP of block {layer}", fontsize=8)
+        axis.tick_params(labelsize=7)
+    for axis in axes[len(chosen) :]:
+        axis.set_axis_off()
+    figure.supxlabel("training step", fontsize=8)
+    figure.supylabel("logits added (nats, centred)", fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
+    method = history.manifest["parts"]["method"]
+    figure.suptitle(
+        f"{history.task.name} over training: MLP outputs in two parts ({method})", fontsize=9
     )
     return figure
 
