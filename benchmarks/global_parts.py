@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import tl_truncate as tlt
+from tl_truncate.cli.tasks import make_task
 from tl_truncate.experiments.judge import split_task
 from tl_truncate.experiments.texts import manual_texts
 
@@ -49,11 +50,10 @@ def main():
     )
     print(means)
     for name in args.task or ["ioi"]:
-        make = getattr(tlt.tasks, name)
-        task = make(n=args.n, seed=args.seed, tokenizer=model.tokenizer)
+        task = make_task(name, args.n, args.seed, model)
         uncut = tlt.evaluate(model, task, progress=False)
         print(f"\n{uncut}", flush=True)
-        if name in ("ioi", "factual_recall"):
+        if name in ("ioi", "facts"):
             by_attribution(model, task, means, args.seed)
         found = tlt.compare_chosen(
             model,

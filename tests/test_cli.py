@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 import architectures
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import tl_truncate as tlt
 from tl_truncate.cli import app
+
+PROMPT = "When Mary and John went to the store, John gave a ring to"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,7 @@ def run(*arguments, code: int = 0):
         ["sweep"],
         ["search"],
         ["attribute"],
+        ["decompose"],
         ["dynamics"],
         ["toy"],
         ["toy", "recall"],
@@ -365,3 +369,50 @@ def test_toys_write_what_they_say(tmp_path):
 )
 def test_bad_options_fail_before_a_model_is_loaded(arguments, message):
     assert message in " ".join(run(*arguments, code=2).stderr.split())
+
+
+class TestDecompose:
+    """One prompt in two parts."""
+
+    ARGUMENTS = ("decompose", "--model", "nano-pythia", "--prompt", PROMPT, "--answers", " Mary", " the")
+
+    def test_as_json_and_files(self, tmp_path):
+        corpus = tmp_path / "corpus.txt"
+        corpus.write_text("The king walked to the store.\n\nMary gave a ring to John.\n\n" * 4)
+        means = tmp_path / "means.safetensors"
+        more = ["--corpus", str(corpus), "--means", str(means), "--out", str(tmp_path / "out"), "--json"]
+        rows = json.loads(run(*self.ARGUMENTS, *more).stdout)
+        assert {row["answer"] for row in rows} == {" Mary", " the"}
+        assert {row["part"] for row in rows} == {"global", "in_context"}
+        model = tlt.load_model("nano-pythia")
+        view = tlt.view_prompt(model, PROMPT, [" Mary", " the"], means=tlt.TokenMeans.load(means))
+        assert [row["logits"] for row in rows] == pytest.approx(view.frame["logits"].tolist(), abs=1e-5)
+        page = (tmp_path / "out" / "tokens.html").read_text()
+        assert "rgba(" in page
+        assert (tmp_path / "out" / "parts.png").stat().st_size > 1000
+        again = json.loads(run(*self.ARGUMENTS, "--means", str(means), "--json").stdout)
+        assert again == rows
+
+    def test_as_a_table(self):
+        shown = run(*self.ARGUMENTS, "--method", "own_path").stdout
+        assert "in-context pushes most" in " ".join(shown.split()) or "pushes" in shown
+        assert "with patterns, norm scales and activation" in " ".join(shown.split())
+
+    @pytest.mark.parametrize(
+        ("more", "wording"),
+        [
+            (["--method", "guess"], "--method must be one of token_mean"),
+            (["--layers", "9", "--method", "own_path"], "0..3"),
+            (["--answers", " Mary Mary", " the", "--method", "own_path"], "must be one token"),
+        ],
+    )
+    def test_bad_input(self, more, wording):
+        found = run(*self.ARGUMENTS, *more, code=2)
+        assert wording in " ".join(found.stderr.split())
+
+    def test_parts_over_training(self, tmp_path):
+        arguments = ["dynamics", "--model", "nano-pythia", "--n", "10", "--out", str(tmp_path / "run")]
+        run(*arguments, "--steps", "64,2000", "--parts", "own_path")
+        table = pd.read_csv(tmp_path / "run" / "parts.csv")
+        assert sorted(table["step"].unique()) == [64, 2000]
+        assert (tmp_path / "run" / "parts.png").exists()

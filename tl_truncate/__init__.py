@@ -29,6 +29,7 @@ from tl_truncate.experiments.search_result import SearchResult
 from tl_truncate.experiments.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.sweep import sweep
 from tl_truncate.experiments.sweep_result import SweepResult
+from tl_truncate.experiments.texts import manual_texts, sample_texts
 from tl_truncate.models import load_model
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
@@ -112,8 +113,10 @@ __all__ = [
     "find_sites",
     "global_removal_hooks",
     "load_model",
+    "manual_texts",
     "part_attribution",
     "processing",
+    "sample_texts",
     "search",
     "side_effects",
     "spectrum",

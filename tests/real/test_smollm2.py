@@ -12,6 +12,7 @@ import torch
 
 import tl_truncate as tlt
 from tl_truncate.cli.tasks import make_task
+from tl_truncate.experiments.judge import split_task
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.site import MATRICES
 
@@ -209,3 +210,59 @@ def test_a_sweep_equals_in_place_editing(smollm):
                 ]
                 wanted = float(last[answers[0]] - last[answers[1]])
                 assert found["logit_diff"][place] == pytest.approx(wanted, abs=1e-4), (site, keep)
+
+
+class TestGlobalParts:
+    """Indirect objects without the global part of one layer's MLP, chosen on half of the prompts."""
+
+    @pytest.fixture(scope="class")
+    def means(self, smollm):
+        texts = list(tlt.manual_texts(6_000))
+        return tlt.TokenMeans.fit(smollm, texts, layers=range(19, 30), max_tokens=256, progress=False)
+
+    @pytest.fixture(scope="class")
+    def halves(self):
+        split = split_task(tlt.tasks.ioi(n=80, seed=0), test_fraction=0.5, seed=0)
+        return split.validation, split.test
+
+    def test_the_parts_are_the_output(self, smollm, means, prompts):
+        _, cache = smollm.run_with_cache(prompts[0])
+        for method in ("token_mean", "own_path", "context_ablation", "spectral"):
+            own = means if method == "token_mean" else None
+            parts = tlt.decompose_mlp(smollm, prompts[0], 22, method, means=own)
+            expected = cache["blocks.22.hook_mlp_out"]
+            gap = (parts.global_ + parts.in_context - expected).norm() / expected.norm()
+            assert float(gap) < 1e-5
+
+    def test_held_out_tokens_explain_some(self, means):
+        assert (means.summary()["r2"] > 0.15).all()
+
+    def test_the_layer_that_pushes_the_determiner(self, smollm, means, halves):
+        validation, test = halves
+        layer = tlt.part_attribution(smollm, validation, means=means, progress=False).largest()[0]
+        uncut = tlt.evaluate(smollm, test, progress=False)
+        cuts = dict(
+            minus=tlt.GlobalRemoval(layer, means=means),
+            dropped=tlt.Ablated(f"blocks.{layer}.mlp.W_out"),
+            laser=tlt.Cut(f"blocks.{layer}.mlp.W_out", 0.01),
+        )
+        found = {
+            name: tlt.evaluate(smollm, test, cut, baseline=uncut, progress=False)
+            for name, cut in cuts.items()
+        }
+        for name, scores in found.items():
+            print(
+                f"block {layer}, {name}: p(IO) {scores.change('p_in_context')}, p(the) {scores.change('p_global')}"
+            )
+        assert found["minus"].change("p_in_context").low > 0
+        assert found["minus"].change("p_global").high < 0
+        for other in ("dropped", "laser"):
+            assert found["minus"].p_in_context > found[other].p_in_context
+
+    def test_attribution_of_late_layers(self, smollm, means, halves):
+        """Global parts push the determiner at layers 20 to 22, in-context parts the name above."""
+        found = tlt.part_attribution(smollm, halves[0], means=means, progress=False)
+        print(found)
+        logits = dict(zip(found.layers, found.logits.mean(0), strict=True))
+        assert min(logits[layer][0, 1] for layer in (20, 22)) > 0.1
+        assert max(logits[layer][1, 0] for layer in (26, 27, 28, 29)) > 0.5
