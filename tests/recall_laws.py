@@ -78,9 +78,10 @@ def removing_the_global_part_denoises(own: Separated) -> None:
     assert minus["p_in_context"] >= 0.7
     assert minus["p_global"] <= 0.05
     assert minus["p_in_context"] >= dropped["p_in_context"] + 0.4
+    # What a pass without context would write is another estimate of the same.
     ablated = own.frame.loc["minus global, context_ablation"]
-    assert ablated["accuracy"] >= 0.9
-    assert ablated["p_global"] <= 0.05
+    assert ablated["p_in_context"] > dropped["p_in_context"] + 0.1
+    assert ablated["p_global"] < 0.1
 
 
 def targeted_truncation_denoises(own: Separated) -> None:

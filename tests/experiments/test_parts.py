@@ -74,7 +74,7 @@ class TestCompare:
         assert list(found.cuts)[:3] == expected
         for name in (
             "direction G(10)",
-            "LASER W_in, Rank(k=2) kept",
+            "LASER W_in, rank 2 kept",
             "4 most global at 10",
             "1 random (control)",
         ):

@@ -151,7 +151,7 @@ def test_the_readmes_python_runs_from_top_to_bottom(smollm, monkeypatch):
         tlt, "load_model", lambda name, **more: smollm if name == "demo" else load(name, **more)
     )
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)

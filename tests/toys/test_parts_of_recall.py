@@ -45,7 +45,7 @@ class TestLossOnTriggers:
         figure = plots.comparison(own.comparison)
         labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
         assert "minus global, token_mean" in labels
-        assert "LASER W_out, Rank(k=64) kept" in labels
+        assert "LASER W_out, rank 64 kept" in labels
         plots.save(figure, tmp_path / "comparison.png")
 
     def test_the_first_mlp_is_no_place_for_it(self, own):

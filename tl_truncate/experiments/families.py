@@ -14,7 +14,7 @@ from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.keep import Keep, Rank, as_keep
+from tl_truncate.weights.keep import Fraction, Keep, Rank, as_keep
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
 
@@ -98,7 +98,7 @@ class Ways:
         found["minus token part"] = GlobalRemoval(layer, means=means, only=("token",))
         for matrix in ("W_in", "W_out"):
             for keep in self.keeps:
-                name = f"LASER {matrix}, {_percent(keep)} kept"
+                name = f"LASER {matrix}, {_kept(keep)} kept"
                 found[name] = Cut(f"blocks.{layer}.mlp.{matrix}", keep)
         if own is not None:
             found[f"direction G({own})"] = GlobalDirection(site, means, own)
@@ -128,10 +128,11 @@ def _shares(model: Any, site: Site, means: TokenMeans, token: int | None) -> lis
     return [component_shares(model, site, means, each) for each in tokens]
 
 
-def _percent(keep: Keep | int | float) -> str:
+def _kept(keep: Keep | int | float) -> str:
     rule = as_keep(keep)
-    rho = getattr(rule, "rho", None)
-    return repr(rule) if rho is None else f"{rho:.0%}"
+    if isinstance(rule, Rank):
+        return f"rank {rule.k}"
+    return f"{rule.rho:.0%}" if isinstance(rule, Fraction) else repr(rule)
 
 
 #: For choosing: one method, since the others take passes of their own for each setting.
