@@ -196,6 +196,20 @@ def _layers_of(model: Any, layers: int | Sequence[int]) -> list[int]:
 
 
 @contextmanager
+def _without(
+    kind: type[_PartRemoval],
+    model: Any,
+    layers: int | Sequence[int],
+    split: Split,
+    strength: float,
+) -> Iterator[None]:
+    ready = split.ready()
+    cuts = [kind(layer, split=ready, strength=strength) for layer in _layers_of(model, layers)]
+    with truncated(model, cuts):
+        yield
+
+
+@contextmanager
 def without_global(
     model: Model,
     layers: int | Sequence[int],
@@ -234,9 +248,8 @@ def without_global(
         >>> with tlt.without_global(model, [1], means=means):
         ...     logits = model(tokens)
     """
-    split = Split(method, means, from_layer, keep, only).ready()
-    cuts = [GlobalRemoval(each, split=split, strength=strength) for each in _layers_of(model, layers)]
-    with truncated(model, cuts):  # type: ignore[type-var]
+    split = Split(method, means, from_layer, keep, only)
+    with _without(GlobalRemoval, model, layers, split, strength):
         yield model
 
 
@@ -260,9 +273,8 @@ def without_in_context(
         >>> with tlt.without_in_context(model, 1, "own_path"):
         ...     logits = model(tokens)
     """
-    split = Split(method, means, from_layer, keep, only).ready()
-    cuts = [InContextRemoval(each, split=split, strength=strength) for each in _layers_of(model, layers)]
-    with truncated(model, cuts):  # type: ignore[type-var]
+    split = Split(method, means, from_layer, keep, only)
+    with _without(InContextRemoval, model, layers, split, strength):
         yield model
 
 
