@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import tl_truncate as tlt
+from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.surgeon import CutNotApplied
 
 METHODS = ["token_mean", "context_ablation", "own_path", "spectral"]
@@ -391,3 +392,41 @@ class TestTargeted:
         hooks = tlt.global_removal_hooks(model, rows, [1], "spectral")
         with pytest.raises(ValueError, match=r"shape \(4, 8\), got \(4, 7\)"):
             model.run_with_hooks(rows[:, :7], fwd_hooks=hooks)
+
+
+class TestControls:
+    """As much, of no particular meaning."""
+
+    def test_exchanged_tokens_are_others(self, toy, rows):
+        means = tlt.TokenMeans.fit(toy, rows, layers=[1])
+        site = "blocks.1.mlp.W_out"
+        seen = rows[:, 1:].unique()
+        found = means.exchanged(site, seen, seed=3)
+        assert sorted(found.tolist()) == seen.tolist()
+        assert bool((found != seen).all())
+        assert torch.equal(found, means.exchanged(site, seen, seed=3))
+        unseen = torch.tensor([token for token in range(97) if token not in seen.tolist()])
+        assert torch.equal(means.exchanged(site, unseen, seed=3), unseen)
+        cut = tlt.GlobalRemoval(1, means=means)
+        control = cut.controls(3)["ExchangedTokens"]
+        _, cache = toy.run_with_cache(rows)
+        with tlt.truncated(toy, control):
+            _, changed = toy.run_with_cache(rows)
+        expected = cache["blocks.1.hook_mlp_out"] - means.global_part(
+            site, means.exchanged(site, rows, seed=3)
+        )
+        torch.testing.assert_close(
+            changed["blocks.1.hook_mlp_out"][:, 1:], expected[:, 1:].float(), rtol=0, atol=1e-5
+        )
+
+    def test_which_controls_a_cut_has(self, toy, rows):
+        means = tlt.TokenMeans.fit(toy, rows, layers=[1])
+        site, token = "blocks.1.mlp.W_out", int(rows[0, 1])
+        direction = tlt.GlobalDirection(site, means, token)
+        assert list(direction.controls(0)) == ["RandomSubspace"]
+        assert direction.controls(0)["RandomSubspace"].kept_rank(toy) == 31
+        assert list(tlt.Cut(site, 3).controls(0)) == ["RandomSubspace", "NormMatched"]
+        assert tlt.GlobalRemoval(1, "own_path").controls(0) == {}
+        both = [direction, tlt.Cut("blocks.0.mlp.W_in", 3)]
+        assert list(controls_of(both, seed=1)) == ["RandomSubspace"]
+        assert controls_of([*both, tlt.GlobalRemoval(1, means=means)], seed=1) == {}

@@ -14,7 +14,7 @@ from scipy import stats
 import tl_truncate as tlt
 from tl_truncate.checkpoints import checkpoint_steps, require_checkpoints
 from tl_truncate.experiments.judge import split_task
-from tl_truncate.surgery.controls import control_of
+from tl_truncate.surgery.controls import controls_of
 from tl_truncate.tasks.facts import fact_table
 from tl_truncate.tasks.ioi import NAMES
 from tl_truncate.toys import NanoConfig, nano_pythia
@@ -197,7 +197,7 @@ class TestWhatShips:
         assert found.survives
         assert found.change().low > 0.1
         test = split_task(task, test_fraction=0.5, seed=0).test
-        placebo = [control_of(tlt.RandomSubspace, cut, seed=0) for cut in found.cuts]
+        placebo = controls_of(found.cuts, seed=0)["RandomSubspace"]
         random = tlt.evaluate(model, test, placebo, progress=False).change("p_in_context")
         assert random.high < found.change().low
 

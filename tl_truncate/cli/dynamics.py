@@ -20,7 +20,7 @@ from tl_truncate.experiments.dynamics_result import Dynamics
 from tl_truncate.experiments.parts_over_training import Parts
 from tl_truncate.experiments.texts import manual_texts
 from tl_truncate.models import Backend
-from tl_truncate.surgery.controls import RandomSubspace, control_of
+from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts
 
 
@@ -78,7 +78,10 @@ def dynamics_command(
     chosen = Cuts([parse_cut(text) for text in cut or []], Cuts.load(cuts) if cuts else [])
     named: dict[str, Any] = {"cut": chosen} if chosen else {}
     if chosen and controls:
-        named["random subspace"] = [control_of(RandomSubspace, each, seed=seed) for each in chosen]
+        placebos = controls_of(chosen, seed=seed)
+        if "RandomSubspace" not in placebos:
+            raise ValueError(f"--controls must have a random counterpart of each cut, got {chosen!r}.")
+        named["random subspace"] = placebos["RandomSubspace"]
     divided = _parts(parts, corpus)
     checkpoints = read_steps(steps, model)
     options: dict[str, Any] = dict(backend=cast(Backend, backend), dtype=dtype, device=device)

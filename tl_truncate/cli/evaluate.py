@@ -24,12 +24,13 @@ from tl_truncate.cli.parse import parse_cut
 from tl_truncate.cli.tasks import check_task_name, make_task
 from tl_truncate.experiments.evaluate import METRICS, Scores, evaluate
 from tl_truncate.models import Backend
-from tl_truncate.surgery.controls import NormMatched, RandomSubspace, control_of
+from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts
 
-_CONTROLS: dict[str, type[RandomSubspace] | type[NormMatched]] = {
-    "random subspace": RandomSubspace,
-    "norm matched": NormMatched,
+_NAMES = {
+    "RandomSubspace": "random subspace",
+    "NormMatched": "norm matched",
+    "ExchangedTokens": "exchanged tokens",
 }
 
 
@@ -74,9 +75,8 @@ def evaluate_command(
     scores = {"cut" if chosen else "uncut": evaluate(loaded, prompts, chosen, **options)}
     if chosen and controls:
         options["baseline"] = scores["cut"].baseline
-        for name, control in _CONTROLS.items():
-            placebo = [control_of(control, each, seed=seed) for each in chosen]
-            scores[name] = evaluate(loaded, prompts, placebo, **options)
+        for kind_of, placebo in controls_of(chosen, seed=seed).items():
+            scores[_NAMES[kind_of]] = evaluate(loaded, prompts, placebo, **options)
     if as_json:
         typer.echo(json.dumps({name: each.to_json() for name, each in scores.items()}, indent=2))
     else:

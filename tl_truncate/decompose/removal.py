@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -64,6 +64,13 @@ class _PartRemoval(SiteCut):
         """The method, and the terms if they are not all."""
         only = "" if self.split.only is None else f" ({', '.join(self.split.only)})"
         return self.split.method + only
+
+    def controls(self, seed: int) -> dict[str, SiteCut]:
+        """With token means, the same removal of other tokens' means; of other methods none."""
+        if self.split.method != "token_mean":
+            return {}
+        other = replace(self.split, exchange=seed)
+        return {"ExchangedTokens": type(self)(self.site, split=other, strength=self.strength)}
 
     def kept_rank(self, model: Any) -> int:
         """All: no component is removed."""
@@ -144,7 +151,7 @@ class _Source:
     def global_part(self, output: Tensor, tokens: Tensor) -> Tensor:
         found, means = self.reader.found, self._split.means
         if found is None and isinstance(means, TokenMeans):
-            known = global_of(self._split, means.terms(Site(self._layer, "W_out"), tokens))
+            known = global_of(self._split, self._split.token_terms(self._layer, tokens))
             found = known[:, -output.shape[1] :]
         elif found is None:
             found = self._terms(tokens, output)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.decompose.token_means import TokenMeans
+from tl_truncate.surgery.controls import RandomSubspace
 from tl_truncate.surgery.cut import SiteCut, fill
 from tl_truncate.surgery.edit import Edit, Projection
 from tl_truncate.weights.keep import Without
@@ -214,6 +215,11 @@ class GlobalDirection(SiteCut):
     def label(self) -> str:
         """The token."""
         return f"G({self.token})"
+
+    def controls(self, seed: int) -> dict[str, SiteCut]:
+        """A random direction."""
+        keep = Without([0], "one direction")
+        return {"RandomSubspace": RandomSubspace(self.site, keep, seed, strength=self.strength)}
 
     def kept_rank(self, model: Any) -> int:
         """All but one."""

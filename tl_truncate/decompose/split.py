@@ -39,6 +39,8 @@ class Split:
         from_layer: for `context_ablation`, the first block whose attention is masked.
         keep: for `spectral`, what counts as in-context.
         only: which of the method's global terms count as global; all by default.
+        exchange: a seed with which each token is exchanged for another one that was seen, as a control:
+            what is taken is some token's mean, but not this one's. For `token_mean`.
     """
 
     method: Method = "token_mean"
@@ -46,6 +48,7 @@ class Split:
     from_layer: int = 0
     keep: Keep | int | float = 0.1
     only: tuple[str, ...] | None = None
+    exchange: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -112,11 +115,15 @@ class Split:
             return {layer: _rest(precise[layer], dict(ablated=ablated[layer])) for layer in layers}
         if self.method == "spectral":
             return {layer: self._spectral(model, layer, precise[layer]) for layer in layers}
+        return {layer: _rest(precise[layer], self.token_terms(layer, tokens)) for layer in layers}
+
+    def token_terms(self, layer: int, tokens: Int64[Tensor, "batch pos"]) -> Terms:
+        """The terms of the global part by token means."""
         assert isinstance(self.means, TokenMeans)
-        return {
-            layer: _rest(precise[layer], self.means.terms(Site(layer, "W_out"), tokens))
-            for layer in layers
-        }
+        site = Site(layer, "W_out")
+        if self.exchange is not None:
+            tokens = self.means.exchanged(site, tokens, seed=self.exchange)
+        return self.means.terms(site, tokens)
 
     def _spectral(self, model: Any, layer: int, output: Tensor) -> Terms:
         site = Site(layer, "W_out")
@@ -140,6 +147,7 @@ class Split:
             from_layer=self.from_layer,
             keep=self.keep.to_json(),
             only=None if self.only is None else list(self.only),
+            exchange=self.exchange,
         )
 
     @classmethod
@@ -153,7 +161,8 @@ class Split:
             shown += f", from_layer={self.from_layer}"
         if self.method == "spectral":
             shown += f", keep={self.keep!r}"
-        return shown + ("" if self.only is None else f", only={self.only!r}")
+        shown += "" if self.only is None else f", only={self.only!r}"
+        return shown + ("" if self.exchange is None else f", exchange={self.exchange}")
 
 
 def _rest(output: Tensor, terms: Terms) -> Terms:

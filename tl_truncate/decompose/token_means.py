@@ -117,6 +117,18 @@ class TokenMeans:
             found["bigram"] = torch.where(known, pairs.values[rows] - token, 0.0)
         return found
 
+    def exchanged(
+        self, site: Site | str, tokens: Int64[Tensor, "*batch"], *, seed: int
+    ) -> Int64[Tensor, "*batch"]:
+        """Each token exchanged for another one that was seen, always for the same; unseen ones stay."""
+        keys = self._table(self.require(site)).keys
+        order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed))
+        rows = self._table(self.require(site)).rows(tokens)
+        following = torch.empty_like(order)
+        following[order] = order.roll(-1)  # a cycle, so that no token is exchanged for itself
+        own = following[rows.clamp_max(len(keys) - 1)]
+        return torch.where(rows < len(keys), keys[own], tokens.cpu())
+
     @cached_property
     def _tables(self) -> dict[Any, "_Table"]:
         return {}

@@ -95,13 +95,17 @@ class Ways:
         for cut in self._removals(layer, means):
             name = f"minus global, {cut.label}"
             found[name + ("" if cut.strength == 1.0 else f" x {cut.strength:g}")] = cut
+        another = GlobalRemoval(layer, means=means).controls(seed)["ExchangedTokens"]
+        found["minus another token's mean (control)"] = another
         found["minus token part"] = GlobalRemoval(layer, means=means, only=("token",))
         for matrix in ("W_in", "W_out"):
             for keep in self.keeps:
                 name = f"LASER {matrix}, {_kept(keep)} kept"
                 found[name] = Cut(f"blocks.{layer}.mlp.{matrix}", keep)
         if own is not None:
-            found[f"direction G({own})"] = GlobalDirection(site, means, own)
+            direction = GlobalDirection(site, means, own)
+            found[f"direction G({own})"] = direction
+            found["random direction (control)"] = direction.controls(seed)["RandomSubspace"]
         for shares in _shares(model, site, means, own):
             where = "" if shares.token is None else f" at {shares.token}"
             for k in (k for k in self.ks if k < max_rank):

@@ -17,7 +17,7 @@ from tl_truncate.experiments.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.strategies import halving, laser
 from tl_truncate.experiments.sweep import KEEPS, check_tasks
 from tl_truncate.experiments.texts import sample_texts
-from tl_truncate.surgery.controls import NormMatched, RandomSubspace, control_of
+from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
@@ -26,8 +26,6 @@ from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.site import Site
 
 Method = Literal["halving", "laser"]
-
-_CONTROLS = (RandomSubspace, NormMatched)
 
 
 def search(
@@ -179,9 +177,8 @@ def _report(
     }
     test = {split.test.name: evaluate(model, split.test, cuts, **options) for split in splits}
     controls: dict[str, dict[str, Scores]] = {}
-    for kind in _CONTROLS if cuts else ():
-        placebo = [control_of(kind, cut, seed=int(settings["seed"])) for cut in cuts]
-        controls[kind.__name__] = {
+    for kind, placebo in controls_of(cuts, seed=int(settings["seed"])).items():
+        controls[kind] = {
             name: evaluate(model, split.test, placebo, baseline=test[name].baseline, **options)
             for name, split in zip(names, splits, strict=True)
         }

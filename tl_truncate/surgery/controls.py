@@ -6,6 +6,7 @@ does not have it too.
 
 import hashlib
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,16 +137,16 @@ class Ablated(SiteCut):
         return nothing_but_bias(locate(model, self.site))
 
 
-def control_of(
-    kind: type[RandomSubspace] | type[NormMatched], cut: SiteCut, *, seed: int
-) -> RandomSubspace | NormMatched:
-    """The control of a kind that removes as much as a cut does.
+def controls_of(cuts: Sequence[SiteCut], *, seed: int) -> dict[str, list[SiteCut]]:
+    """By kind, the controls of some cuts; only kinds that each of the cuts has.
 
     Example:
-        >>> control_of(RandomSubspace, tlt.Cut("blocks.3.mlp.W_out", keep=8), seed=1)
-        RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)
+        >>> controls_of([tlt.Cut("blocks.3.mlp.W_out", keep=8)], seed=1)["RandomSubspace"]
+        [RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)]
     """
-    return kind(cut.site, getattr(cut, "keep", 0), seed, strength=cut.strength)
+    found = [cut.controls(seed) for cut in cuts]
+    kinds = [kind for kind in (found[0] if found else ()) if all(kind in each for each in found)]
+    return {kind: [each[kind] for each in found] for kind in kinds}
 
 
 def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float[Tensor, " removed"]:

@@ -65,6 +65,15 @@ class SiteCut(ABC):
             return value
         return repr(keep)
 
+    def controls(self, seed: int) -> dict[str, "SiteCut"]:
+        """Cuts of as much, of no particular meaning, by the kind of control."""
+        keep = getattr(self, "keep", 0)
+        found: dict[str, SiteCut] = {}
+        for name in ("RandomSubspace", "NormMatched"):
+            kind: Any = SiteCut._kinds[name]
+            found[name] = kind(self.site, keep, seed, strength=self.strength)
+        return found
+
     def kept_rank(self, model: Any) -> int:
         """How many components of its site's spectrum are kept."""
         keep = getattr(self, "keep", None)
