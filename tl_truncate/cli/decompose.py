@@ -101,19 +101,20 @@ def _means(
 
 def _table(view: PromptView, method: str) -> Table:
     table = Table(title=escape(f"{view.prompt!r}: logits added ({method})"), box=box.SIMPLE_HEAD)
-    table.add_column("layer", justify="right")
+    table.add_column("layer", justify="right", no_wrap=True, min_width=5)
     frame = view.frame
     last = frame[frame["position"] == frame["position"].max()]
     pairs = [(answer, part) for answer in view.answers.values() for part in ("global", "in_context")]
     for answer, part in pairs:
-        table.add_column(escape(f"{part.replace('_', '-')} to {answer!r}"), justify="right")
+        name = f"{part.replace('_', '-')}\n{answer!r}"
+        table.add_column(escape(name), justify="right", no_wrap=True, min_width=9)
     for part in ("global", "in_context"):
-        table.add_column(f"{part.replace('_', '-')} pushes most", no_wrap=True)
+        table.add_column(f"{part.replace('_', '-')}\nmost", overflow="ellipsis", no_wrap=True)
     values = last.set_index(["layer", "answer", "part"])["logits"]
     for layer in view.layers:
         cells = [f"{values[layer, answer, part]:+.2f}" for answer, part in pairs]
         for part in ("global", "in_context"):
-            cells.append(" ".join(map(repr, view.pushed(layer, part, k=2)["token"][:2])))
+            cells.append(" ".join(map(repr, view.pushed(layer, part, k=1)["token"][:1])))
         table.add_row(str(layer), *map(escape, cells))
     return table
 
