@@ -101,13 +101,13 @@ def _means(
 
 def _table(view: PromptView, method: str) -> Table:
     table = Table(title=escape(f"{view.prompt!r}: logits added ({method})"), box=box.SIMPLE_HEAD)
-    table.add_column("layer", justify="right", no_wrap=True, min_width=5)
+    table.add_column("MLP", justify="right", no_wrap=True)
     frame = view.frame
     last = frame[frame["position"] == frame["position"].max()]
     pairs = [(answer, part) for answer in view.answers.values() for part in ("global", "in_context")]
     for answer, part in pairs:
         name = f"{part.replace('_', '-')}\n{answer!r}"
-        table.add_column(escape(name), justify="right", no_wrap=True, min_width=9)
+        table.add_column(escape(name), justify="right", no_wrap=True, min_width=10)
     for part in ("global", "in_context"):
         table.add_column(f"{part.replace('_', '-')}\nmost", overflow="ellipsis", no_wrap=True)
     values = last.set_index(["layer", "answer", "part"])["logits"]
