@@ -37,6 +37,8 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/recall_data.py
 	.venv-4.3.0/bin/python benchmarks/recall.py
 	.venv-4.3.0/bin/python benchmarks/nano_pythia.py
+	.venv-4.3.0/bin/python benchmarks/decompose.py
+	.venv-4.3.0/bin/python benchmarks/global_parts.py
 	.venv-3.9.0/bin/python benchmarks/exactness.py
 	.venv-4.3.0/bin/python benchmarks/exactness.py --real
 

@@ -101,7 +101,7 @@ def _means(
 
 def _table(view: PromptView, method: str) -> Table:
     table = Table(title=escape(f"{view.prompt!r}: logits added ({method})"), box=box.SIMPLE_HEAD)
-    table.add_column("MLP", justify="right", no_wrap=True)
+    table.add_column("MLP", justify="right", no_wrap=True, min_width=3)
     frame = view.frame
     last = frame[frame["position"] == frame["position"].max()]
     pairs = [(answer, part) for answer in view.answers.values() for part in ("global", "in_context")]
