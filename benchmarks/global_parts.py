@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import tl_truncate as tlt
+from tl_truncate import plots
 from tl_truncate.cli.tasks import make_task
 from tl_truncate.experiments.judge import split_task
 from tl_truncate.experiments.texts import manual_texts
@@ -26,6 +27,18 @@ def by_attribution(model, task, means, seed):
     for name in ("minus global, token_mean", "minus token part", "MLP dropped"):
         for metric in ("p_in_context", "p_global"):
             print(f"  {name}: change of {metric} {found.scores(name).change(metric)}")
+    for name, cut in found.cuts.items():
+        if name == "minus global, token_mean" or name.startswith("direction"):
+            _controls(model, split.test, name, cut, found.baseline)
+
+
+def _controls(model, task, name, cut, uncut):
+    """Three draws of what a removal or a direction is to be compared with."""
+    for draw in range(3):
+        for kind, control in cut.controls(draw).items():
+            scores = tlt.evaluate(model, task, control, baseline=uncut, progress=False)
+            changes = [f"{metric} {scores.change(metric)}" for metric in ("p_in_context", "p_global")]
+            print(f"  {name}, {kind} {draw}: change of {', '.join(changes)}")
 
 
 def main():
@@ -53,6 +66,8 @@ def main():
         task = make_task(name, args.n, args.seed, model)
         uncut = tlt.evaluate(model, task, progress=False)
         print(f"\n{uncut}", flush=True)
+        attribution = tlt.part_attribution(model, task, means=means, seed=args.seed)
+        plots.save(plots.parts(attribution), args.out / f"{name}-parts.png")
         if name in ("ioi", "facts"):
             by_attribution(model, task, means, args.seed)
         found = tlt.compare_chosen(

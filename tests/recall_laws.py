@@ -126,6 +126,8 @@ def cosines_with_the_bigram_table(own: Separated) -> tuple[float, float]:
     written = own.means.of_tokens(SITE, tokens) @ own.model.W_U.detach().double()
     written = written - written.mean(-1, keepdim=True)
     global_ = torch.cosine_similarity(written[seen].flatten(), table[seen].flatten(), dim=0)
+    by_token = torch.cosine_similarity(written[seen], table[seen], dim=-1).mean()
+    print(f"cosine of the global part with the log bigram table, averaged over tokens: {by_token:.3f}")
     rows = own.corpus[:128]
     parts = tlt.decompose_mlp(own.model, rows, 1, means=own.means)
     said = parts.logits().in_context[parts.valid]

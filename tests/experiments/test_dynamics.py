@@ -238,7 +238,6 @@ class TestParts:
         # In the end in-context parts say the name, and the last one takes " the" back.
         assert last[1:, 1, 0].max() > 1.5
         assert last[-1, 1, 1] < -2
-        assert history.parts[64].largest() != []
 
     def test_the_nano_pythias_global_part_is_its_bigram_table(self):
         """Counted on other sentences of its grammar."""
@@ -263,6 +262,7 @@ class TestParts:
                 )
                 for each in (said.global_, said.in_context)
             ]
+            print(f"block {layer}: cosine global {cosine[0]:.2f}, in-context {cosine[1]:.2f}")
             assert cosine[0] > 0.6, (layer, cosine)
             assert layer == 0 or cosine[1] < 0.35, (layer, cosine)
 
