@@ -186,6 +186,31 @@ def test_an_interrupted_search_goes_on(model, tmp_path, monkeypatch):
     assert stored["records"]["pairs"]["task_hash"] == resumed.test["pairs"].record.task_hash
 
 
+def test_a_search_comes_back_from_its_folder(model, tmp_path):
+    texts = ["the store in Paris", "Mary gave a drink to John"]
+    found = tlt.search(model, pairs_task(), run_dir=tmp_path, **{**options(), "texts": texts})
+    again = tlt.SearchResult.load(tmp_path)
+    assert again.cuts == found.cuts
+    assert again.summary().equals(found.summary())
+    assert str(again) == str(found)
+    assert again.test["pairs"].frame.equals(found.test["pairs"].frame)
+    assert again.validation["pairs"].baseline.frame.equals(found.validation["pairs"].baseline.frame)
+    assert again.cost.frame.equals(found.cost.frame)
+    assert again.looks.equals(found.looks)
+    assert again.settings == json.loads(json.dumps(found.settings))
+
+
+def test_a_search_that_has_not_ended_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match=r"must hold a finished search's search\.json"):
+        tlt.SearchResult.load(tmp_path)
+    (tmp_path / "search.json").write_text("{")
+    with pytest.raises(ValueError, match="must be JSON, but it is damaged"):
+        tlt.SearchResult.load(tmp_path)
+    (tmp_path / "search.json").write_text("{}")
+    with pytest.raises(ValueError, match="must hold the scores of every prompt"):
+        tlt.SearchResult.load(tmp_path)
+
+
 def test_bad_input(model):
     with pytest.raises(ValueError, match="objective must be one of logit_diff, accuracy"):
         tlt.search(model, pairs_task(), objective="rank")

@@ -176,6 +176,11 @@ class MLPDecomposition:
             )
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from tl_truncate.decompose.view import decomposition_html
+
+        return decomposition_html(self, MEANING[self.method])
+
     def __repr__(self) -> str:
         return str(self)
 

@@ -8,9 +8,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import positive
-from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics, Reading, build_dynamics
+from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics, build_dynamics
 from tl_truncate.experiments.evaluate import Scores, check_task, evaluate
 from tl_truncate.experiments.parts_over_training import Parts
+from tl_truncate.experiments.reading import Reading
 from tl_truncate.experiments.run_folder import RunFolder
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task

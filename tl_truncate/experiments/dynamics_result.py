@@ -11,45 +11,12 @@ import pandas as pd
 
 from tl_truncate.experiments.evaluate import METRICS, Metric, Scores
 from tl_truncate.experiments.part_attribution import PartAttribution
-from tl_truncate.experiments.record import Record
+from tl_truncate.experiments.reading import Reading
 from tl_truncate.experiments.run_folder import RunFolder
 from tl_truncate.statistics import bootstrap_columns
 from tl_truncate.tasks.task import Task
 
 UNCUT = "uncut"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one model said to each prompt, and what it was."""
-
-    values: Mapping[str, tuple[float, ...]]
-    n_tokens: tuple[int, ...]
-    record: Record
-
-    @classmethod
-    def of(cls, scores: Scores) -> "Reading":
-        """The reading that scores hold."""
-        columns = [name for name in scores.frame if name in METRICS]
-        values = {name: tuple(map(float, scores.frame[name])) for name in columns}
-        return cls(values, tuple(map(int, scores.frame["n_tokens"])), scores.record)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` is the inverse, to the last bit."""
-        values = {name: list(each) for name, each in self.values.items()}
-        return dict(values=values, n_tokens=list(self.n_tokens), record=self.record.to_json())
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Reading":
-        """Reads what `to_json` wrote."""
-        values = {name: tuple(each) for name, each in data["values"].items()}
-        return cls(values, tuple(data["n_tokens"]), Record.from_json(data["record"]))
-
-    def frame(self, task: Task) -> pd.DataFrame:
-        """One row per prompt, as `Scores.frame` has it."""
-        return pd.concat(
-            [task.to_frame(), pd.DataFrame(self.values).assign(n_tokens=list(self.n_tokens))], axis=1
-        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,8 +110,7 @@ class Dynamics:
         return uncut if name == UNCUT else self._scores(step, name, uncut)
 
     def _scores(self, step: int, name: str, baseline: Scores | None) -> Scores:
-        reading = self.readings[step][name]
-        return Scores(reading.frame(self.task), reading.record, baseline, resamples=self.resamples)
+        return self.readings[step][name].scores(self.task, baseline, resamples=self.resamples)
 
     def first_step(self, metric: Metric, above: float, *, name: str = UNCUT) -> int | None:
         """The first checkpoint whose mean of a metric is above a value; None if there is none.

@@ -131,6 +131,11 @@ class Scores:
             lines.append(line.rstrip())
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from tl_truncate.experiments.views.scores import scores_html
+
+        return scores_html(self)
+
     def __repr__(self) -> str:
         return str(self)
 

@@ -1,22 +1,21 @@
 """One prompt: which layers' parts push which tokens, position by position."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
+from markupsafe import Markup
 
+from tl_truncate import markup
 from tl_truncate.decompose.decompose import decompose
 from tl_truncate.decompose.parts import PARTS, Method, MLPDecomposition
 from tl_truncate.decompose.split import Split
 from tl_truncate.decompose.token_means import TokenMeans
+from tl_truncate.markup import coloured_tokens
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import find_sites
-
-# Red pushes an answer, blue pushes it down: told apart with every common colour vision.
-_UP, _DOWN = (213, 94, 0), (0, 114, 178)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,21 +96,21 @@ class PromptView:
         table = self.frame
         table = table[table["answer"] == chosen]
         size = float(table["logits"].abs().max()) or 1.0
-        rows = []
-        for (layer, part), own in table.groupby(["layer", "part"], sort=False):
-            spans = "".join(
-                _span(row.text, float(row.logits), size) for row in own.itertuples(index=False)
+        rows = [
+            (
+                str(layer),
+                str(part).replace("_", "-"),
+                Markup(
+                    '<td style="font-family:monospace;white-space:pre-wrap;text-align:left">{}</td>'
+                ).format(coloured_tokens(list(own["text"]), list(own["logits"]), size)),
             )
-            rows.append(
-                f"<tr><td>{layer}</td><td>{html.escape(str(part).replace('_', '-'))}</td>"
-                f"<td style='font-family:monospace;white-space:pre-wrap'>{spans}</td></tr>"
-            )
-        head = (
-            f"<p>Logits that each MLP's parts add to <code>{html.escape(repr(chosen))}</code> at each "
-            f"token; the strongest colour is {size:.2f} nats.</p>"
+            for (layer, part), own in table.groupby(["layer", "part"], sort=False)
+        ]
+        caption = (
+            f"Logits that each MLP's parts add to {chosen!r} at each token; the strongest colour is "
+            f"{size:.2f} nats"
         )
-        titles = "<tr><th>layer</th><th>part</th><th></th></tr>"
-        return f"<div>{head}<table>{titles}{''.join(rows)}</table></div>"
+        return markup.table(["layer", "part", "tokens"], rows, caption=caption, texts=2)
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -124,16 +123,6 @@ class PromptView:
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _span(text: str, value: float, size: float) -> str:
-    red, green, blue = _UP if value > 0 else _DOWN
-    strength = abs(value) / size
-    shown = html.escape(text.replace("\n", "\\n"))
-    return (
-        f"<span title='{value:+.3f}' style='background:rgba({red},{green},{blue},{strength:.2f})'>"
-        f"{shown}</span>"
-    )
 
 
 def view_prompt(

@@ -1,6 +1,5 @@
 """Searching for cuts that help, and saying on other prompts whether they do."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from tl_truncate.checks import positive
 from tl_truncate.experiments.evaluate import Scores, evaluate
 from tl_truncate.experiments.grid import make_grid
 from tl_truncate.experiments.judge import Combine, Judge, Objective, Split, split_task
+from tl_truncate.experiments.search_file import write_search
 from tl_truncate.experiments.search_result import SearchResult
 from tl_truncate.experiments.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.strategies import halving, laser
@@ -21,7 +21,6 @@ from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.files import replacing
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.site import Site
 
@@ -123,9 +122,7 @@ def search(
     cost = _cost(model, found, texts, prepend_bos)
     result = _report(model, splits, found, objective, combine, cost, looks, settings, options)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "search.json") as path:
-            path.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+        write_search(result, folder)
     return result
 
 

@@ -1,5 +1,6 @@
 """The result of a search: what was chosen on one split, and what it is worth on the other."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,20 @@ class SearchResult:
             "records": {name: scores.record.to_json() for name, scores in self.test.items()},
         }
 
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike[str]) -> "SearchResult":
+        """Reads the folder of a finished search.
+
+        Args:
+            run_dir: that `search` wrote to.
+
+        Raises:
+            ValueError: if the folder holds no finished search.
+        """
+        from tl_truncate.experiments.search_file import read_search
+
+        return read_search(run_dir)
+
     def __str__(self) -> str:
         if not self.cuts:
             return (
@@ -132,6 +147,11 @@ class SearchResult:
         if self.cost is not None:
             lines.append(str(self.cost))
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from tl_truncate.experiments.views.search import search_html
+
+        return search_html(self)
 
     def __repr__(self) -> str:
         return str(self)

@@ -85,7 +85,11 @@ class SideEffects:
         for name in ("loss_change", "kl", "agreement"):
             value = getattr(self, name)
             summary[name] = dict(value=float(value), low=value.low, high=value.high)
-        return {"record": self.record.to_json(), "summary": summary}
+        return {
+            "record": self.record.to_json(),
+            "summary": summary,
+            "resamples": self.resamples,
+        }
 
     def __str__(self) -> str:
         return (

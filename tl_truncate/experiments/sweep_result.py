@@ -194,6 +194,11 @@ class SweepResult:
         lines.append("Rows are picked by looking at these prompts: test a pick on prompts of its own.")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from tl_truncate.experiments.views.sweep import sweep_html
+
+        return sweep_html(self)
+
     def __repr__(self) -> str:
         return str(self)
 

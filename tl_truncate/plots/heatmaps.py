@@ -8,7 +8,8 @@ import pandas as pd
 
 from tl_truncate.experiments.evaluate import Metric
 from tl_truncate.experiments.sweep_result import SweepResult
-from tl_truncate.plots.style import TITLES, keep_text
+from tl_truncate.experiments.views.sweep import kept_text
+from tl_truncate.plots.style import TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,6 +125,6 @@ def _panel(
     if unsure:
         y, x = zip(*unsure, strict=True)
         axis.scatter(x, y, s=2, color="0.4", linewidths=0)
-    axis.set_xticks(range(len(keeps)), [keep_text(keep) for keep in keeps], fontsize=7)
+    axis.set_xticks(range(len(keeps)), [kept_text(keep) for keep in keeps], fontsize=7)
     step = max(1, len(layers) // 10)
     axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=7)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics
 from tl_truncate.experiments.part_attribution import ANSWERS
-from tl_truncate.plots.style import TITLES, keep_text
+from tl_truncate.experiments.views.sweep import kept_text
+from tl_truncate.plots.style import TITLES
 from tl_truncate.surgery.cut import SiteCut
 
 if TYPE_CHECKING:
@@ -122,4 +123,4 @@ def _title(history: Dynamics, name: str) -> str:
     if not cuts:
         return name
     more = f" + {len(cuts) - 1}" if len(cuts) > 1 else ""
-    return f"{name}: {cuts[0].site} {keep_text(cuts[0].label)}{more}"
+    return f"{name}: {cuts[0].site} {kept_text(cuts[0].label)}{more}"

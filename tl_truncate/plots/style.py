@@ -10,13 +10,3 @@ TITLES = {
     "rank": "rank of the in-context answer",
     "answer_rank": "rank of the in-context answer",
 }
-
-
-def keep_text(keep: object) -> str:
-    """A keep as an axis shows it: 10%, 8, or a rule's text.
-
-    Example:
-        >>> keep_text(0.1), keep_text(8)
-        ('10%', '8')
-    """
-    return f"{100 * keep:g}%" if isinstance(keep, float) else str(keep)

@@ -1,0 +1,1 @@
+"""Results as HTML fragments, for notebooks and for the report."""
