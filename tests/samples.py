@@ -1,6 +1,12 @@
-"""Tasks in the words of the small tokenizer."""
+"""Tasks in the words of the small tokenizer, and results that no model had to be asked for."""
+
+import numpy as np
 
 import tl_truncate as tlt
+from tl_truncate.experiments.answers import Outcome
+from tl_truncate.experiments.evaluate import score_frame
+from tl_truncate.experiments.record import Record
+from tl_truncate.experiments.sweep_result import Setting
 
 #: Answers of several tokens, and of different lengths.
 SEQUENCES = tlt.Task(
@@ -10,3 +16,27 @@ SEQUENCES = tlt.Task(
     [" the", " the store and a drink"],
     scoring="sequence",
 )
+
+
+def large_sweep(*, layers: int = 30, prompts: int = 60, controls: bool = False) -> tlt.SweepResult:
+    """A sweep of every MLP matrix of a deep model at seven ranks, with made-up scores."""
+    random = np.random.default_rng(0)
+    task = tlt.tasks.ioi(n=prompts, seed=0)
+
+    def outcome(shift: float) -> Outcome:
+        scores = [tuple(map(float, random.normal(-1 + shift, 1, prompts))) for _ in range(2)]
+        return Outcome(*scores, tuple(map(int, random.integers(0, 2, prompts))))
+
+    keeps, matrices = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.9), ("W_in", "W_gate", "W_out")
+    sites = [tlt.Site(layer, matrix) for layer in range(layers) for matrix in matrices]
+    grid: list = [tlt.Cut(site, keep) for site in sites for keep in keeps]
+    if controls:
+        kinds = (tlt.RandomSubspace, tlt.NormMatched)
+        grid += [kind(site, keep) for kind in kinds for site in sites for keep in keeps[1:]]
+    settings = [Setting(cut, round(576 * cut.label), (outcome(-0.1),)) for cut in grid]
+    facts = dict(model="made up", model_class="none", n_layers=layers, dtype="float32", device="cpu")
+    facts |= dict(weights="raw", prepend_bos=False, seed=0, cuts=(), versions={"tl-truncate": "0"})
+    record = Record(**facts, task=task.name, task_hash=task.hash, n_prompts=prompts)
+    base = tlt.Scores(score_frame(task, [15] * prompts, outcome(0.0)), record)
+    metrics = ("accuracy", "p_in_context", "p_global", "logit_diff")
+    return tlt.SweepResult((task,), {task.name: base}, tuple(settings), tuple(grid), metrics, facts)

@@ -31,6 +31,7 @@ from tl_truncate.experiments.sweep import sweep
 from tl_truncate.experiments.sweep_result import SweepResult
 from tl_truncate.experiments.texts import manual_texts, sample_texts
 from tl_truncate.models import load_model
+from tl_truncate.report import write_report
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, Cuts
@@ -128,4 +129,5 @@ __all__ = [
     "view_prompt",
     "without_global",
     "without_in_context",
+    "write_report",
 ]

@@ -1,5 +1,6 @@
 """Checks of arguments that several rooms make."""
 
+import importlib.util
 from typing import Any
 
 
@@ -16,3 +17,19 @@ def positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an integer from 1 up, got {value!r}.")
     return value
+
+
+def require(package: str, *, extra: str) -> None:
+    """Checks that a package of an extra is installed.
+
+    Raises:
+        ModuleNotFoundError: if it is not, with the command that installs it.
+
+    Example:
+        >>> require("torch", extra="report")
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(
+            f"{package} must be installed for this, but it is not. Run: pip install "
+            f"'tl-truncate[{extra}]'."
+        )

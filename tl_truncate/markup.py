@@ -55,7 +55,12 @@ def table(
         >>> "<td>&lt;b&gt;</td>" in table(["a", "b"], [("x", "<b>")], caption="two", texts=2)
         True
     """
-    head = join(Markup('<th scope="col">{}</th>').format(column) for column in columns)
+    head = join(
+        Markup('<th scope="col" style="text-align:{}">{}</th>').format(
+            "left" if place < texts else "right", column
+        )
+        for place, column in enumerate(columns)
+    )
     body = join(_row(cells, texts) for cells in rows)
     return Markup(
         '<div class="wide" tabindex="0" role="region" aria-label="{}" style="overflow-x:auto">'

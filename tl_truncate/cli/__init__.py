@@ -1,6 +1,17 @@
-"""The command line: `tl-truncate demo | evaluate | sweep | search | dynamics | toy | ...`."""
+"""The command line: `tl-truncate demo | evaluate | sweep | search | dynamics | toy | report | ...`."""
 
-from tl_truncate.cli import cache, decompose, demo, dynamics, evaluate, search, spectrum, sweep, toy
+from tl_truncate.cli import (
+    cache,
+    decompose,
+    demo,
+    dynamics,
+    evaluate,
+    report,
+    search,
+    spectrum,
+    sweep,
+    toy,
+)
 from tl_truncate.cli.app import app
 
 __all__ = [
@@ -10,6 +21,7 @@ __all__ = [
     "demo",
     "dynamics",
     "evaluate",
+    "report",
     "search",
     "spectrum",
     "sweep",

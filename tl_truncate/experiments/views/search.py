@@ -43,8 +43,8 @@ def search_words(found: "SearchResult") -> list[str]:
         verdict = "The gain survives" if change.low > 0 else "The gain does not survive"
         words.append(
             f"{verdict} on {change.n} prompts of {task} that had no say in the choice: "
-            f"{interval(change, signed=True)}. Choosing alone was worth {found.optimism(task):+.3f} on the "
-            "validation prompts."
+            f"{interval(change, signed=True)}. Choosing alone was worth {found.optimism(task):+.3f} on "
+            "the validation prompts."
         )
         beside = [
             f"{kind} {interval(paired(by_task[task], found.objective), signed=True)}"

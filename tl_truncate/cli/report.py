@@ -1,0 +1,29 @@
+"""`tl-truncate report`: one HTML page from a run folder."""
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tl_truncate.cli.app import app, console, kind
+from tl_truncate.report import write_report
+
+
+@app.command("report")
+@kind
+def report_command(
+    run: Annotated[Path, typer.Argument(help="A run folder, or the folder that --out named.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file; report.html in the folder by default.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Writes one self-contained HTML page about a sweep, a search, dynamics or recall.
+
+    Example: `tl-truncate report runs/ioi --open`
+    """
+    path = write_report(run, run / "report.html" if out is None else out)
+    console.print(f"Written: {path}", soft_wrap=True)
+    if show:
+        webbrowser.open(path.resolve().as_uri())

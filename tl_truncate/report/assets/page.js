@@ -1,0 +1,274 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  // Okabe and Ito's colours, told apart with every common colour vision.
+  const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+  const quiet = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const number = (value, digits = 3, signed = true) =>
+    value === null || value === undefined ? "–"
+      : (signed && value >= 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
+  const span = (low, high, signed) => `[${number(low, 3, signed)}, ${number(high, 3, signed)}]`;
+  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+
+  function element(name, text, attributes = {}) {
+    const made = document.createElement(name);
+    if (text !== undefined) made.textContent = text;
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
+  // Themes -------------------------------------------------------------------------------------------
+  const root = document.documentElement, theme = document.getElementById("theme");
+  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  function dark() {
+    const chosen = root.dataset.theme;
+    return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  }
+  theme.addEventListener("change", () => {
+    if (theme.value === "auto") delete root.dataset.theme; else root.dataset.theme = theme.value;
+    drawAll();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll());
+
+  // Charts -------------------------------------------------------------------------------------------
+  function layout(title, more) {
+    const axis = { gridcolor: colour("--grid"), linecolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
+    const made = {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: colour("--text"), family: "system-ui, sans-serif", size: 12 },
+      margin: { l: 50, r: 20, t: 30, b: 50 }, hovermode: "closest",
+      hoverlabel: { bgcolor: colour("--panel"), font: { color: colour("--text") }, bordercolor: colour("--line") },
+      ...more,
+    };
+    made.xaxis = { ...axis, ...more.xaxis };
+    made.yaxis = { ...axis, ...more.yaxis };
+    return made;
+  }
+
+  function heat(panel) {
+    const empty = () => panel.y.map(() => panel.x.map(() => null));
+    const z = empty(), text = empty(), names = empty(), dots = { x: [], y: [] };
+    for (const [row, column, change, low, high, value, rank, name] of panel.cells) {
+      z[row][column] = change;
+      names[row][column] = name;
+      text[row][column] = `${plain(name)}<br>rank ${rank}<br>change ${number(change)} ${span(low, high, true)}` +
+        `<br>${plain(panel.unit)} ${number(value, 3, false)}`;
+      if (low <= 0 && high >= 0) { dots.x.push(column); dots.y.push(row); }
+    }
+    const ends = dark() ? ["#4aa3df", colour("--panel"), "#ef7d3c"] : ["#0072b2", "#ffffff", "#d55e00"];
+    const traces = [{
+      type: "heatmap", z, text, customdata: names, hovertemplate: "%{text}<extra></extra>", xgap: 1, ygap: 1,
+      zmin: -panel.size, zmax: panel.size, colorscale: [[0, ends[0]], [0.5, ends[1]], [1, ends[2]]],
+      colorbar: { title: { text: "change", side: "right" }, thickness: 12, outlinewidth: 0 },
+    }, {
+      type: "scatter", mode: "markers", x: dots.x, y: dots.y, hoverinfo: "skip", showlegend: false,
+      marker: { size: 3, color: colour("--quiet") },
+    }];
+    const every = Math.max(1, Math.ceil(panel.y.length / 16));
+    const shown = panel.y.map((_, place) => place).filter((place) => place % every === 0);
+    const told = layout("", {
+      height: Math.max(280, 110 + 16 * panel.y.length),
+      xaxis: { title: { text: "of the spectrum kept" }, tickmode: "array", tickvals: panel.x.map((_, i) => i), ticktext: panel.x.map(plain), showgrid: false, zeroline: false },
+      yaxis: { title: { text: "layer" }, tickmode: "array", tickvals: shown, ticktext: shown.map((i) => String(panel.y[i])), showgrid: false, zeroline: false },
+    });
+    return [traces, told];
+  }
+
+  // Step 0 and rank 0 have no place on a logarithmic axis: they stand at its left end.
+  const onLog = (value) => Math.max(value, 0.5);
+  function ticks(values) {
+    const top = Math.max(1, ...values), found = values.some((value) => value === 0) ? [0] : [];
+    for (let tick = 1; tick <= top; tick *= 10) found.push(tick);
+    return { type: "log", tickmode: "array", tickvals: found.map(onLog), ticktext: found.map((tick) => tick.toLocaleString("en")) };
+  }
+
+  function lines(panel) {
+    const all = panel.series.flatMap((series) => series.x), traces = [];
+    for (const series of panel.series) {
+      const own = COLOURS[series.colour % COLOURS.length], x = series.x.map(onLog);
+      const bars = series.low && {
+        type: "data", symmetric: false, thickness: 1, width: 3,
+        array: series.high.map((high, i) => high - series.y[i]), arrayminus: series.low.map((low, i) => series.y[i] - low),
+      };
+      traces.push({
+        type: "scatter", mode: "lines+markers", name: plain(series.name), x, y: series.y, error_y: bars || undefined,
+        customdata: series.x.map((at, i) => [at, series.low ? span(series.low[i], series.high[i], false) : ""]),
+        hovertemplate: `%{customdata[0]}: %{y:.3f} %{customdata[1]}<extra>${plain(series.name)}</extra>`,
+        line: { color: own, width: series.control ? 1 : 2, dash: series.control ? "dot" : "solid" },
+        marker: { color: own, size: series.control ? 4 : 6, symbol: series.control ? "x" : "circle" }, opacity: series.control ? 0.75 : 1,
+      });
+    }
+    const shapes = [], level = panel.level;
+    if (level) {
+      const across = { xref: "paper", x0: 0, x1: 1, layer: "below" };
+      shapes.push({ type: "rect", ...across, y0: level.low, y1: level.high, fillcolor: colour("--quiet"), opacity: 0.18, line: { width: 0 } });
+      shapes.push({ type: "line", ...across, y0: level.y, y1: level.y, line: { color: colour("--text"), width: 1, dash: "dash" } });
+      traces.push({ type: "scatter", mode: "lines", x: [null], y: [null], name: "uncut", line: { color: colour("--text"), dash: "dash", width: 1 } });
+    }
+    const told = layout("", {
+      height: innerWidth < 640 ? 480 : 420, shapes, showlegend: true, legend: { orientation: "h", y: innerWidth < 640 ? -0.4 : -0.25, yanchor: "top", font: { size: 11 } },
+      xaxis: { title: { text: panel.x }, ...ticks(all) }, yaxis: { title: { text: plain(panel.y) } },
+    });
+    return [traces, told];
+  }
+
+  function points(panel) {
+    const places = panel.names.map((_, place) => panel.names.length - 1 - place);
+    const traces = [{
+      type: "scatter", mode: "markers", x: panel.y, y: places,
+      marker: { size: 9, color: panel.names.map((_, i) => COLOURS[Math.min(i, 2)]) },
+      error_x: {
+        type: "data", symmetric: false, thickness: 1.5, width: 4, color: colour("--text"),
+        array: panel.high.map((high, i) => high - panel.y[i]), arrayminus: panel.low.map((low, i) => panel.y[i] - low),
+      },
+      text: panel.names.map((name, i) => `${plain(name)}: ${number(panel.y[i])} ${span(panel.low[i], panel.high[i], true)}`),
+      hovertemplate: "%{text}<extra></extra>",
+    }];
+    const told = layout("", {
+      height: 140 + 40 * panel.names.length, showlegend: false,
+      xaxis: { title: { text: plain(panel.x) }, zeroline: true, zerolinewidth: 2 },
+      yaxis: { tickmode: "array", tickvals: places, ticktext: panel.names.map(plain), range: [-0.6, panel.names.length - 0.4], zeroline: false },
+    });
+    return [traces, told];
+  }
+
+  const KINDS = { heat, lines, points };
+  const figures = [...document.querySelectorAll("figure[data-chart]")];
+
+  function draw(figure) {
+    const chart = data.charts[figure.dataset.chart], menus = [...figure.querySelectorAll("select")];
+    const key = menus.map((menu) => menu.value);
+    const panel = chart.panels.find((each) => each.key.every((option, i) => option === key[i]));
+    const plot = figure.querySelector(".plot"), caption = figure.querySelector("figcaption");
+    caption.textContent = panel ? key.join(", ") : `Nothing was scored for ${key.join(", ")}.`;
+    plot.hidden = !panel;
+    if (!panel) return;
+    const [traces, told] = KINDS[chart.kind](panel);
+    Plotly.react(plot, traces, told, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
+    if (chart.kind === "heat" && !plot.dataset.ready) {
+      plot.dataset.ready = "yes";
+      plot.on("plotly_click", (event) => show(event.points[0].customdata));
+    }
+  }
+  let loaded = false;
+  function drawAll() { if (loaded) figures.forEach(draw); }
+  figures.forEach((figure) => figure.addEventListener("change", () => draw(figure)));
+
+  // Prompts ------------------------------------------------------------------------------------------
+  const browser = document.getElementById("browser");
+  const NAMES = { p_in_context: "p(in-context)", p_global: "p(global)", logit_diff: "logit difference" };
+  let order = { column: null, up: true };
+
+  function show(name) {
+    if (!browser || !name) return;
+    const menu = document.getElementById("setting");
+    const found = [...menu.options].find((option) => option.textContent === name);
+    if (!found) return;
+    menu.value = found.value;
+    fill();
+    browser.scrollIntoView({ behavior: quiet() ? "auto" : "smooth" });
+    menu.focus({ preventScroll: true });
+  }
+
+  function columns(group, setting) {
+    const cut = group.series[setting.cut], uncut = setting.uncut === null ? null : group.series[setting.uncut];
+    const made = [
+      { name: "prompt", of: (i) => group.texts[i][0] },
+      { name: "in-context answer", of: (i) => group.texts[i][1] },
+      { name: "global answer", of: (i) => group.texts[i][2] },
+    ];
+    for (const [metric, digits] of Object.entries(group.digits)) {
+      if (!cut[metric]) continue;
+      const value = (series) => (i) => series[metric][i] === null ? null : series[metric][i] / 10 ** digits;
+      const after = value(cut), shown = Math.min(digits, 3);
+      if (uncut) {
+        const before = value(uncut);
+        made.push({ name: `${NAMES[metric]} uncut`, of: before, digits: shown });
+        made.push({ name: "cut", of: after, digits: shown });
+        made.push({ name: "change", of: (i) => after(i) === null || before(i) === null ? null : after(i) - before(i), digits: shown, signed: true });
+      } else made.push({ name: NAMES[metric], of: after, digits: shown });
+    }
+    return made;
+  }
+
+  function fill() {
+    const group = data.prompts[document.getElementById("group").value];
+    const setting = group.settings[document.getElementById("setting").value];
+    const wanted = document.getElementById("filter").value.toLowerCase();
+    const titles = columns(group, setting), all = group.texts.map((_, i) => i);
+    const rows = all.filter((i) => group.texts[i].some((text) => text.toLowerCase().includes(wanted)));
+    if (order.column !== null && order.column < titles.length) {
+      const { of } = titles[order.column], sign = order.up ? 1 : -1;
+      rows.sort((one, other) => {
+        const a = of(one), b = of(other);
+        return sign * (typeof a === "string" ? a.localeCompare(b) : (a ?? -Infinity) - (b ?? -Infinity));
+      });
+    }
+    const head = element("tr");
+    titles.forEach((title, place) => {
+      const cell = element("th", undefined, { scope: "col" }), button = element("button", title.name, { type: "button" });
+      if (order.column === place) cell.setAttribute("aria-sort", order.up ? "ascending" : "descending");
+      button.addEventListener("click", () => {
+        order = { column: place, up: order.column === place ? !order.up : typeof title.of(0) === "string" };
+        fill();
+        document.querySelectorAll("#table thead button")[place].focus();
+      });
+      cell.append(button);
+      head.append(cell);
+    });
+    const body = rows.map((i) => {
+      const row = element("tr");
+      titles.forEach((title, place) => {
+        const value = title.of(i);
+        if (place === 0) row.append(element("th", value, { scope: "row" }));
+        else if (title.digits === undefined) row.append(element("td", `‘${value}’`, { class: "text" }));
+        else row.append(element("td", number(value, title.digits, Boolean(title.signed))));
+      });
+      return row;
+    });
+    document.querySelector("#table thead").replaceChildren(head);
+    document.querySelector("#table tbody").replaceChildren(...body);
+    const left = group.left_out ? ` ${group.left_out} settings that change less are left out of the menu.` : "";
+    document.getElementById("count").textContent = `${rows.length} of ${all.length} prompts.${left}`;
+  }
+
+  function fillSettings() {
+    const group = data.prompts[document.getElementById("group").value];
+    const options = group.settings.map((each, place) => element("option", each.name, { value: place }));
+    document.getElementById("setting").replaceChildren(...options);
+    document.getElementById("setting").value = group.first ?? 0;
+    fill();
+  }
+
+  if (browser && data.prompts.length) {
+    const groups = document.getElementById("group");
+    groups.replaceChildren(...data.prompts.map((each, place) => element("option", each.name, { value: place })));
+    groups.addEventListener("change", fillSettings);
+    document.getElementById("setting").addEventListener("change", fill);
+    document.getElementById("filter").addEventListener("input", fill);
+    browser.hidden = false;
+    fillSettings();
+  }
+
+  // Plotly comes packed, in a third of its room.
+  async function unpack() {
+    const packed = atob(document.getElementById("plotly").textContent);
+    const bytes = new Uint8Array(packed.length);
+    for (let place = 0; place < packed.length; place++) bytes[place] = packed.charCodeAt(place);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  }
+  async function start() {
+    if (figures.length) await unpack();
+    loaded = true;
+    drawAll();
+    document.body.dataset.ready = "yes";
+  }
+  start().catch((problem) => {
+    for (const figure of figures) {
+      figure.querySelector("figcaption").textContent = `This browser cannot draw the chart (${problem.message}). The tables have the numbers.`;
+    }
+  });
+})();

@@ -1,0 +1,143 @@
+"""What the charts of a sweep show: changes by layer and rank, and metrics against the rank."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from tl_truncate.experiments.evaluate import Scores
+from tl_truncate.experiments.views.scores import NAMES
+from tl_truncate.experiments.views.sweep import heat_frame, kept_text
+from tl_truncate.report.page import Chart, Choice, rounded
+
+#: The choices of rank curves that are shown first: their order, and which end of it.
+EXTREMES = {"the six largest rises": False, "the six largest falls": True}
+_MOST = 6
+
+
+def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Chart:
+    """The change from the uncut model for every layer (rows) and amount kept (columns)."""
+    tables = {task: heat_frame(frame, task) for task in tasks}
+    matrices = list(dict.fromkeys(name for each in tables.values() for name in each["matrix"]))
+    kinds = list(dict.fromkeys(frame["kind"]))
+    choices = _choices(
+        task=tasks, matrix=matrices, metric=[NAMES[metric] for metric in metrics], kind=kinds
+    )
+    panels = []
+    for task, matrix, metric, kind in product(tasks, matrices, metrics, kinds):
+        table = tables[task]
+        own = table[(table["matrix"] == matrix) & (table["kind"] == kind)]
+        if own.empty:
+            continue
+        key = _key(choices, task=task, matrix=matrix, metric=NAMES[metric], kind=kind)
+        panels.append(dict(key=key, **_heat_panel(own, metric, task)))
+    label = "Heatmap: the change from the uncut model, by layer and amount kept. A table follows."
+    return Chart("heat", "heat", label, choices, tuple(panels))
+
+
+def _heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
+    keeps, layers = list(dict.fromkeys(own["keep"])), sorted(set(own["layer"]))
+    size = max(float(own[f"{metric}_change"].abs().quantile(0.9)), 1e-9)
+    columns = [
+        rounded(own[name])
+        for name in (f"{metric}_change", f"{metric}_change_low", f"{metric}_change_high", metric)
+    ]
+    places = [
+        (layers.index(layer), keeps.index(keep))
+        for layer, keep in zip(own["layer"], own["keep"], strict=True)
+    ]
+    cells = [
+        [row, column, *numbers, rank, setting_name(site, keep, kind)]
+        for (row, column), numbers, rank, site, keep, kind in zip(
+            places,
+            zip(*columns, strict=True),
+            map(int, own["rank"]),
+            own["site"],
+            own["keep"],
+            own["kind"],
+            strict=True,
+        )
+    ]
+    return dict(
+        x=[kept_text(keep) for keep in keeps],
+        y=layers,
+        size=size,
+        cells=cells,
+        task=task,
+        unit=NAMES[metric],
+    )
+
+
+def setting_name(site: str, keep: object, kind: str) -> str:
+    """A setting as menus show it."""
+    told = f"{site}, {kept_text(keep)} kept"
+    return told if kind == "Cut" else f"{told} ({kind})"
+
+
+def rank_chart(frame: pd.DataFrame, baselines: Mapping[str, Scores], metrics: Sequence[str]) -> Chart:
+    """Each metric against the number of components kept, with 95% intervals."""
+    tasks = list(baselines)
+    cuts = frame[frame["kind"] == "Cut"]
+    sites = list(dict.fromkeys(cuts["site"]))
+    names = [*EXTREMES, *sites] if len(sites) > 1 else sites
+    choices = _choices(task=tasks, metric=[NAMES[metric] for metric in metrics], site=names)
+    panels = []
+    for task, metric, name in product(tasks, metrics, names):
+        own = frame[frame["task"] == task]
+        shown = _extreme(own, metric, falling=EXTREMES[name]) if name in EXTREMES else [name]
+        panels.append(
+            dict(
+                key=_key(choices, task=task, metric=NAMES[metric], site=name),
+                x="components kept",
+                y=NAMES[metric],
+                series=list(_rank_series(own, shown, metric)),
+                level=_level(baselines[task], metric),
+            )
+        )
+    label = "Curves: the metric against the number of components kept, with 95% intervals."
+    return Chart("ranks", "lines", label, choices, tuple(panels))
+
+
+def _extreme(own: pd.DataFrame, metric: str, *, falling: bool) -> list[str]:
+    """The sites at which some cut raises the metric most, or lowers it most."""
+    changes = own[own["kind"] == "Cut"].groupby("site")[f"{metric}_change"]
+    ends = -changes.min() if falling else changes.max()
+    return list(ends.nlargest(_MOST).index)
+
+
+def _rank_series(own: pd.DataFrame, sites: Sequence[str], metric: str) -> Iterable[dict[str, Any]]:
+    for place, site in enumerate(sites):
+        here = own[own["site"] == site]
+        for kind in dict.fromkeys(here["kind"]):
+            part = here[here["kind"] == kind].sort_values("rank")
+            yield dict(
+                name=site if kind == "Cut" else f"{site} ({kind})",
+                colour=place,
+                control=kind != "Cut",
+                x=[int(rank) for rank in part["rank"]],
+                **estimates(part, metric),
+            )
+
+
+def estimates(part: pd.DataFrame, metric: str) -> dict[str, list[float | None]]:
+    """A metric's means and the ends of its intervals, as series have them."""
+    return {
+        name: rounded(part[f"{metric}{ending}"])
+        for name, ending in (("y", ""), ("low", "_low"), ("high", "_high"))
+    }
+
+
+def _level(uncut: Scores, metric: str) -> dict[str, Any]:
+    value = uncut.estimate("rank" if metric == "answer_rank" else metric)  # type: ignore[arg-type]
+    y, low, high = rounded([float(value), value.low, value.high])
+    return dict(name="uncut", y=y, low=low, high=high)
+
+
+def _choices(**options: Sequence[str]) -> tuple[Choice, ...]:
+    """Menus; what leaves nothing to choose has none."""
+    return tuple(Choice(name, tuple(each)) for name, each in options.items() if len(each) > 1)
+
+
+def _key(choices: Sequence[Choice], **chosen: str) -> list[str]:
+    return [chosen[choice.name] for choice in choices]

@@ -1,0 +1,133 @@
+"""The report of a sweep."""
+
+import pandas as pd
+from markupsafe import Markup
+
+from tl_truncate.experiments.sweep_result import SweepResult
+from tl_truncate.experiments.views.scores import NAMES, scores_table
+from tl_truncate.experiments.views.sweep import (
+    controlled,
+    heat_frame,
+    heat_table,
+    kept_text,
+    sweep_words,
+)
+from tl_truncate.markup import details, join, paragraphs, table
+from tl_truncate.report import prompts
+from tl_truncate.report.charts import heat_chart, rank_chart, setting_name
+from tl_truncate.report.page import Page, Section
+from tl_truncate.report.provenance import provenance
+
+_BESIDE = 12
+
+
+def sweep_page(result: SweepResult) -> Page:
+    """Summary, baseline, heatmap, rank curves, controls, prompts and provenance of a sweep."""
+    tasks = [task.name for task in result.tasks]
+    metrics = ["answer_rank" if metric == "rank" else metric for metric in result.metrics]
+    metrics.sort(key=lambda metric: metric == "accuracy")  # probabilities first
+    baseline = join(scores_table(result.baselines[task], f"{task}, uncut") for task in tasks)
+    sections = [
+        Section("summary", "Summary", paragraphs(sweep_words(result))),
+        Section("baseline", "The uncut model", baseline),
+    ]
+    groups: tuple[dict[str, object], ...] = ()
+    if result.settings:
+        sections += _found(result, tasks, metrics)
+        groups = _groups(result, tasks)
+    sections.append(Section("provenance", "Where this comes from", provenance(result.manifest)))
+    title = f"{' and '.join(tasks)}: cutting weights of {result.manifest['model']}"
+    return Page(title, tuple(sections), groups)
+
+
+def _found(result: SweepResult, tasks: list[str], metrics: list[str]) -> list[Section]:
+    frame = result.frame
+    told = Markup(
+        "<p>Rows are layers, columns how much of the spectrum stays. Orange is more than the uncut "
+        "model, blue is less; a dot marks a change whose 95% interval includes zero. The largest tenth "
+        "of the changes lies beyond the ends of the colours. A click on a cell shows its prompts.</p>"
+    )
+    sections = [
+        Section(
+            "heatmap",
+            "Every cut",
+            told,
+            (heat_chart(frame, tasks, metrics),),
+            _tables(frame, tasks, metrics),
+        )
+    ]
+    if (frame["kind"] == "Cut").any():
+        told = Markup(
+            "<p>Bars are 95% bootstrap intervals over prompts, the band is the uncut model's. Dotted "
+            "lines are controls, where there are some. The six sites are picked by what is shown.</p>"
+        )
+        chart = rank_chart(frame, result.baselines, metrics)
+        sections.append(Section("ranks", "How much has to stay", told, (chart,)))
+    sections.append(Section("controls", "Controls", _controls(result, tasks, metrics[0])))
+    told = Markup("<p>What the model says to each prompt, without and with one of the settings.</p>")
+    sections.append(Section("prompts", "Prompt by prompt", told, prompts=True))
+    return sections
+
+
+def _tables(frame: pd.DataFrame, tasks: list[str], metrics: list[str]) -> Markup:
+    """The heatmaps of probabilities as tables, for readers and printers; the chart has all metrics."""
+    shown = [metric for metric in metrics if metric.startswith("p_")] or metrics[:1]
+    parts = []
+    for task in tasks:
+        cells = heat_frame(frame[frame["kind"] == "Cut"], task)
+        for matrix in dict.fromkeys(cells["matrix"]):
+            for metric in shown:
+                title = f"{matrix}: change of {NAMES[metric]} on {task}"
+                parts.append(heat_table(cells[cells["matrix"] == matrix], metric, title))
+    return details("The same as tables", join(parts)) if parts else Markup("")
+
+
+def _controls(result: SweepResult, tasks: list[str], metric: str) -> Markup:
+    """The cuts that change most, each beside its controls."""
+    frame = result.frame
+    kinds = [kind for kind in dict.fromkeys(frame["kind"]) if kind in ("RandomSubspace", "NormMatched")]
+    if not kinds:
+        return Markup(
+            "<p>None were scored. Without them a change may come from how much was removed, and not "
+            "from what was: <code>tl-truncate sweep --controls</code> scores a random subspace of the "
+            "same rank and a norm-matched one beside each cut.</p>"
+        )
+    parts = []
+    for task in tasks:
+        own = frame[frame["task"] == task]
+        cuts = controlled(own)
+        order = cuts[f"{metric}_change"].abs().sort_values(ascending=False).index[:_BESIDE]
+        rows = []
+        for _, cut in cuts.loc[order].iterrows():
+            row = [cut["site"], kept_text(cut["keep"]), _change(cut, metric)]
+            for kind in kinds:
+                beside = own[(own["kind"] == kind) & (own["site"] == cut["site"])]
+                beside = beside[beside["keep"] == cut["keep"]]
+                row.append(_change(beside.iloc[0], metric) if len(beside) else "not scored")
+            rows.append(row)
+        caption = (
+            f"{task}: the {len(rows)} cuts that change {NAMES[metric]} most, beside parts of no "
+            "particular meaning that remove as much (paired changes with 95% intervals)"
+        )
+        parts.append(table(["site", "kept", "cut", *kinds], rows, caption=caption))
+    return join(parts)
+
+
+def _change(row: pd.Series, metric: str) -> str:
+    value, low, high = (row[f"{metric}_change{ending}"] for ending in ("", "_low", "_high"))
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], ...]:
+    most = prompts.share(len(tasks))
+    found = []
+    for place, task in enumerate(tasks):
+        uncut = result.baselines[task].frame
+        settings = []
+        for setting in result.settings:
+            cut = setting.outcomes[place].metrics()
+            name = setting_name(str(setting.cut.site), setting.cut.label, type(setting.cut).__name__)
+            change = float((cut["p_in_context"] - uncut["p_in_context"]).mean())
+            settings.append(prompts.Setting(name, cut, uncut, change))
+        found.append(prompts.group(task, uncut, settings, most))
+    return tuple(found)

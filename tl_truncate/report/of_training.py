@@ -1,0 +1,195 @@
+"""Reports of what happens in training: a task over checkpoints, and noisy in-context recall."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics
+from tl_truncate.experiments.part_attribution import ANSWERS
+from tl_truncate.experiments.views.scores import NAMES, frame_table, scores_table
+from tl_truncate.markup import paragraphs
+from tl_truncate.report import prompts
+from tl_truncate.report.charts import estimates
+from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
+from tl_truncate.report.provenance import provenance
+from tl_truncate.toys.recall import RecallRun
+
+_ORDER = ("p_in_context", "p_global", "logit_diff", "accuracy", "rank")
+
+
+def dynamics_page(history: Dynamics) -> Page:
+    """Summary, curves over training, the parts' curves if there are some, prompts and provenance."""
+    last = history.checkpoints[-1]
+    told = Markup("<p>Bars are 95% intervals over prompts; the steps are on a logarithmic axis.</p>")
+    sections = [
+        Section("summary", "Summary", paragraphs(_words(history))),
+        Section(
+            "baseline",
+            f"The uncut model after step {last}",
+            scores_table(history.scores(last), history.task.name),
+        ),
+        Section("curves", "Over training", told, (_curves(history),)),
+    ]
+    if history.parts:
+        told = Markup(
+            "<p>What the global and the in-context part of each MLP's output add to the logits of the "
+            "two answers, with 95% intervals over prompts.</p>"
+        )
+        sections.append(Section("parts", "MLP outputs in two parts", told, (_parts(history),)))
+    sections += [
+        Section("prompts", "Prompt by prompt", prompts=True),
+        Section("provenance", "Where this comes from", provenance(history.manifest)),
+    ]
+    model = history.manifest["model"] or history.scores(last).record.model
+    groups = (_group(history),)
+    return Page(f"{history.task.name} over the training of {model}", tuple(sections), groups)
+
+
+def _words(history: Dynamics) -> list[str]:
+    done, asked = len(history.readings), len(set(history.asked) | set(history.readings))
+    words = [
+        f"{len(history.task)} prompts of {history.task.name} were asked at {done} of {asked} "
+        f"checkpoints, of the uncut model and of {len(history.names) - 1} cut ones."
+    ]
+    if not history.finished:
+        words.append("The run is not finished; the same call with the same folder goes on.")
+    for name, metric in (("global", "p_global"), ("in-context", "p_in_context")):
+        step = history.first_step(metric, 0.3)  # type: ignore[arg-type]
+        told = "at none of them" if step is None else f"first at step {step}"
+        words.append(f"The uncut model gives the {name} answer a probability above 0.3 {told}.")
+    last = history.checkpoints[-1]
+    for name in history.names[1:]:
+        change = history.scores(last, name).change("p_in_context")
+        words.append(
+            f"At step {last}, {name} changes the probability of the in-context answer by "
+            f"{float(change):+.3f} [{change.low:+.3f}, {change.high:+.3f}]."
+        )
+    return words
+
+
+def _curves(history: Dynamics) -> Chart:
+    frame = history.frame
+    panels = []
+    for metric in _ORDER:
+        for kind, ending in (("value", ""), ("change from uncut", "_change")):
+            series = [
+                _series(frame[frame["cut"] == name], name, place, f"{metric}{ending}")
+                for place, name in enumerate(history.names)
+                if not (ending and name == UNCUT)
+            ]
+            if series:
+                title = NAMES[metric] if not ending else f"change of {NAMES[metric]}"
+                panels.append(dict(key=[NAMES[metric], kind], x="training step", y=title, series=series))
+    kinds = ("value", "change from uncut") if len(history.names) > 1 else ("value",)
+    choices = [Choice("metric", tuple(NAMES[metric] for metric in _ORDER)), Choice("show", kinds)]
+    label = "Curves: the metric against the training step, uncut and cut, with 95% intervals."
+    return Chart("curves", "lines", label, tuple(choices), tuple(panels))
+
+
+def _series(part: pd.DataFrame, name: str, colour: int, metric: str) -> dict[str, Any]:
+    x = [int(step) for step in part["step"]]
+    return dict(name=name, colour=colour, control=False, x=x, **estimates(part, metric))
+
+
+def _parts(history: Dynamics) -> Chart:
+    frame = history.parts_frame
+    layers = [str(layer) for layer in dict.fromkeys(frame["layer"])]
+    panels = []
+    for layer in layers:
+        series = []
+        for place, (part, answer) in enumerate(
+            (p, a) for p in ("global", "in_context") for a in ANSWERS
+        ):
+            own = frame[(frame["layer"] == int(layer)) & (frame["part"] == part)]
+            own = own[own["answer"] == answer]
+            series.append(
+                dict(
+                    name=f"{part} part to the {answer} answer".replace("_", "-"),
+                    colour=place,
+                    control=False,
+                    x=[int(step) for step in own["step"]],
+                    y=rounded(own["logits"]),
+                    low=rounded(own["low"]),
+                    high=rounded(own["high"]),
+                )
+            )
+        panels.append(dict(key=[layer], x="training step", y="logits added, nats", series=series))
+    label = "Curves: the logits that each part of an MLP's output adds, against the training step."
+    return Chart("parts", "lines", label, (Choice("layer", tuple(layers)),), tuple(panels))
+
+
+def _group(history: Dynamics) -> dict[str, Any]:
+    uncut = {step: history.scores(step).frame for step in history.checkpoints}
+    settings = []
+    for step in reversed(history.checkpoints):
+        for name in history.names:
+            own = uncut[step] if name == UNCUT else history.scores(step, name).frame
+            base = None if name == UNCUT else uncut[step]
+            settings.append(prompts.Setting(f"step {step}, {name}", own, base, change=float(step)))
+    frame = history.task.to_frame()
+    return prompts.group(history.task.name, frame, settings, prompts.MOST_READINGS)
+
+
+def recall_page(run: RecallRun) -> Page:
+    """Summary, the probes' curves, the table of the last step and the configuration."""
+    history = run.history
+    columns = [name for name in history if name != "step" and history[name].dtype.kind in "fi"]
+    sections = [
+        Section("summary", "Summary", paragraphs(_recall_words(run))),
+        Section("curves", "Over training", charts=(_recall_curves(history, columns),)),
+        Section(
+            "table",
+            "Every step that was looked at",
+            frame_table(history[["step", *columns]], "The probes, one row a step"),
+        ),
+        Section("provenance", "Where this comes from", provenance(_flat(run.config.to_json()))),
+    ]
+    return Page(f"Noisy in-context recall, seed {run.config.seed}", tuple(sections))
+
+
+def _recall_words(run: RecallRun) -> list[str]:
+    first, *others = str(run).splitlines()
+    return [
+        "A small transformer was trained on sequences in which a trigger is followed by the sequence's "
+        "own target or, with probability alpha, by a noise token that is the same everywhere: the first "
+        "is recall from the context, the second a global association.",
+        f"{first[0].upper()}{first[1:]}.",
+        *(f"{line.strip()[0].upper()}{' '.join(line.split())[1:]}." for line in others),
+    ]
+
+
+def _recall_curves(history: pd.DataFrame, columns: Sequence[str]) -> Chart:
+    families = {
+        "probabilities and accuracy": ("p_", "accuracy"),
+        "margins, nats": ("margin", "ff_margin"),
+        "attention": ("attention", "mass"),
+        "loss": ("loss",),
+    }
+    panels = []
+    placed: set[str] = set()
+    for family, starts in families.items():
+        own = [name for name in columns if name.startswith(starts) and name not in placed]
+        placed |= set(own)
+        panels += [_recall_panel(history, family, own)] if own else []
+    left = [name for name in columns if name not in placed]
+    panels += [_recall_panel(history, "other probes", left)] if left else []
+    names = tuple(panel["key"][0] for panel in panels)
+    label = "Curves: what the probes say, against the training step."
+    return Chart("curves", "lines", label, (Choice("probe", names),), tuple(panels))
+
+
+def _recall_panel(history: pd.DataFrame, family: str, columns: Sequence[str]) -> dict[str, Any]:
+    steps = [int(step) for step in history["step"]]
+    series = [
+        dict(name=name.replace("_", " "), colour=place, control=False, x=steps, y=rounded(history[name]))
+        for place, name in enumerate(columns)
+    ]
+    return dict(key=[family], x="training step", y=family, series=series)
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the table of characters."""
+    data = {name: value for name, value in config["data"].items() if name != "table"}
+    return {**config, "data": data}

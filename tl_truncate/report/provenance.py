@@ -1,0 +1,19 @@
+"""Where a result comes from: what a manifest says, without the long lists in it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from tl_truncate.experiments.views.scores import record_table
+
+_LONG = ("grid", "batches", "tasks", "task", "metrics", "checkpoints", "cuts")
+
+
+def provenance(manifest: Mapping[str, Any]) -> Markup:
+    """A table of the model, its weights, versions, seeds, and the prompts' hashes."""
+    facts = {name: value for name, value in manifest.items() if name not in _LONG}
+    for task in manifest.get("tasks") or [manifest[name] for name in ("task",) if name in manifest]:
+        if isinstance(task, Mapping) and task.get("description"):
+            facts[f"about {task['name']}"] = task["description"]
+    return record_table(facts)

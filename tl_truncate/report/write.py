@@ -1,0 +1,98 @@
+"""A report from a run folder or a result, written whole."""
+
+import os
+from pathlib import Path
+
+from tl_truncate.experiments.dynamics_result import Dynamics
+from tl_truncate.experiments.run_folder import RunFolder
+from tl_truncate.experiments.search_file import FILE as SEARCH
+from tl_truncate.experiments.search_result import SearchResult
+from tl_truncate.experiments.sweep_result import SweepResult
+from tl_truncate.report.of_search import search_page
+from tl_truncate.report.of_sweep import sweep_page
+from tl_truncate.report.of_training import dynamics_page, recall_page
+from tl_truncate.report.page import Page, render
+from tl_truncate.toys.recall import RecallRun
+from tl_truncate.weights.files import replacing
+
+Reportable = SweepResult | SearchResult | Dynamics | RecallRun
+_LOADERS: dict[str, type[SweepResult] | type[Dynamics] | type[RecallRun]] = {
+    "sweep": SweepResult,
+    "dynamics": Dynamics,
+    "recall": RecallRun,
+}
+
+
+def write_report(
+    source: str | os.PathLike[str] | Reportable, out: str | os.PathLike[str] = "report.html"
+) -> Path:
+    """Writes one HTML page that says what a run found, and needs nothing else to be read.
+
+    The page has a summary in words, the uncut model's scores, interactive charts, the controls, a
+    table of prompts that sorts and filters, and where everything comes from. It asks no network.
+
+    Args:
+        source: a run folder of a sweep, a search, dynamics or recall, also one that is not finished; the
+            folder that a command's `--out` named; or such a result.
+        out: the file, which is replaced.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: if the folder holds no run of these kinds.
+        ModuleNotFoundError: if plotly or Jinja2 is missing.
+
+    Example:
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        ...             global_=" the")
+        >>> result = tlt.sweep(model, task, sites=["blocks.1.mlp.W_out"], keeps=[0.0, 0.5])
+        >>> import tempfile, pathlib
+        >>> page = tlt.write_report(result, pathlib.Path(tempfile.mkdtemp()) / "report.html")
+        >>> "blocks.1.mlp.W_out" in page.read_text()
+        True
+    """
+    result = source if isinstance(source, Reportable) else load_run(source)
+    path = Path(out)
+    text = render(_page(result))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def load_run(folder: str | os.PathLike[str]) -> Reportable:
+    """The result that a run folder holds, whatever kind of run it was.
+
+    Args:
+        folder: the run's own, or the one around it that a command's `--out` named.
+
+    Raises:
+        ValueError: if there is no run, or one that has no report.
+    """
+    path = Path(folder)
+    if (path / SEARCH).exists():
+        return SearchResult.load(path)
+    place = path / "run" if (path / "run").is_dir() else path
+    if not (place / "manifest.json").exists():
+        looks = sorted(each.name for each in path.glob("*/manifest.json"))
+        hint = (
+            " A search that has not ended has no report; the same search goes on where it stopped."
+            if looks
+            else " Give the folder that --out or run_dir named."
+        )
+        raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
+    kind = RunFolder(place).manifest().get("kind")
+    if kind not in _LOADERS:
+        raise ValueError(
+            f"The run must be one of search, {', '.join(_LOADERS)}, got kind {kind!r} in {folder}."
+        )
+    return _LOADERS[kind].load(place)
+
+
+def _page(result: Reportable) -> Page:
+    if isinstance(result, SweepResult):
+        return sweep_page(result)
+    if isinstance(result, SearchResult):
+        return search_page(result)
+    return dynamics_page(result) if isinstance(result, Dynamics) else recall_page(result)
