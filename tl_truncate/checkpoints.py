@@ -17,7 +17,7 @@ def checkpoint_steps(name: str) -> tuple[int, ...]:
     Raises:
         ValueError: if the name has no checkpoints.
 
-    Example:
+    Examples:
         >>> len(checkpoint_steps("pythia-70m"))
         154
     """

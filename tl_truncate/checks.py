@@ -10,7 +10,7 @@ def positive(name: str, value: Any) -> int:
     Raises:
         ValueError: if it is none.
 
-    Example:
+    Examples:
         >>> positive("n", 3)
         3
     """
@@ -25,7 +25,7 @@ def require(package: str, *, extra: str) -> None:
     Raises:
         ModuleNotFoundError: if it is not, with the command that installs it.
 
-    Example:
+    Examples:
         >>> require("torch", extra="report")
     """
     if importlib.util.find_spec(package) is None:

@@ -24,7 +24,7 @@ def join(parts: Iterable[Markup], between: str = "") -> Markup:
 def paragraphs(texts: Iterable[str]) -> Markup:
     """Texts as paragraphs.
 
-    Example:
+    Examples:
         >>> paragraphs(["1 < 2"])
         Markup('<p>1 &lt; 2</p>')
     """
@@ -51,7 +51,7 @@ def table(
     Returns:
         The table.
 
-    Example:
+    Examples:
         >>> "<td>&lt;b&gt;</td>" in table(["a", "b"], [("x", "<b>")], caption="two", texts=2)
         True
     """
@@ -90,7 +90,7 @@ def details(summary: str, content: Markup) -> Markup:
 def interval(value: Estimate | float, digits: int = 3, *, signed: bool = False) -> str:
     """An estimate with its interval, as a table shows it; a bare number without one.
 
-    Example:
+    Examples:
         >>> interval(Estimate(0.5, low=0.4, high=0.6, se=0.05, n=9), signed=True)
         '+0.500 [+0.400, +0.600]'
     """
@@ -103,7 +103,7 @@ def interval(value: Estimate | float, digits: int = 3, *, signed: bool = False) 
 def shade(value: float, size: float) -> str:
     """A background for a signed value: orange is more, blue is less, `size` is the strongest.
 
-    Example:
+    Examples:
         >>> shade(-1.0, 2.0)
         'background:rgba(0,114,178,0.35)'
     """

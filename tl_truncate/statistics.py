@@ -15,7 +15,7 @@ class Estimate(float):
         se: standard error of the mean, `std / sqrt(n)`; NaN for one prompt.
         n: number of prompts.
 
-    Example:
+    Examples:
         >>> value = Estimate(0.5, low=0.4, high=0.6, se=0.05, n=20)
         >>> value + 1, str(value)
         (1.5, '0.500 [0.400, 0.600]')
@@ -73,7 +73,7 @@ def bootstrap_mean(
 
     Source: Efron and Tibshirani 1993, chapter 13.
 
-    Example:
+    Examples:
         >>> bootstrap_mean([1.0, 1.0, 1.0])
         Estimate(1.000 [1.000, 1.000], n=3)
     """
@@ -129,7 +129,7 @@ def bootstrap_ratio(
     Returns:
         The estimate; its standard error is the bootstrap's, and `n` counts the units.
 
-    Example:
+    Examples:
         >>> bootstrap_ratio(np.array([2.0, 4.0]), np.array([1.0, 2.0]))
         Estimate(2.000 [2.000, 2.000], n=2)
     """

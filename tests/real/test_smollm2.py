@@ -6,6 +6,7 @@ One file, so that one worker loads the model once.
 import re
 from pathlib import Path
 
+import documents
 import inplace
 import pytest
 import torch
@@ -150,15 +151,22 @@ def test_the_readmes_python_runs_from_top_to_bottom(smollm, monkeypatch):
     monkeypatch.setattr(
         tlt, "load_model", lambda name, **more: smollm if name == "demo" else load(name, **more)
     )
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 5
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+    assert len(documents.blocks(README, "python")) == 5
+    names = documents.run(README, {})
     assert names["scores"].change("p_in_context").low > 0
     assert names["logits"].shape[-1] == smollm.cfg.d_vocab
     steps = [names["history"].first_step(metric, 0.3) for metric in ("p_global", "p_in_context")]
     assert steps == [64, 1024]
+
+
+def test_the_page_on_decomposition_runs(smollm):
+    texts = ["Mary gave the book to the man.", "They went to the store, and gave a drink to John."]
+    tokens = smollm.to_tokens("John gave a drink to")
+    mary, the = (smollm.tokenizer.encode(word)[-1] for word in (" Mary", " the"))
+    given = dict(tlt=tlt, model=smollm, texts=texts, tokens=tokens, mary=mary, the=the)
+    names = documents.run(README.parent / "docs" / "decomposition.md", given)
+    assert gap(names["parts"].global_ + names["parts"].in_context, names["parts"].mlp_out) < 1e-4
+    assert names["logits"].shape[-1] == smollm.cfg.d_vocab
 
 
 @pytest.mark.parametrize(

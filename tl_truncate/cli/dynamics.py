@@ -144,7 +144,7 @@ def read_steps(text: str, model: str) -> list[int]:
     Raises:
         ValueError: if the text reads otherwise, or `...` stands at an end.
 
-    Example:
+    Examples:
         >>> read_steps("0,256,...,2000,143000", "pythia-70m")
         [0, 256, 512, 1000, 2000, 143000]
     """

@@ -41,7 +41,7 @@ MaxMemory = Annotated[float | None, typer.Option(help="Most gigabytes beside the
 def check_matrices(matrices: str) -> tuple[str, ...]:
     """The matrices of an option, checked before a model is loaded.
 
-    Example:
+    Examples:
         >>> check_matrices("mlp")
         ('W_in', 'W_gate', 'W_out')
     """
@@ -61,7 +61,7 @@ def read_layers(layers: str | None) -> list[int] | None:
     Raises:
         ValueError: if the text is of neither form.
 
-    Example:
+    Examples:
         >>> read_layers("20-22,-1")
         [20, 21, 22, -1]
     """

@@ -14,7 +14,7 @@ def parse_keep(text: str) -> Keep:
     Raises:
         ValueError: if the text is none of these.
 
-    Example:
+    Examples:
         >>> parse_keep("8"), parse_keep("0.1"), parse_keep("Band(2, 8)")
         (Rank(k=8), Fraction(rho=0.1), Band(i=2, j=8))
     """
@@ -42,7 +42,7 @@ def parse_cut(text: str) -> Cut:
     Raises:
         ValueError: if the text is not of this form.
 
-    Example:
+    Examples:
         >>> parse_cut("blocks.27.mlp.W_in=0.01")
         Cut(site='blocks.27.mlp.W_in', keep=Fraction(rho=0.01))
     """

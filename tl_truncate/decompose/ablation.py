@@ -29,7 +29,7 @@ def ablated_pattern(pattern: Float[Tensor, "batch head query key"]) -> Tensor:
 
     Equal to masking the scores in front of the softmax.
 
-    Example:
+    Examples:
         >>> ablated_pattern(torch.tensor([[[[1.0, 0, 0], [0.5, 0.5, 0], [0.2, 0.6, 0.2]]]]))[0, 0, 2]
         tensor([0.5000, 0.0000, 0.5000])
     """

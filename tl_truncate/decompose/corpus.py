@@ -43,7 +43,7 @@ class Filled:
 def fill(rows: Sequence[Row]) -> Filled:
     """Puts rows of any lengths side by side.
 
-    Example:
+    Examples:
         >>> fill([Row(0, (1, 2, 3)), Row(1, (4,))]).tokens.tolist()
         [[1, 2, 3], [4, 4, 4]]
     """

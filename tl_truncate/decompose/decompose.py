@@ -67,7 +67,7 @@ def decompose_mlp(
 
     Source: derived in docs/decomposition.md; own_path: Oh and Schuler 2023.
 
-    Example:
+    Examples:
         >>> parts = tlt.decompose_mlp(model, tokens, layer=1, method="own_path")
         >>> parts.global_.shape, parts.in_context.shape
         (torch.Size([2, 7, 32]), torch.Size([2, 7, 32]))
@@ -99,7 +99,7 @@ def decompose_layers(
     Returns:
         The parts by layer.
 
-    Example:
+    Examples:
         >>> sorted(tlt.decompose_layers(model, tokens, method="spectral"))
         [0, 1, 2]
     """

@@ -82,7 +82,7 @@ def fit(
             another fit.
         TypeError: if the corpus is of no known kind.
 
-    Example:
+    Examples:
         >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1])
         >>> means.of_tokens("blocks.1.mlp.W_out", tokens).shape
         torch.Size([2, 7, 32])

@@ -108,7 +108,7 @@ class GlobalRemoval(_PartRemoval):
     Raises:
         ValueError: if an argument does not fit.
 
-    Example:
+    Examples:
         >>> GlobalRemoval(1, "own_path")
         GlobalRemoval(site='blocks.1.mlp.W_out', split='own_path')
     """
@@ -121,7 +121,7 @@ class GlobalRemoval(_PartRemoval):
 class InContextRemoval(_PartRemoval):
     """Removes the in-context part of an MLP's output and leaves the global one; as `GlobalRemoval`.
 
-    Example:
+    Examples:
         >>> InContextRemoval(1, "spectral", keep=8)
         InContextRemoval(site='blocks.1.mlp.W_out', split='spectral', keep=Rank(k=8))
     """
@@ -250,7 +250,7 @@ def without_global(
     Raises:
         ValueError: if an argument does not fit, before anything runs.
 
-    Example:
+    Examples:
         >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1], progress=False)
         >>> with tlt.without_global(model, [1], means=means):
         ...     logits = model(tokens)
@@ -276,7 +276,7 @@ def without_in_context(
 
     The arguments, and what is raised, are those of `without_global`.
 
-    Example:
+    Examples:
         >>> with tlt.without_in_context(model, 1, "own_path"):
         ...     logits = model(tokens)
     """
@@ -315,7 +315,7 @@ def global_removal_hooks(
     Returns:
         Pairs of a hook point's name and a function of (value, hook).
 
-    Example:
+    Examples:
         >>> hooks = tlt.global_removal_hooks(model, tokens, [1], "own_path")
         >>> logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
     """

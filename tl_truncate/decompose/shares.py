@@ -117,7 +117,7 @@ def component_shares(
 
     Source: derived in docs/decomposition.md.
 
-    Example:
+    Examples:
         >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1], progress=False)
         >>> shares = tlt.component_shares(model, "blocks.1.mlp.W_out", means)
         >>> tlt.Cut("blocks.1.mlp.W_out", keep=shares.without_most_global(2))
@@ -185,7 +185,7 @@ class GlobalDirection(SiteCut):
 
     Source: derived in docs/decomposition.md.
 
-    Example:
+    Examples:
         >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1], progress=False)
         >>> GlobalDirection("blocks.1.mlp.W_out", means, int(tokens[0, 1]))
         GlobalDirection(site='blocks.1.mlp.W_out', token=...)

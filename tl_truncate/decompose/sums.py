@@ -76,7 +76,7 @@ class SiteSums:
 def pair_keys(tokens: Int64[Tensor, "batch pos"]) -> Int64[Tensor, "batch pos"]:
     """The previous and the current token as one number; -1 stands for the one before the first.
 
-    Example:
+    Examples:
         >>> pair_keys(torch.tensor([[1, 2]])).tolist()
         [[-4294967295, 4294967298]]
     """
@@ -106,7 +106,7 @@ def shrunk_means(
 ) -> Float[Tensor, "groups width"]:
     """`prior + n / (n + kappa) (mean - prior)` of each group.
 
-    Example:
+    Examples:
         >>> groups = Groups(1)
         >>> groups.add(torch.tensor([5, 5]), torch.tensor([[1.0], [3.0]]))
         >>> shrunk_means(groups, torch.zeros(1), 2.0).tolist()

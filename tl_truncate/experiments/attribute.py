@@ -69,7 +69,7 @@ def attribute(
     Source: Molchanov et al. 2017 (arXiv 1611.06440), the Taylor criterion, applied to the components of
     a spectrum; derived in the documentation, "Predicting a cut".
 
-    Example:
+    Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
         >>> screen = tlt.attribute(model, task, sites=["blocks.2.mlp.W_out"])
@@ -106,7 +106,7 @@ def component_effects(
 ) -> Float[Tensor, "batch rank"]:
     """`- sum_t (u_t . v_i)(g_t . v_i)` for each row and component.
 
-    Example:
+    Examples:
         >>> ones = torch.ones(1, 2, 3)
         >>> component_effects(ones, 2 * ones, torch.eye(3)[:, :2]).tolist()
         [[-4.0, -4.0]]

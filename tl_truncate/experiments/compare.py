@@ -134,7 +134,7 @@ def compare(
     Raises:
         ValueError: if an argument does not fit.
 
-    Example:
+    Examples:
         >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1], progress=False)
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
@@ -257,7 +257,7 @@ def compare_chosen(
     Raises:
         ValueError: if an argument does not fit.
 
-    Example:
+    Examples:
         >>> means = tlt.TokenMeans.fit(model, tokens, progress=False)
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to", "John gave a drink to"] * 2,
         ...             in_context=[" John", " Mary"] * 2, global_=" the")

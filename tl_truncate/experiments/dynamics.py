@@ -67,7 +67,7 @@ def dynamics(
             loaded.
         TypeError: if an argument is of the wrong kind.
 
-    Example:
+    Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
         >>> history = tlt.dynamics(lambda step: model, [0, 1], task, tlt.Ablated("blocks.0.mlp.W_out"))

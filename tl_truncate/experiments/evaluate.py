@@ -183,7 +183,7 @@ def evaluate(
             active dropout, or the baseline is of other prompts; before any pass runs.
         TypeError: if an argument is of the wrong kind.
 
-    Example:
+    Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
         >>> tlt.evaluate(model, task).record.n_prompts

@@ -163,7 +163,7 @@ def part_attribution(
     Raises:
         ValueError: if an argument does not fit, before any pass.
 
-    Example:
+    Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
         >>> found = tlt.part_attribution(model, task, method="own_path")

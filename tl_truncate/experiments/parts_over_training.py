@@ -31,7 +31,7 @@ class Parts:
     Raises:
         ValueError: if `token_mean` has no corpus, or the method is unknown.
 
-    Example:
+    Examples:
         >>> Parts(["Mary gave a drink to John"]).to_json()["method"]
         'token_mean'
     """

@@ -156,7 +156,7 @@ def view_prompt(
     Raises:
         ValueError: if an argument does not fit, or an answer is not one token.
 
-    Example:
+    Examples:
         >>> view = tlt.view_prompt(model, "Mary gave a drink to", [" John", " the"], method="own_path")
         >>> int(view.frame["position"].max()), "span" in view.to_html(" the")
         (5, True)

@@ -84,7 +84,7 @@ def search(
         ValueError: if an argument does not fit, before any pass.
         TypeError: if an argument is of the wrong kind.
 
-    Example:
+    Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to", "John gave a drink to"] * 2,
         ...             in_context=[" John", " Mary"] * 2, global_=" the")
         >>> found = tlt.search(model, task, sites=["blocks.1.mlp.W_out"], keeps=[0.0, 0.5], texts=())

@@ -134,7 +134,7 @@ def side_effects(
         ValueError: if there is no text of two tokens, or a cut addresses nothing.
         TypeError: if texts is one text, or something is not a cut.
 
-    Example:
+    Examples:
         >>> effects = tlt.side_effects(model, tlt.Cut("blocks.1.mlp.W_out", 1.0), ["the store in Paris"])
         >>> float(effects.kl), float(effects.agreement)
         (0.0, 1.0)

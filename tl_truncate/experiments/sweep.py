@@ -87,7 +87,7 @@ def sweep(
 
     Source: derived in the documentation, "What a sweep has to compute".
 
-    Example:
+    Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
         >>> result = tlt.sweep(model, task, sites=["blocks.1.mlp.W_out"], keeps=[0.0, 0.5])

@@ -6,7 +6,7 @@ from importlib import resources
 def sample_texts() -> tuple[str, ...]:
     """Passages in the public domain that ship with the package.
 
-    Example:
+    Examples:
         >>> len(sample_texts()) >= 20
         True
     """
@@ -30,7 +30,7 @@ def manual_texts(words: int = 30_000) -> tuple[str, ...]:
     Raises:
         ModuleNotFoundError: on the rare Python that comes without its manual (`pydoc_data`).
 
-    Example:
+    Examples:
         >>> 400 <= sum(len(text.split()) for text in manual_texts(500)) <= 900
         True
     """

@@ -123,7 +123,7 @@ def _packed(text: str) -> str:
 def in_script(data: Any) -> Markup:
     """JSON that no text in it can break out of.
 
-    Example:
+    Examples:
         >>> in_script(["</script>"])
         Markup('["\\\\u003c/script\\\\u003e"]')
     """
@@ -136,7 +136,7 @@ def in_script(data: Any) -> Markup:
 def rounded(values: Sequence[float], digits: int = 4) -> list[float | None]:
     """Numbers with a few significant digits, as JSON has them: what is not finite is null.
 
-    Example:
+    Examples:
         >>> rounded([0.123456, float("nan")])
         [0.1235, None]
     """

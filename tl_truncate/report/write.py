@@ -43,7 +43,7 @@ def write_report(
         ValueError: if the folder holds no run of these kinds.
         ModuleNotFoundError: if plotly or Jinja2 is missing.
 
-    Example:
+    Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
         >>> result = tlt.sweep(model, task, sites=["blocks.1.mlp.W_out"], keeps=[0.0, 0.5])

@@ -66,7 +66,7 @@ class RandomSubspace(_SeededControl):
 
     Source: closed form 4 of the documentation.
 
-    Example:
+    Examples:
         >>> RandomSubspace("blocks.3.mlp.W_out", keep=8, seed=1)
         RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)
     """
@@ -97,7 +97,7 @@ class NormMatched(_SeededControl):
 
     Source: closed form 4 of the documentation.
 
-    Example:
+    Examples:
         >>> NormMatched("blocks.3.mlp.W_out", keep=0.5)
         NormMatched(site='blocks.3.mlp.W_out', keep=Fraction(rho=0.5), seed=0)
     """
@@ -124,7 +124,7 @@ class Ablated(SiteCut):
     Raises:
         ValueError: if an argument does not fit.
 
-    Example:
+    Examples:
         >>> Ablated("blocks.3.mlp.W_out")
         Ablated(site='blocks.3.mlp.W_out')
     """
@@ -140,7 +140,7 @@ class Ablated(SiteCut):
 def controls_of(cuts: Sequence[SiteCut], *, seed: int) -> dict[str, list[SiteCut]]:
     """By kind, the controls of some cuts; only kinds that each of the cuts has.
 
-    Example:
+    Examples:
         >>> controls_of([tlt.Cut("blocks.3.mlp.W_out", keep=8)], seed=1)["RandomSubspace"]
         [RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)]
     """
@@ -152,7 +152,7 @@ def controls_of(cuts: Sequence[SiteCut], *, seed: int) -> dict[str, list[SiteCut
 def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float[Tensor, " removed"]:
     """How much of each direction to remove, in order, so that `sum w_i^2 e_i = target`.
 
-    Example:
+    Examples:
         >>> weights_for_energy(torch.tensor([4.0, 4.0, 4.0]), 5.0).tolist()
         [1.0, 0.5]
     """

@@ -90,7 +90,7 @@ class SiteCut(ABC):
     def to_json(self) -> dict[str, Any]:
         """The cut as plain data; `SiteCut.from_json` is the inverse.
 
-        Example:
+        Examples:
             >>> SiteCut.from_json(Cut("blocks.0.mlp.W_in", keep=0.5).to_json())
             Cut(site='blocks.0.mlp.W_in', keep=Fraction(rho=0.5))
         """
@@ -164,7 +164,7 @@ class Cut(SiteCut):
 
     Source: LASER (Sharma et al. 2023), section 3; closed form 1 of the documentation.
 
-    Example:
+    Examples:
         >>> Cut("blocks.3.mlp.W_in", keep=0.1)
         Cut(site='blocks.3.mlp.W_in', keep=Fraction(rho=0.1))
     """
@@ -247,7 +247,7 @@ def require_sketchable(linear: Linear) -> None:
 class Cuts(tuple[SiteCut, ...]):
     """Several cuts in the order in which they are made, with JSON on disk.
 
-    Example:
+    Examples:
         >>> Cuts([Cut("blocks.0.mlp.W_in", 3)])
         Cuts([Cut(site='blocks.0.mlp.W_in', keep=Rank(k=3))])
     """

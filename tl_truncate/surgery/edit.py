@@ -72,7 +72,7 @@ class Projection(Edit):
         keeps: whether the basis spans the kept (True) or the removed (False) directions.
         weights: `[rank]`, how much of each removed direction goes; 1 by default.
 
-    Example:
+    Examples:
         >>> first = torch.eye(3)[:, :1]
         >>> Projection(first, keeps=True).kept(torch.ones(3), None).tolist()
         [1.0, 0.0, 0.0]
@@ -176,7 +176,7 @@ def project_components(vectors: Float[Tensor, "n_out rank"], kept: Tensor) -> Pr
         vectors: `[n_out, rank]`, right singular vectors V.
         kept: indices of the kept components.
 
-    Example:
+    Examples:
         >>> project_components(torch.eye(4), torch.tensor([0])).keeps
         True
     """

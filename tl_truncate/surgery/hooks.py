@@ -80,7 +80,7 @@ def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tupl
         ValueError: if a cut addresses nothing in this model, before anything runs.
         TypeError: if something is not a cut, or the model not a TransformerLens model.
 
-    Example:
+    Examples:
         >>> hooks = tlt.truncation_hooks(model, tlt.Cut("blocks.0.mlp.W_in", keep=0.5))
         >>> logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
     """
@@ -128,7 +128,7 @@ def truncated(model: Model, *cuts: SiteCut | Sequence[SiteCut]) -> Iterator[Mode
         TypeError: if something is not a cut, or the model not a TransformerLens model.
         CutNotApplied: on leaving, if a whole forward pass did not reach a cut's hook point.
 
-    Example:
+    Examples:
         >>> with tlt.truncated(model, tlt.Ablated("blocks.0.mlp.W_out")):
         ...     _, cache = model.run_with_cache(tokens)
         >>> bool((cache["blocks.0.hook_mlp_out"] == model.blocks[0].mlp.b_out).all())

@@ -44,7 +44,7 @@ def deduction(n: int = 100, seed: int = 0, *, tokenizer: Any | None = None) -> T
     Source: the kinds of inference of ALERT (Yu et al. 2022, arXiv 2212.08286) and APOLLO (Sanyal et al.
     2022, arXiv 2212.09282); the prompts are this package's own.
 
-    Example:
+    Examples:
         >>> deduction(n=1).prompts[0].endswith("are")
         True
     """

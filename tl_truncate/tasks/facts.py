@@ -48,7 +48,7 @@ _KINDS = (
 def fact_table() -> list[tuple[str, str, str]]:
     """All facts as (kind, prompt, answer), in a fixed order.
 
-    Example:
+    Examples:
         >>> fact_table()[0]
         ('capital', 'The capital of France is', ' Paris')
     """
@@ -82,7 +82,7 @@ def factual_recall(n: int | None = None, seed: int = 0, *, tokenizer: Any | None
     Source: Chen, Bruna and Bietti 2024 (arXiv 2406.03068), introduction; the facts are this
     package's own list.
 
-    Example:
+    Examples:
         >>> len(factual_recall()) >= 100
         True
     """

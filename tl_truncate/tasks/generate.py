@@ -70,7 +70,7 @@ def _fits(example: Example, tokenizer: Any | None) -> bool:
 def article(word: str) -> str:
     """The word with its indefinite article.
 
-    Example:
+    Examples:
         >>> article("eagle"), article("fox")
         ('an eagle', 'a fox')
     """

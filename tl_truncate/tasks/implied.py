@@ -46,7 +46,7 @@ def implied_fact(n: int = 100, seed: int = 0, *, tokenizer: Any | None = None) -
     Source: Leap-of-Thought (Talmor et al. 2020, arXiv 2006.06609), which combines stated rules with
     implicit knowledge; the prompts are this package's own.
 
-    Example:
+    Examples:
         >>> task = implied_fact(n=1)
         >>> task.in_context[0] in task.prompts[0], task.global_[0]
         (True, ' in')

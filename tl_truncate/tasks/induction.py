@@ -41,7 +41,7 @@ def induction(
 
     Source: induction heads (Olsson et al. 2022, arXiv 2209.11895), section on repeated random tokens.
 
-    Example:
+    Examples:
         >>> task = induction(n=2, d_vocab=50, length=4, seed=1)
         >>> tokens, answer = task.prompts[0], task.in_context[0][0]
         >>> tokens[tokens.index(tokens[-1]) + 1] == answer

@@ -156,7 +156,7 @@ def ioi(n: int = 100, seed: int = 0, *, tokenizer: Any | None = None) -> Task:
     Source: Wang et al. 2022 (arXiv 2211.00593), section 2; the contrast with *the* is that of Chen,
     Bruna and Bietti 2024 (arXiv 2406.03068). Templates and pools are this package's own.
 
-    Example:
+    Examples:
         >>> task = ioi(n=4, seed=0)
         >>> len(task), set(task.global_)
         (4, {' the'})

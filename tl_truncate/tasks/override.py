@@ -40,7 +40,7 @@ def in_context_override(n: int = 100, seed: int = 0, *, tokenizer: Any | None = 
     Source: the contrast is that of knowledge conflicts (Longpre et al. 2021, arXiv 2109.05052); the
     prompts are this package's own.
 
-    Example:
+    Examples:
         >>> task = in_context_override(n=2)
         >>> task.in_context[0] in task.prompts[0], task.global_[0] in task.prompts[0]
         (True, False)

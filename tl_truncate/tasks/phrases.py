@@ -49,7 +49,7 @@ def phrase_composition(n: int = 100, seed: int = 0, *, tokenizer: Any | None = N
     Source: phrases whose meaning is not that of a part, as in the study of composition (Mitchell and
     Lapata 2008); the phrases are this package's own.
 
-    Example:
+    Examples:
         >>> task = phrase_composition(n=3)
         >>> all(noun in prompt for noun, prompt in zip(task.global_, task.prompts))
         True

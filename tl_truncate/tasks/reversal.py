@@ -41,7 +41,7 @@ def reversal(n: int = 100, seed: int = 0, *, tokenizer: Any | None = None) -> Ta
     Source: the reversal curse (Berglund et al. 2023, arXiv 2309.12288), with the statement in the prompt
     in place of the training data; the prompts are this package's own.
 
-    Example:
+    Examples:
         >>> reversal(n=1).prompts[0].count(" is ")
         2
     """

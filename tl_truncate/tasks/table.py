@@ -40,7 +40,7 @@ def table_lookup(n: int = 100, seed: int = 0, *, tokenizer: Any | None = None) -
     Source: questions over tables in text, as in PReasM (Yoran et al. 2021, arXiv 2107.07261); the
     prompts are this package's own.
 
-    Example:
+    Examples:
         >>> task = table_lookup(n=1)
         >>> task.prompts[0].count("|"), task.in_context[0] in task.prompts[0]
         (8, True)

@@ -34,7 +34,7 @@ class Task:
             space, an answer runs into its prompt's last word, or two answers of a prompt are equal.
         TypeError: if something is not text.
 
-    Example:
+    Examples:
         >>> task = Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
         ...             global_=" the")
         >>> len(task), task.global_
@@ -77,7 +77,7 @@ class Task:
     def subset(self, indices: Sequence[int]) -> "Task":
         """The task with some of its prompts, in the order given.
 
-        Example:
+        Examples:
             >>> task = Task(name="t", prompts=["a to", "b to"], in_context=[" x", " y"], global_=" z")
             >>> task.subset([1]).prompts
             ('b to',)

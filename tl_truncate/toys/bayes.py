@@ -57,7 +57,7 @@ def bayes_predictions(data: RecallData, tokens: NDArray[np.int64]) -> Array:
 
     Source: derived in docs/theory.md, section 9.
 
-    Example:
+    Examples:
         >>> data = RecallData(tlt.toys.BigramTable.english(), length=8)
         >>> bayes_predictions(data, data.sample(2, seed=0).inputs).shape
         (2, 8, 63)

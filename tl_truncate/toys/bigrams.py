@@ -75,7 +75,7 @@ class BigramTable:
         Raises:
             ValueError: if the text is shorter.
 
-        Example:
+        Examples:
             >>> table = BigramTable.from_text("abaab")
             >>> table.tokens, table.conditional.tolist()
             (('a', 'b'), [[0.3333333333333333, 0.6666666666666666], [1.0, 0.0]])
@@ -97,7 +97,7 @@ class BigramTable:
             seed: of the draw.
             concentration: small makes the next token predictable, large makes it uniform.
 
-        Example:
+        Examples:
             >>> BigramTable.synthetic(5).conditional.shape
             (5, 5)
         """
@@ -115,7 +115,7 @@ class BigramTable:
     def english(cls) -> "BigramTable":
         """The character bigrams of the King James Bible (1769, public domain), as they ship.
 
-        Example:
+        Examples:
             >>> table = BigramTable.english()
             >>> table.tokens[table.most_frequent(1)[0]]
             ' '

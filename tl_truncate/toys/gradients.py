@@ -206,7 +206,7 @@ def predicted_step(
         noise_token: whose margin is taken.
         learning_rate: eta.
 
-    Example:
+    Examples:
         >>> step = predicted_step(np.array([0.25, 0.75]), trigger=0, noise_token=1, learning_rate=1.0)
         >>> step.update.tolist(), step.margin
         ([[-0.25, 0.25], [0.0, 0.0]], 0.5)

@@ -54,7 +54,7 @@ class Grammar:
     Args:
         seed: of the draws; the global random state is not touched.
 
-    Example:
+    Examples:
         >>> grammar = Grammar(seed=0)
         >>> grammar.draw().text
         'Miami is located in Florida.'

@@ -63,7 +63,7 @@ class AssociativeMemory:
     Source: derived in docs/theory.md, section 7; after the associative memory of Chen, Bruna and Bietti
     2024 (arXiv 2406.03068).
 
-    Example:
+    Examples:
         >>> memory = AssociativeMemory(n=64, alpha=0.5)
         >>> association, noise = memory.singular_values(1e5)
         >>> round(noise / association, 3)
@@ -244,7 +244,7 @@ class AssociativeMemory:
         Returns:
             `(p_correct, p_noise)`.
 
-        Example:
+        Examples:
             >>> p_correct, p_noise = AssociativeMemory(n=2, alpha=0.5).predict(1e5, keep=1)
             >>> p_correct > 0.98
             True

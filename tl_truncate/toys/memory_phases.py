@@ -26,7 +26,7 @@ def memory_phases(
         association; above 1 the noise is in the top direction), and p_correct of the memory in full,
         without its noise component's end of the spectrum (`drop_top` and `drop_bottom`, one component).
 
-    Example:
+    Examples:
         >>> table = memory_phases(ns=(2, 64), alphas=(0.5,), times=(1e5,))
         >>> (table["ratio"] > 1).tolist()
         [False, True]

@@ -140,7 +140,7 @@ def train_recall(
 
     Source: Chen, Bruna and Bietti 2024 (arXiv 2406.03068), its two-layer transformer.
 
-    Example:
+    Examples:
         >>> run = train_recall(RecallConfig.small(steps=2, eval_size=4, d_model=16), progress=False)
         >>> run.checkpoints, len(run.history)
         ((0, 1, 2), 3)
@@ -211,7 +211,7 @@ def recall_task(data: RecallData, n: int = 100, *, seed: int = 0) -> Task:
     Raises:
         ValueError: if such sequences are too rare.
 
-    Example:
+    Examples:
         >>> len(recall_task(RecallData(tlt.toys.BigramTable.synthetic(8), length=16), 5))
         5
     """

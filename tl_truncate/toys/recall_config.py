@@ -57,7 +57,7 @@ class RecallConfig:
     Raises:
         ValueError: if an argument does not fit.
 
-    Example:
+    Examples:
         >>> RecallConfig.small(alpha=0.3, steps=100).data.alpha
         0.3
     """

@@ -72,7 +72,7 @@ class RecallData:
 
     Source: Chen, Bruna and Bietti 2024 (arXiv 2406.03068), and the data generator of their code.
 
-    Example:
+    Examples:
         >>> data = RecallData(BigramTable.english(), length=32)
         >>> data.sample(4, seed=0).tokens.shape
         (4, 33)

@@ -136,7 +136,7 @@ def load_state(path: Path, training: Training) -> tuple[int, float]:
 def log_spaced(steps: int, *, per_octave: int = 1) -> tuple[int, ...]:
     """0, 1, 2, 4, ... and the last step, with some between if asked for.
 
-    Example:
+    Examples:
         >>> log_spaced(100)
         (0, 1, 2, 4, 8, 16, 32, 64, 100)
     """

@@ -73,7 +73,7 @@ def cached_factors(weight: Float[Tensor, "n_in n_out"]) -> Factors:
 def content_key(weight: Tensor) -> str:
     """A hash of a weight's bytes, shape and dtype: equal weights share it, an edited one does not.
 
-    Example:
+    Examples:
         >>> content_key(torch.zeros(2, 3)) == content_key(torch.zeros(3, 2))
         False
     """

@@ -48,7 +48,7 @@ def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
     Raises:
         ValueError: if the weight has a NaN or an infinity, or no entries.
 
-    Example:
+    Examples:
         >>> factorise(torch.diag(torch.tensor([1.0, 3.0]))).S.tolist()
         [3.0, 1.0]
     """

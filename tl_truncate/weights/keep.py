@@ -35,7 +35,7 @@ class Keep(ABC):
         Raises:
             ValueError: if there is none.
 
-        Example:
+        Examples:
             >>> Keep.named("Energy")(0.9)
             Energy(e=0.9)
         """
@@ -69,7 +69,7 @@ class Keep(ABC):
     def to_json(self) -> dict[str, Any]:
         """The rule as plain data; `Keep.from_json` is the inverse.
 
-        Example:
+        Examples:
             >>> Keep.from_json(Rank(3).to_json())
             Rank(k=3)
         """
@@ -108,7 +108,7 @@ def _at_most(name: str, value: int, max_rank: int) -> int:
 class Rank(Keep):
     """Keeps the `k` largest components.
 
-    Example:
+    Examples:
         >>> Rank(2).indices(torch.tensor([3.0, 2.0, 1.0]), (3, 5)).tolist()
         [0, 1]
     """
@@ -133,7 +133,7 @@ class Fraction(Keep):
 
     Source: LASER (Sharma et al. 2023), section 4, where rho is the fraction of the maximum rank.
 
-    Example:
+    Examples:
         >>> Fraction(0.5).indices(torch.tensor([3.0, 2.0, 1.0]), (3, 5)).tolist()
         [0]
     """
@@ -158,7 +158,7 @@ class Energy(Keep):
 
     `k = min { k : sum_{i<k} s_i^2 >= e * sum_i s_i^2 }`
 
-    Example:
+    Examples:
         >>> Energy(0.9).indices(torch.tensor([3.0, 1.0, 0.1]), (3, 5)).tolist()
         [0, 1]
     """
@@ -182,7 +182,7 @@ class Energy(Keep):
 class DropTop(Keep):
     """Drops the `k` largest components and keeps the rest.
 
-    Example:
+    Examples:
         >>> DropTop(1).indices(torch.tensor([3.0, 2.0, 1.0]), (3, 5)).tolist()
         [1, 2]
     """
@@ -201,7 +201,7 @@ class DropTop(Keep):
 class Band(Keep):
     """Keeps components `i` to `j - 1`, counted from the largest, as a Python slice does.
 
-    Example:
+    Examples:
         >>> Band(1, 3).indices(torch.tensor([4.0, 3.0, 2.0, 1.0]), (4, 5)).tolist()
         [1, 2]
     """
@@ -222,7 +222,7 @@ class Band(Keep):
 class Components(Keep):
     """Keeps the components with the given indices, counted from 0 at the largest.
 
-    Example:
+    Examples:
         >>> Components([2, 0]).indices(torch.tensor([3.0, 2.0, 1.0]), (3, 5)).tolist()
         [0, 2]
     """
@@ -254,7 +254,7 @@ class Without(Keep):
         components: that are removed.
         name: what they are, for tables.
 
-    Example:
+    Examples:
         >>> Without([1], "the noise").indices(torch.tensor([3.0, 2.0, 1.0]), (3, 5)).tolist()
         [0, 2]
     """
@@ -331,7 +331,7 @@ def as_keep(value: "Keep | int | float") -> Keep:
         TypeError: for anything else.
         ValueError: for a negative rank, or a fraction outside 0..1 or NaN.
 
-    Example:
+    Examples:
         >>> as_keep(3), as_keep(0.1)
         (Rank(k=3), Fraction(rho=0.1))
     """

@@ -46,7 +46,7 @@ def find_sites(
     Raises:
         ValueError: for an unknown matrix or a layer out of range, or if nothing is left.
 
-    Example:
+    Examples:
         >>> [str(site) for site in tlt.find_sites(model, "W_out", layers=[0, -1])]
         ['blocks.0.mlp.W_out', 'blocks.2.mlp.W_out']
     """

@@ -65,7 +65,7 @@ def marchenko_pastur_median(beta: float) -> float:
     The density `sqrt((b - x)(x - a)) / (2 pi beta x)` on `a, b = (1 -+ sqrt(beta))^2` is integrated
     over the angle `x = 1 + beta - 2 sqrt(beta) cos(t)`, in which it is smooth.
 
-    Example:
+    Examples:
         >>> round(marchenko_pastur_median(1.0), 4)
         0.6528
     """

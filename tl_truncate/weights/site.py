@@ -29,7 +29,7 @@ class Site:
         ValueError: if the layer or head is not a natural number, the matrix is not one of the
             seven, or a head is asked of an MLP matrix.
 
-    Example:
+    Examples:
         >>> Site.parse("blocks.3.attn.W_O.5")
         Site(layer=3, matrix='W_O', head=5)
         >>> str(Site(layer=3, matrix="W_in"))
@@ -72,7 +72,7 @@ class Site:
             ValueError: if the text is not the name of a site.
             TypeError: if it is neither text nor a Site.
 
-        Example:
+        Examples:
             >>> Site.parse("blocks.0.attn.W_Q").is_attention
             True
         """
@@ -104,7 +104,7 @@ class Site:
 def as_matrices(matrices: Sequence[str] | str) -> tuple[Matrix, ...]:
     """Checks matrix names, so that a misspelt one fails before any model is looked at.
 
-    Example:
+    Examples:
         >>> as_matrices("W_in")
         ('W_in',)
     """

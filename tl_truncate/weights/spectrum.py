@@ -160,7 +160,7 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
 
     Source: closed form 1 of the documentation; LASER (Sharma et al. 2023), section 3.
 
-    Example:
+    Examples:
         >>> spec = tlt.spectrum(model, "blocks.0.mlp.W_out")
         >>> tuple(spec.U.shape), tuple(spec.S.shape), tuple(spec.V.shape)
         ((48, 32), (32,), (32, 32))

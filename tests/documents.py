@@ -1,0 +1,31 @@
+"""The README and the documentation as the tests read them."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").glob("*/*.md"),
+    ]
+)
+#: Pages whose Python asks for layers that only the real model has; `tests/real` runs them.
+REAL = ("README.md", "docs/decomposition.md")
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def run(page: Path, names: dict) -> dict:
+    """Executes the Python blocks of a page from top to bottom, as a reader would; returns the names."""
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+    return names

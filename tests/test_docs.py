@@ -1,0 +1,109 @@
+"""The documentation builds, names everything that is public, and its code runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import documents
+import pytest
+import tomllib
+import typer
+
+import tl_truncate as tlt
+from tl_truncate import plots
+from tl_truncate.cli import app
+
+PYTHON = [page for page in documents.PAGES if documents.blocks(page, "python")]
+SHELL = [page for page in documents.PAGES if documents.blocks(page, "bash")]
+ON_THE_TOY = [page for page in PYTHON if documents.name(page) not in documents.REAL]
+
+
+@pytest.mark.parametrize("page", ON_THE_TOY, ids=documents.name)
+def test_python_blocks_run(page, toy, tokens, drinks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = documents.run(page, dict(tlt=tlt, model=toy, tokens=tokens, task=drinks))
+    assert names["tlt"] is tlt
+
+
+def test_the_block_on_training_says_when_the_two_are_learnt(drinks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = documents.run(documents.ROOT / "docs" / "training.md", dict(tlt=tlt))
+    history = names["history"]
+    assert history.finished
+    assert (tmp_path / "runs" / "nano").is_dir()
+    assert [history.first_step(metric, 0.3) for metric in ("p_global", "p_in_context")] == [64, 1024]
+
+
+def commands(page):
+    """Shell commands of a page, continued lines joined, comments left out."""
+    for block in documents.blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            for start in [0, *(place + 1 for place, word in enumerate(words) if word == "&&")]:
+                rest = words[start:]
+                yield rest[: rest.index("&&")] if "&&" in rest else rest
+
+
+@pytest.mark.parametrize("page", SHELL, ids=documents.name)
+def test_shell_blocks_name_what_exists(page):
+    """Command lines parse as they stand, targets are in the Makefile, and extras in pyproject.toml."""
+    makefile = (documents.ROOT / "Makefile").read_text()
+    project = tomllib.loads((documents.ROOT / "pyproject.toml").read_text())["project"]
+    looked_at = 0
+    for words in commands(page):
+        if words[:1] == ["tl-truncate"]:
+            parse(words[1:])
+        elif words[:1] == ["make"]:
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
+        elif words[:2] == ["pip", "install"]:
+            named = [found for word in words for found in re.findall(r"\[([\w,]+)\]", word)]
+            assert set(",".join(named).split(",")) - {""} <= set(project["optional-dependencies"])
+        else:
+            assert not words or words[0] in ("jupyter", ".venv-4.3.0/bin/pre-commit"), words
+        looked_at += bool(words)
+    assert looked_at
+
+
+def parse(words):
+    """Takes a command line apart as the program would, and runs nothing."""
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context(command.name, list(words))
+
+
+def test_a_wrong_option_would_be_seen():
+    usage_error = typer.BadParameter.__base__
+    with pytest.raises(usage_error, match="No such option"):
+        parse(["sweep", "--model", "demo", "--task", "ioi", "--rank", "3"])
+
+
+def documented():
+    found = set()
+    for page in (documents.ROOT / "docs" / "api").glob("*.md"):
+        found |= set(re.findall(r"^::: tl_truncate\.(\S+)$", page.read_text(), re.MULTILINE))
+    return found
+
+
+def test_every_public_name_has_its_place():
+    public = {name for name in tlt.__all__ if name not in ("tasks", "toys")}
+    public |= {f"tasks.{name}" for name in tlt.tasks.__all__ if name != "Task"}
+    public |= {f"toys.{name}" for name in tlt.toys.__all__}
+    public |= {f"plots.{name}" for name in plots.__all__}
+    assert documented() == public
+
+
+def test_it_builds_strictly(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")],
+        cwd=documents.ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "site" / "api" / "surgery" / "index.html").read_text()
+    assert 'id="tl_truncate.truncated"' in text
+    assert "sweep" in (tmp_path / "site" / "tutorials" / "01-the-effect" / "index.html").read_text()
