@@ -178,6 +178,28 @@ def test_the_demo_writes_a_table_a_record_and_a_picture(tmp_path, monkeypatch, d
     picture = (tmp_path / "out" / "effects.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "blocks.2.mlp.W_out" in page
+    assert "RandomSubspace" in page
+
+
+def test_the_demo_asks_for_its_packages_before_it_works(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = run("demo", "-m", "no-such-model", "--out", tmp_path / "out", code=2)
+    assert "pip install 'tl-truncate[plots]'" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_report(folder, task_file, tmp_path):
+    out = tmp_path / "sweep"
+    run("sweep", "-m", folder, "--task", task_file, "--matrices", "W_out", "--keep", "0.5", "--out", out)
+    written = run("report", out).stdout
+    assert "report.html" in written
+    assert "blocks.1.mlp.W_out" in (out / "report.html").read_text()
+    run("report", out, "--out", tmp_path / "elsewhere.html")
+    assert (tmp_path / "elsewhere.html").read_text() == (out / "report.html").read_text()
+    refused = run("report", tmp_path / "nothing", code=2).stderr
+    assert "The folder must hold a run" in " ".join(refused.split())
 
 
 def test_a_sweep_of_single_heads_has_no_picture(folder, task_file, tmp_path):

@@ -8,15 +8,19 @@ import typer
 from rich import box
 from rich.table import Table
 
+from tl_truncate.checks import require
 from tl_truncate.cli.app import ModelName, app, console, escape, kind, load
 from tl_truncate.experiments.demo import LayerEffects, late_layer_effects
+from tl_truncate.report import write_report
 from tl_truncate.weights.files import replacing
 
 
 @app.command()
 @kind
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the picture and the table.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the picture, the table and the report.")] = Path(
+        "demo"
+    ),
     model: ModelName = "demo",
     n: Annotated[int, typer.Option(help="Prompts for each task.")] = 50,
     seed: Annotated[int, typer.Option(help="Of prompts, controls and bootstrap.")] = 0,
@@ -25,6 +29,8 @@ def demo(
 
     Example: `tl-truncate demo --out demo`
     """
+    for package, extra in (("matplotlib", "plots"), ("plotly", "report"), ("jinja2", "report")):
+        require(package, extra=extra)  # before minutes of work, not after
     loaded = load(model)
     effects = late_layer_effects(loaded, n=n, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -38,7 +44,10 @@ def demo(
     with replacing(out / "record.json") as path:
         path.write_text(json.dumps(record, indent=2) + "\n")
     _save_picture(effects, out / "effects.png")
-    console.print(f"Written: {out}/effects.csv, record.json, effects.png")
+    page = write_report(effects.result, out / "report.html")
+    console.print(
+        f"Written: {out}/effects.csv, record.json, effects.png, {page.name}: open it in a browser"
+    )
 
 
 def _save_picture(effects: LayerEffects, path: Path) -> None:

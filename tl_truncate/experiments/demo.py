@@ -7,6 +7,7 @@ import pandas as pd
 
 from tl_truncate.experiments.evaluate import Scores
 from tl_truncate.experiments.sweep import sweep
+from tl_truncate.experiments.sweep_result import SweepResult
 from tl_truncate.tasks.facts import factual_recall
 from tl_truncate.tasks.ioi import ioi
 from tl_truncate.weights.locate import find_sites, n_layers
@@ -17,12 +18,20 @@ class LayerEffects:
     """Cuts of each late MLP on two tasks.
 
     Attributes:
-        frame: one row per (task, cut), from `sweep`.
-        baselines: the uncut scores by the task's name.
+        result: of the sweep.
     """
 
-    frame: pd.DataFrame
-    baselines: dict[str, Scores]
+    result: SweepResult
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per (task, cut)."""
+        return self.result.frame
+
+    @property
+    def baselines(self) -> dict[str, Scores]:
+        """The uncut scores by the task's name."""
+        return dict(self.result.baselines)
 
     def rows(self, task: str, *, keep: float = 0.0, kind: str = "Cut") -> pd.DataFrame:
         """The rows of one task, keep and kind, by layer."""
@@ -82,4 +91,4 @@ def late_layer_effects(
         seed=seed,
         progress=progress,
     )
-    return LayerEffects(result.frame, dict(result.baselines))
+    return LayerEffects(result)

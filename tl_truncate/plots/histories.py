@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics
 from tl_truncate.experiments.part_attribution import ANSWERS
@@ -47,7 +49,7 @@ def dynamics(history: Dynamics) -> "Figure":
             low, high = part[f"{metric}_low"], part[f"{metric}_high"]
             axis.fill_between(part["step"], low, high, color=colour, alpha=0.2, linewidth=0)
         axis.set_xscale("symlog", linthresh=1)
-        axis.set_xlim(left=0)
+        axis.set_xlim(left=_left(frame["step"]))
         axis.set_ylim(0, 1)
         axis.set_title(_title(history, name), fontsize=9)
         axis.set_xlabel("training step", fontsize=8)
@@ -101,7 +103,7 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
             )
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set_xscale("symlog", linthresh=1)
-        axis.set_xlim(left=0 if frame["step"].min() == 0 else frame["step"].min() / 1.5)
+        axis.set_xlim(left=_left(frame["step"]))
         axis.set_xlabel("training step", fontsize=7)
         axis.set_title(f"MLP of block {layer}", fontsize=8)
         axis.tick_params(labelsize=7)
@@ -115,6 +117,11 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
         f"{history.task.name} over training: MLP outputs in two parts ({method})", fontsize=9
     )
     return figure
+
+
+def _left(steps: pd.Series) -> float:
+    """Where a logarithmic axis of steps begins: at step 0 if it was looked at, else before the first."""
+    return float(steps.min()) / 1.5
 
 
 def _title(history: Dynamics, name: str) -> str:
