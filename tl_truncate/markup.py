@@ -52,7 +52,8 @@ def table(
         The table.
 
     Examples:
-        >>> "<td>&lt;b&gt;</td>" in table(["a", "b"], [("x", "<b>")], caption="two", texts=2)
+        >>> fragment = table(["a", "b"], [("x", "<b>")], caption="two", texts=2)
+        >>> '<td style="text-align:left">&lt;b&gt;</td>' in fragment
         True
     """
     head = join(
