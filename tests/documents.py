@@ -11,8 +11,8 @@ PAGES = sorted(
         *(ROOT / "docs").glob("*/*.md"),
     ]
 )
-#: Pages whose Python asks for layers that only the real model has; `tests/real` runs them.
-REAL = ("README.md", "docs/decomposition.md")
+#: Pages whose Python asks for models of its own; tests of their own run it, here and in `tests/real`.
+OTHERS = ("README.md", "docs/decomposition.md", "docs/training.md")
 
 
 def name(page: Path) -> str:

@@ -97,7 +97,6 @@ def close(shown, wanted):
 
 
 def choose(page, chart, menu, option):
-    page.get_by_role("figure").locator(f"xpath=//figure[@data-chart='{chart}']")
     page.locator(f"[data-chart={chart}]").get_by_label(menu).select_option(label=option)
 
 
