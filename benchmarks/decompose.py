@@ -11,7 +11,7 @@ import time
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.experiments.texts import manual_texts
+from tl_truncate.corpora.texts import manual_texts
 
 
 def main():

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import tl_truncate as tlt
 from tl_truncate import plots
-from tl_truncate.cli.tasks import make_task
-from tl_truncate.experiments.judge import split_task
-from tl_truncate.experiments.texts import manual_texts
+from tl_truncate.cli.shared.tasks import make_task
+from tl_truncate.corpora.texts import manual_texts
+from tl_truncate.experiments.search.judge import split_task
 
 
 def by_attribution(model, task, means, seed):

@@ -11,11 +11,11 @@ import argparse
 from pathlib import Path
 
 import tl_truncate as tlt
-from tl_truncate.experiments.judge import split_task
+from tl_truncate.experiments.search.judge import split_task
 from tl_truncate.plots import dynamics as draw
 from tl_truncate.plots import save
 from tl_truncate.surgery.controls import control_of
-from tl_truncate.toys.nano import NanoConfig, nano_pythia, ship
+from tl_truncate.toys.nano.nano import NanoConfig, nano_pythia, ship
 
 LEARNT = 0.3
 

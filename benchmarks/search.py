@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.cli.tasks import make_task
+from tl_truncate.cli.shared.tasks import make_task
 
 TASKS = (
     "ioi",

@@ -3,10 +3,10 @@
 import numpy as np
 
 import tl_truncate as tlt
-from tl_truncate.experiments.answers import Outcome
-from tl_truncate.experiments.evaluate import score_frame
-from tl_truncate.experiments.record import Record
-from tl_truncate.experiments.sweep_result import Setting
+from tl_truncate.experiments.scoring.answers import Outcome
+from tl_truncate.experiments.scoring.evaluate import score_frame
+from tl_truncate.experiments.sweep.result import Setting
+from tl_truncate.runs.record import Record
 
 #: Answers of several tokens, and of different lengths.
 SEQUENCES = tlt.Task(

@@ -157,7 +157,7 @@ def test_wrong_use_ends_with_2(folder, task_file, arguments, wording):
 
 def test_the_demo_writes_a_table_a_record_and_a_picture(tmp_path, monkeypatch, drinks):
     """On a small model with few prompts; the real one is run by the README's first command."""
-    from tl_truncate.experiments import demo
+    from tl_truncate.cli import layer_effects as demo
 
     folder = architectures.save_folder("gpt2", tmp_path / "gpt2")
     monkeypatch.setattr(demo, "ioi", lambda **kwargs: drinks)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.cli.parse import parse_cut, parse_keep
+from tl_truncate.cli.shared.parse import parse_cut, parse_keep
 from tl_truncate.tasks.encode import encode
 
 GOOD = dict(name="t", prompts=["Mary gave a drink to"], in_context=[" John"], global_=" the")

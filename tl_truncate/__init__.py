@@ -2,7 +2,9 @@
 
 from tl_truncate import tasks, toys
 from tl_truncate.checkpoints import checkpoint_steps
+from tl_truncate.corpora.texts import manual_texts, sample_texts
 from tl_truncate.decompose.decompose import decompose_layers, decompose_mlp
+from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import LogitAttribution, MLPDecomposition
 from tl_truncate.decompose.removal import (
     GlobalRemoval,
@@ -12,24 +14,27 @@ from tl_truncate.decompose.removal import (
     without_in_context,
 )
 from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
-from tl_truncate.decompose.token_means import TokenMeans
-from tl_truncate.experiments.attribute import attribute
-from tl_truncate.experiments.attribution import Attribution
-from tl_truncate.experiments.compare import ChosenComparison, Comparison, compare, compare_chosen
-from tl_truncate.experiments.dynamics import dynamics
-from tl_truncate.experiments.dynamics_result import Dynamics
-from tl_truncate.experiments.engine import FullPassesWarning
-from tl_truncate.experiments.evaluate import Scores, evaluate
-from tl_truncate.experiments.families import Ways
-from tl_truncate.experiments.part_attribution import PartAttribution, part_attribution
-from tl_truncate.experiments.parts_over_training import Parts
-from tl_truncate.experiments.prompt_view import PromptView, view_prompt
-from tl_truncate.experiments.search import search
-from tl_truncate.experiments.search_result import SearchResult
-from tl_truncate.experiments.side_effects import SideEffects, side_effects
-from tl_truncate.experiments.sweep import sweep
-from tl_truncate.experiments.sweep_result import SweepResult
-from tl_truncate.experiments.texts import manual_texts, sample_texts
+from tl_truncate.experiments.comparison.compare import (
+    ChosenComparison,
+    Comparison,
+    compare,
+    compare_chosen,
+)
+from tl_truncate.experiments.comparison.families import Ways
+from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.scoring.prompt_view import PromptView, view_prompt
+from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
+from tl_truncate.experiments.screening.attribute import attribute
+from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.experiments.screening.part_attribution import PartAttribution, part_attribution
+from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.search.search import search
+from tl_truncate.experiments.sweep.engine import FullPassesWarning
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.sweep.sweep import sweep
+from tl_truncate.experiments.training.dynamics import dynamics
+from tl_truncate.experiments.training.parts_over_training import Parts
+from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.models import load_model
 from tl_truncate.report import write_report
 from tl_truncate.statistics import Estimate
@@ -50,8 +55,8 @@ from tl_truncate.weights.keep import (
     Rank,
     Without,
 )
+from tl_truncate.weights.keep.noise import MarchenkoPastur, OptimalThreshold
 from tl_truncate.weights.locate import find_sites
-from tl_truncate.weights.noise import MarchenkoPastur, OptimalThreshold
 from tl_truncate.weights.processing import ProcessedWeightsWarning, processing
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import Spectrum, spectrum

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, folder_of, hub_name
-from tl_truncate.weights.source import note_source
+from tl_truncate.weights.provenance import note_source
 
 Backend = Literal["bridge", "hooked"]
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"

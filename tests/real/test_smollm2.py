@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.cli.tasks import make_task
-from tl_truncate.experiments.judge import split_task
+from tl_truncate.cli.shared.tasks import make_task
+from tl_truncate.experiments.search.judge import split_task
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.site import MATRICES
 

@@ -11,7 +11,7 @@ from scipy import integrate
 
 import tl_truncate as tlt
 from tl_truncate.weights.keep import Keep, as_keep
-from tl_truncate.weights.noise import marchenko_pastur_median
+from tl_truncate.weights.keep.noise import marchenko_pastur_median
 
 spectra = st.lists(st.floats(0, 100), min_size=1, max_size=30).map(
     lambda values: torch.tensor(sorted(values, reverse=True), dtype=torch.float64)

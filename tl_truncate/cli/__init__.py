@@ -1,28 +1,34 @@
 """The command line: `tl-truncate demo | evaluate | sweep | search | dynamics | toy | report | ...`."""
 
 from tl_truncate.cli import (
+    attribute,
     cache,
     decompose,
     demo,
     dynamics,
     evaluate,
+    plot,
     report,
     search,
+    side_effects,
     spectrum,
     sweep,
     toy,
 )
-from tl_truncate.cli.app import app
+from tl_truncate.cli.shared.app import app
 
 __all__ = [
     "app",
+    "attribute",
     "cache",
     "decompose",
     "demo",
     "dynamics",
     "evaluate",
+    "plot",
     "report",
     "search",
+    "side_effects",
     "spectrum",
     "sweep",
     "toy",

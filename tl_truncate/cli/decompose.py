@@ -8,7 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from tl_truncate.cli.app import (
+from tl_truncate.cli.shared.app import (
     AsJson,
     BackendName,
     Checkpoint,
@@ -19,13 +19,13 @@ from tl_truncate.cli.app import (
     kind,
     load,
 )
-from tl_truncate.cli.options import Bos, Layers, read_layers
-from tl_truncate.cli.parse import parse_keep
+from tl_truncate.cli.shared.options import Bos, Layers, read_layers
+from tl_truncate.cli.shared.parse import parse_keep
+from tl_truncate.corpora.texts import manual_texts
+from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import MEANING, Method
-from tl_truncate.decompose.token_means import TokenMeans
-from tl_truncate.experiments.part_attribution import part_attribution
-from tl_truncate.experiments.prompt_view import PromptView, view_prompt
-from tl_truncate.experiments.texts import manual_texts
+from tl_truncate.experiments.scoring.prompt_view import PromptView, view_prompt
+from tl_truncate.experiments.screening.part_attribution import part_attribution
 from tl_truncate.models import Backend
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import replacing

@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 
 from tl_truncate.checks import require
-from tl_truncate.cli.app import ModelName, app, console, escape, kind, load
-from tl_truncate.experiments.demo import LayerEffects, late_layer_effects
+from tl_truncate.cli.layer_effects import LayerEffects, late_layer_effects
+from tl_truncate.cli.shared.app import ModelName, app, console, escape, kind, load
 from tl_truncate.report import write_report
 from tl_truncate.weights.files import replacing
 

@@ -10,15 +10,25 @@ from rich import box
 from rich.table import Table
 
 from tl_truncate.checkpoints import checkpoint_steps, require_checkpoints
-from tl_truncate.cli.app import AsJson, BackendName, Device, Dtype, app, console, escape, kind, load
-from tl_truncate.cli.options import BatchSize, Bos, Prompts, Seed
-from tl_truncate.cli.parse import parse_cut
-from tl_truncate.cli.tasks import check_task_name, make_task
+from tl_truncate.cli.shared.app import (
+    AsJson,
+    BackendName,
+    Device,
+    Dtype,
+    app,
+    console,
+    escape,
+    kind,
+    load,
+)
+from tl_truncate.cli.shared.options import BatchSize, Bos, Prompts, Seed
+from tl_truncate.cli.shared.parse import parse_cut
+from tl_truncate.cli.shared.tasks import check_task_name, make_task
+from tl_truncate.corpora.texts import manual_texts
 from tl_truncate.decompose.parts import Method
-from tl_truncate.experiments.dynamics import dynamics
-from tl_truncate.experiments.dynamics_result import Dynamics
-from tl_truncate.experiments.parts_over_training import Parts
-from tl_truncate.experiments.texts import manual_texts
+from tl_truncate.experiments.training.dynamics import dynamics
+from tl_truncate.experiments.training.parts_over_training import Parts
+from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.models import Backend
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from tl_truncate.cli.app import (
+from tl_truncate.cli.shared.app import (
     AsJson,
     BackendName,
     Checkpoint,
@@ -20,9 +20,9 @@ from tl_truncate.cli.app import (
     kind,
     load,
 )
-from tl_truncate.cli.parse import parse_cut
-from tl_truncate.cli.tasks import check_task_name, make_task
-from tl_truncate.experiments.evaluate import METRICS, Scores, evaluate
+from tl_truncate.cli.shared.parse import parse_cut
+from tl_truncate.cli.shared.tasks import check_task_name, make_task
+from tl_truncate.experiments.scoring.evaluate import METRICS, Scores, evaluate
 from tl_truncate.models import Backend
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tl_truncate.cli.app import app, console, kind
+from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.report import write_report
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from tl_truncate.cli.app import (
+from tl_truncate.cli.shared.app import (
     AsJson,
     BackendName,
     Checkpoint,
@@ -17,7 +17,7 @@ from tl_truncate.cli.app import (
     kind,
     load,
 )
-from tl_truncate.cli.parse import parse_keep
+from tl_truncate.cli.shared.parse import parse_keep
 from tl_truncate.models import Backend
 from tl_truncate.weights.locate import available, find_sites, locate, n_layers
 from tl_truncate.weights.processing import processing

@@ -1,4 +1,4 @@
-"""`tl-truncate sweep` and `plot`: every cut of a grid, and pictures of it."""
+"""`tl-truncate sweep`: every cut of a grid, each alone."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from tl_truncate.cli.app import (
+from tl_truncate.cli.shared.app import (
     AsJson,
     BackendName,
     Checkpoint,
@@ -21,7 +21,7 @@ from tl_truncate.cli.app import (
     kind,
     load,
 )
-from tl_truncate.cli.options import (
+from tl_truncate.cli.shared.options import (
     BatchSize,
     Bos,
     Keeps,
@@ -38,10 +38,10 @@ from tl_truncate.cli.options import (
     read_layers,
     read_sites,
 )
-from tl_truncate.cli.tasks import check_task_name, make_task
-from tl_truncate.experiments.grid import Control
-from tl_truncate.experiments.sweep import KEEPS, sweep
-from tl_truncate.experiments.sweep_result import SweepResult
+from tl_truncate.cli.shared.tasks import check_task_name, make_task
+from tl_truncate.experiments.sweep.grid import Control
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.sweep.sweep import KEEPS, sweep
 from tl_truncate.models import Backend
 
 _SHOWN = 10
@@ -138,34 +138,3 @@ def _largest(result: SweepResult, task: str) -> Table:
 def _change(row: Any, metric: str) -> str:
     value, low, high = (getattr(row, f"{metric}_change{end}") for end in ("", "_low", "_high"))
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-@app.command("plot")
-@kind
-def plot_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, or the folder that --out named.")],
-    out: Annotated[Path, typer.Option(help="A .png or .svg file.")],
-    figure: Annotated[str, typer.Option(help="`heatmap` or `ranks`.")] = "heatmap",
-    task: Annotated[str | None, typer.Option(help="If the sweep has several.")] = None,
-    site: SiteNames = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="p_in_context and p_global by default; may be repeated.")
-    ] = None,
-) -> None:
-    """Draws a figure from a run folder, also from one that is not finished.
-
-    Example: `tl-truncate plot runs/ioi --figure ranks --out ranks.svg`
-    """
-    from tl_truncate.plots import heatmap, ranks, save
-
-    result = SweepResult.load(run / "run" if (run / "run").is_dir() else run)
-    options: dict[str, Any] = dict(task=task)
-    if metric:
-        options["metrics"] = metric
-    if figure == "heatmap":
-        save(heatmap(result, **options), out)
-    elif figure == "ranks":
-        save(ranks(result, site, **options), out)
-    else:
-        raise ValueError(f"--figure must be heatmap or ranks, got {figure!r}.")
-    console.print(f"Written: {out}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from tl_truncate.cli.app import Device, app, console, kind
+from tl_truncate.cli.shared.app import Device, app, console, kind
 from tl_truncate.weights.files import replacing
 
 toy = typer.Typer(no_args_is_help=True, help="Worlds small enough to solve.")

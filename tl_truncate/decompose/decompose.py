@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_truncate.decompose.corpus import Filled, fill, read_prompts
+from tl_truncate.corpora.corpus import Filled, fill, read_prompts
+from tl_truncate.decompose.means.sums import usable
+from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import Method, MLPDecomposition
 from tl_truncate.decompose.passes import exit_of, observe
 from tl_truncate.decompose.readout import Readout, readout
 from tl_truncate.decompose.residual import require_additive
 from tl_truncate.decompose.split import Split, global_of
-from tl_truncate.decompose.sums import usable
-from tl_truncate.decompose.token_means import TokenMeans
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.keep import Keep

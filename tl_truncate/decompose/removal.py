@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from tl_truncate.decompose.decompose import decompose
+from tl_truncate.decompose.means.token_means import StoredMeans, TokenMeans
 from tl_truncate.decompose.parts import Method
 from tl_truncate.decompose.passes import outputs_of, without_hooks
 from tl_truncate.decompose.reader import Reader
 from tl_truncate.decompose.split import Split, global_of
-from tl_truncate.decompose.token_means import StoredMeans, TokenMeans
 from tl_truncate.surgery.cut import SiteCut, fill
 from tl_truncate.surgery.edit import Edit
 from tl_truncate.surgery.hooks import HookFunction, truncated

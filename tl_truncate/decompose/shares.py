@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tl_truncate.decompose.token_means import TokenMeans
+from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.surgery.controls import RandomSubspace
 from tl_truncate.surgery.cut import SiteCut, fill
 from tl_truncate.surgery.edit import Edit, Projection

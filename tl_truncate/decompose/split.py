@@ -9,9 +9,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from tl_truncate.decompose.ablation import ablated_outputs
+from tl_truncate.decompose.means.token_means import StoredMeans, TokenMeans
 from tl_truncate.decompose.own_path import own_path
 from tl_truncate.decompose.parts import Method
-from tl_truncate.decompose.token_means import StoredMeans, TokenMeans
 from tl_truncate.surgery.cut import kept_components
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.keep import Keep, as_keep

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tl_truncate.experiments.attribution import Attribution
+from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.plots.style import TITLES
 
 if TYPE_CHECKING:

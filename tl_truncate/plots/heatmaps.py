@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tl_truncate.experiments.evaluate import Metric
-from tl_truncate.experiments.sweep_result import SweepResult
-from tl_truncate.experiments.views.sweep import kept_text
+from tl_truncate.experiments.scoring.evaluate import Metric
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.sweep.view import kept_text
 from tl_truncate.plots.style import TITLES
 
 if TYPE_CHECKING:

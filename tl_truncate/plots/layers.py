@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_truncate.experiments.evaluate import Metric, Scores
+from tl_truncate.experiments.scoring.evaluate import Metric, Scores
 from tl_truncate.plots.style import COLOURS, TITLES
 
 if TYPE_CHECKING:

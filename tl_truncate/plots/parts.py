@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
-from tl_truncate.experiments.compare import ChosenComparison, Comparison
-from tl_truncate.experiments.part_attribution import ANSWERS, PartAttribution
+from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
 from tl_truncate.plots.style import COLOURS, TITLES
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_truncate.experiments.evaluate import Metric
-from tl_truncate.experiments.sweep_result import SweepResult
+from tl_truncate.experiments.scoring.evaluate import Metric
+from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.heatmaps import sweep_table
 from tl_truncate.plots.style import COLOURS, TITLES
 from tl_truncate.weights.site import Site

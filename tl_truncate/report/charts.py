@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from tl_truncate.experiments.evaluate import Scores
-from tl_truncate.experiments.views.scores import NAMES
-from tl_truncate.experiments.views.sweep import heat_frame, kept_text
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.view import NAMES
+from tl_truncate.experiments.sweep.view import heat_frame, kept_text
 from tl_truncate.report.page import Chart, Choice, rounded
 
 #: The choices of rank curves that are shown first: their order, and which end of it.

@@ -4,10 +4,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tl_truncate.experiments.evaluate import Metric, Scores
-from tl_truncate.experiments.search_result import SearchResult
-from tl_truncate.experiments.views.scores import NAMES, frame_table, record_table, scores_table
-from tl_truncate.experiments.views.search import (
+from tl_truncate.experiments.scoring.evaluate import Metric, Scores
+from tl_truncate.experiments.scoring.view import NAMES, frame_table, record_table, scores_table
+from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.search.view import (
     cost_table,
     looks_table,
     paired,

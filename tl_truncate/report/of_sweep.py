@@ -3,9 +3,9 @@
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.sweep_result import SweepResult
-from tl_truncate.experiments.views.scores import NAMES, scores_table
-from tl_truncate.experiments.views.sweep import (
+from tl_truncate.experiments.scoring.view import NAMES, scores_table
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.sweep.view import (
     controlled,
     heat_frame,
     heat_table,

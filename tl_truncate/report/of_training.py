@@ -6,15 +6,15 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.dynamics_result import UNCUT, Dynamics
-from tl_truncate.experiments.part_attribution import ANSWERS
-from tl_truncate.experiments.views.scores import NAMES, frame_table, scores_table
+from tl_truncate.experiments.scoring.view import NAMES, frame_table, scores_table
+from tl_truncate.experiments.screening.part_attribution import ANSWERS
+from tl_truncate.experiments.training.result import UNCUT, Dynamics
 from tl_truncate.markup import paragraphs
 from tl_truncate.report import prompts
 from tl_truncate.report.charts import estimates
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
 from tl_truncate.report.provenance import provenance
-from tl_truncate.toys.recall import RecallRun
+from tl_truncate.toys.recall.train import RecallRun
 
 _ORDER = ("p_in_context", "p_global", "logit_diff", "accuracy", "rank")
 

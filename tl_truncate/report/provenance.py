@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tl_truncate.experiments.views.scores import record_table
+from tl_truncate.experiments.scoring.view import record_table
 
 _LONG = ("grid", "batches", "tasks", "task", "metrics", "checkpoints", "cuts")
 

@@ -3,16 +3,16 @@
 import os
 from pathlib import Path
 
-from tl_truncate.experiments.dynamics_result import Dynamics
-from tl_truncate.experiments.run_folder import RunFolder
-from tl_truncate.experiments.search_file import FILE as SEARCH
-from tl_truncate.experiments.search_result import SearchResult
-from tl_truncate.experiments.sweep_result import SweepResult
+from tl_truncate.experiments.search.file import FILE as SEARCH
+from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
 from tl_truncate.report.page import Page, render
-from tl_truncate.toys.recall import RecallRun
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.toys.recall.train import RecallRun
 from tl_truncate.weights.files import replacing
 
 Reportable = SweepResult | SearchResult | Dynamics | RecallRun

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_truncate.checks import positive
-from tl_truncate.toys.recall_data import RecallBatch, RecallData
+from tl_truncate.toys.recall.data import RecallBatch, RecallData
 
 Matrix = Literal["feed_forward", "attention"]
 # Sequences whose gradients are held at once, and of those how many are computed at once.

@@ -1,14 +1,26 @@
 """Where numbers come from: the model, what was done to its weights, and the versions of the packages."""
 
 import platform
+import weakref
 from importlib import metadata
 from typing import Any
 
 from tl_truncate.weights.locate import n_layers
 from tl_truncate.weights.processing import processing
-from tl_truncate.weights.source import source
 
 _PACKAGES = ("tl-truncate", "transformer-lens", "torch", "transformers", "numpy")
+
+_sources: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
+
+
+def note_source(model: Any, source: str) -> None:
+    """Remembers a model's source, such as `EleutherAI/pythia-70m@step3000`."""
+    _sources[model] = source
+
+
+def source(model: Any) -> str:
+    """A model's noted source, or else the name in its configuration."""
+    return _sources.get(model) or str(getattr(model.cfg, "model_name", None) or "unnamed")
 
 
 def of_model(model: Any) -> dict[str, Any]:

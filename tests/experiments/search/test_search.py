@@ -1,0 +1,287 @@
+"""A search against brute force, on splits that are kept apart."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tl_truncate as tlt
+from tl_truncate.experiments.search.judge import Split, split_task
+
+NAMES = ["Mary", "John", "Paris", "London", "Rome", "France", "Italy"]
+KEEPS = [0.0, 0.2, 0.5]
+SITES = ["blocks.0.mlp.W_out", "blocks.1.mlp.W_in", "blocks.2.mlp.W_out"]
+
+
+def pairs_task(count: int = 36, name: str = "pairs") -> tlt.Task:
+    pairs = list(itertools.permutations(NAMES, 2))[:count]
+    prompts = [f"When {a} and {b} went to the store , {a} gave a drink to" for a, b in pairs]
+    return tlt.Task(name, prompts, [f" {b}" for _, b in pairs], " the")
+
+
+def options(**changed):
+    return {**dict(sites=SITES, keeps=KEEPS, texts=(), progress=False), **changed}
+
+
+def gain(model, task, cuts, metric="logit_diff") -> float:
+    return float(tlt.evaluate(model, task, cuts, progress=False).change(metric))
+
+
+@pytest.fixture
+def model(shared):
+    return shared("bridge", "neox-parallel")
+
+
+def test_laser_finds_what_brute_force_finds(model):
+    task = pairs_task()
+    found = tlt.search(model, task, method="laser", **options())
+    validation = split_task(task, test_fraction=0.5, seed=0).validation
+    gains = {
+        (site, keep): gain(model, validation, tlt.Cut(site, keep)) for site in SITES for keep in KEEPS
+    }
+    best = max(gains, key=gains.get)
+    assert found.cuts == (tlt.Cut(*best),)
+    assert float(found.validation["pairs"].change("logit_diff")) == pytest.approx(gains[best], abs=1e-5)
+
+
+def test_halving_agrees_with_brute_force_on_its_last_look(model):
+    found = tlt.search(model, pairs_task(), **options())
+    brute = tlt.search(model, pairs_task(), method="laser", **options())
+    # A quarter of nine, rounded up, is few enough to go to the last look at once.
+    assert found.looks[["prompts", "candidates"]].values.tolist() == [[8, 9], [18, 3]]
+    assert found.cuts == brute.cuts
+
+
+def test_compositions_are_scored_together(model):
+    task = pairs_task()
+    found = tlt.search(model, task, greedy=3, **options())
+    split = split_task(task, test_fraction=0.5, seed=0)
+    last = found.looks[found.looks["prompts"] == 18]["validation_change"].max()
+    assert gain(model, split.validation, found.cuts) == pytest.approx(last, abs=1e-5)
+    assert float(found.change()) == pytest.approx(gain(model, split.test, found.cuts), abs=1e-6)
+    sites = [cut.site for cut in found.cuts]
+    assert len(set(sites)) == len(sites) <= 3
+    # Every step raised the objective.
+    steps = [gain(model, split.validation, found.cuts[:count]) for count in range(1, len(sites) + 1)]
+    assert steps == sorted(steps)
+
+
+def test_laser_composes_from_the_last_layer_backwards(model):
+    task = pairs_task()
+    found = tlt.search(model, task, method="laser", greedy=3, **options())
+    layers = [cut.site.layer for cut in found.cuts]
+    assert layers == sorted(layers, reverse=True)
+    validation = split_task(task, test_fraction=0.5, seed=0).validation
+    chosen, value = [], 0.0
+    for layer in (2, 1, 0):
+        here = [tlt.Cut(site, keep) for site in SITES for keep in KEEPS]
+        here = [cut for cut in here if cut.site.layer == layer]
+        gains = [(gain(model, validation, [*chosen, cut]), place) for place, cut in enumerate(here)]
+        best, place = max(gains, key=lambda pair: pair[0])
+        if best > value:
+            chosen, value = [*chosen, here[place]], best
+    assert list(found.cuts) == chosen
+
+
+def test_the_test_prompts_have_no_say(model, monkeypatch):
+    """Turning the test prompts' answers round changes the report, and not the choice."""
+    task = pairs_task()
+    split = split_task(task, test_fraction=0.5, seed=0)
+    turned = Split(
+        split.validation, replace(split.test, in_context=[" the"] * 18, global_=split.test.in_context)
+    )
+    assert not set(split.test.prompts) & set(split.validation.prompts)
+    assert len(split.test) + len(split.validation) == len(task)
+    found = tlt.search(model, task, **options())
+    assert set(found.validation["pairs"].frame["prompt"]) == set(split.validation.prompts)
+    assert set(found.test["pairs"].frame["prompt"]) == set(split.test.prompts)
+    change = found.test["pairs"].change("logit_diff")
+    assert float(found.change()) == float(change)
+    assert (found.change().low, found.change().high) == (change.low, change.high)
+    optimism = float(found.validation["pairs"].change("logit_diff")) - float(change)
+    assert found.optimism() == pytest.approx(optimism)
+    assert found.survives == (change.low > 0)
+    assert f"{found.optimism():+.3f}" in str(found)
+
+    monkeypatch.setattr("tl_truncate.experiments.search.search.split_task", lambda *_, **__: turned)
+    other = tlt.search(model, task, **options())
+    assert other.cuts == found.cuts
+    assert float(other.change()) == pytest.approx(-float(found.change()), abs=1e-6)
+
+
+def test_controls_stand_beside(model):
+    found = tlt.search(model, pairs_task(), **options(keeps=[0.2, 0.5]))
+    assert set(found.controls) == {"RandomSubspace", "NormMatched"}
+    placebo = [tlt.RandomSubspace(cut.site, cut.keep, 0) for cut in found.cuts]
+    scores = tlt.evaluate(
+        model, split_task(pairs_task(), test_fraction=0.5, seed=0).test, placebo, progress=False
+    )
+    row = found.summary().loc["pairs"]
+    assert row["RandomSubspace"] == pytest.approx(float(scores.change("logit_diff")), abs=1e-6)
+
+
+@pytest.mark.parametrize("combine", ["mean", "worst"])
+def test_one_composition_for_several_tasks(model, combine):
+    first = pairs_task(20, "first")
+    second = tlt.Task("second", first.prompts, [" a"] * 20, " to")
+    found = tlt.search(model, [first, second], method="laser", combine=combine, **options())
+    splits = [split_task(each, test_fraction=0.5, seed=0).validation for each in (first, second)]
+    gains = {}
+    for site, keep in itertools.product(SITES, KEEPS):
+        changes = [gain(model, each, tlt.Cut(site, keep)) for each in splits]
+        gains[tlt.Cut(site, keep)] = min(changes) if combine == "worst" else sum(changes) / 2
+    best = max(gains, key=gains.get)
+    assert found.cuts == ((best,) if gains[best] > 0 else ())
+    assert set(found.summary().index) == {"first", "second"}
+    with pytest.raises(ValueError, match="must be one of first, second, got None"):
+        found.change()
+
+
+def test_nothing_is_claimed_where_nothing_helps(model):
+    found = tlt.search(model, pairs_task(), **options(keeps=[1.0]))
+    assert found.cuts == ()
+    assert not found.survives
+    assert float(found.change()) == 0.0
+    assert found.optimism() == 0.0
+    assert found.cost is None
+    assert "No cut of 3 settings raised logit_diff" in str(found)
+
+
+def test_a_budget_limits_the_first_look(model):
+    whole = tlt.search(model, pairs_task(), **options())
+    some = tlt.search(model, pairs_task(), budget=2, **options())
+    assert some.looks["candidates"][0] < whole.looks["candidates"][0] == 9
+    again = tlt.search(model, pairs_task(), budget=2, **options())
+    assert some.cuts == again.cuts
+
+
+def test_an_interrupted_search_goes_on(model, tmp_path, monkeypatch):
+    from tl_truncate.replay.layer import SiteReplay
+
+    whole = tlt.search(model, pairs_task(), greedy=2, **options())
+    original, calls = SiteReplay.logits, []
+
+    def interrupted(self, *args):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SiteReplay, "logits", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tlt.search(model, pairs_task(), greedy=2, run_dir=tmp_path, **options())
+    looks = sorted(path.name for path in tmp_path.iterdir())
+    assert looks[0] == "00-cut-1-on-8"
+    assert not (tmp_path / "search.json").exists()
+    before = (tmp_path / looks[0] / "settings.jsonl").read_bytes()
+    resumed = tlt.search(model, pairs_task(), greedy=2, run_dir=tmp_path, **options())
+    assert (tmp_path / looks[0] / "settings.jsonl").read_bytes().startswith(before)
+    assert resumed.cuts == whole.cuts
+    assert resumed.summary().equals(whole.summary())
+    stored = json.loads((tmp_path / "search.json").read_text())
+    assert stored["cuts"] == [cut.to_json() for cut in whole.cuts]
+    assert stored["records"]["pairs"]["task_hash"] == resumed.test["pairs"].record.task_hash
+
+
+def test_a_search_comes_back_from_its_folder(model, tmp_path):
+    texts = ["the store in Paris", "Mary gave a drink to John"]
+    found = tlt.search(model, pairs_task(), run_dir=tmp_path, **{**options(), "texts": texts})
+    again = tlt.SearchResult.load(tmp_path)
+    assert again.cuts == found.cuts
+    assert again.summary().equals(found.summary())
+    assert str(again) == str(found)
+    assert again.test["pairs"].frame.equals(found.test["pairs"].frame)
+    assert again.validation["pairs"].baseline.frame.equals(found.validation["pairs"].baseline.frame)
+    assert again.cost.frame.equals(found.cost.frame)
+    assert again.looks.equals(found.looks)
+    assert again.settings == json.loads(json.dumps(found.settings))
+
+
+def test_a_search_that_has_not_ended_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match=r"must hold a finished search's search\.json"):
+        tlt.SearchResult.load(tmp_path)
+    (tmp_path / "search.json").write_text("{")
+    with pytest.raises(ValueError, match="must be JSON, but it is damaged"):
+        tlt.SearchResult.load(tmp_path)
+    (tmp_path / "search.json").write_text("{}")
+    with pytest.raises(ValueError, match="must hold the scores of every prompt"):
+        tlt.SearchResult.load(tmp_path)
+
+
+def test_bad_input(model):
+    with pytest.raises(ValueError, match="objective must be one of logit_diff, accuracy"):
+        tlt.search(model, pairs_task(), objective="rank")
+    with pytest.raises(ValueError, match="combine must be one of mean, worst"):
+        tlt.search(model, pairs_task(), combine="max")
+    with pytest.raises(ValueError, match="method must be one of halving, laser"):
+        tlt.search(model, pairs_task(), method="grid")
+    with pytest.raises(ValueError, match="greedy must be an integer from 1 up"):
+        tlt.search(model, pairs_task(), greedy=0)
+    with pytest.raises(ValueError, match="budget must be a positive number"):
+        tlt.search(model, pairs_task(), budget=0)
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
+        tlt.search(model, pairs_task(), test_fraction=1.5)
+    with pytest.raises(ValueError, match="at least two prompts to choose on and two to report on"):
+        tlt.search(model, pairs_task(3))
+
+
+def test_the_cost_on_running_text(model):
+    texts = ["the store in Paris is in France", "When Mary went to London , John went to Rome ."]
+    found = tlt.search(model, pairs_task(), **options(texts=texts))
+    alone = tlt.side_effects(model, found.cuts, texts, progress=False)
+    assert found.cost.frame.equals(alone.frame)
+    assert "perplexity" in str(found)
+
+
+class TestSideEffects:
+    """Against one plain pass of the edited model, in float64."""
+
+    texts = ("the store in Paris is in France", "When Mary went to London , John went to Rome .")
+
+    @pytest.mark.parametrize("bos", [True, False])
+    def test_by_hand(self, shared, bos):
+        import inplace
+
+        model = shared("bridge", "gpt2", torch.float64)
+        site = "blocks.1.mlp.W_in"
+        found = tlt.side_effects(model, tlt.Cut(site, 0.2), self.texts, prepend_bos=bos, progress=False)
+        total, losses = 0, torch.zeros(2, dtype=torch.float64)
+        for place, text in enumerate(self.texts):
+            tokens = model.to_tokens(text, prepend_bos=bos)
+            with torch.no_grad():
+                uncut = model(tokens)[0, :-1].log_softmax(-1)
+                with inplace.edited(model, (site, inplace.top(0.2))):
+                    cut = model(tokens)[0, :-1].log_softmax(-1)
+            wanted = tokens[0, 1:]
+            row = found.frame.loc[place]
+            picked = [each.gather(-1, wanted[:, None]) for each in (cut, uncut)]
+            assert row["loss"] == pytest.approx(-float(picked[0].mean()), abs=1e-9)
+            assert row["uncut_loss"] == pytest.approx(-float(picked[1].mean()), abs=1e-9)
+            kl = torch.nn.functional.kl_div(cut, uncut, reduction="batchmean", log_target=True)
+            assert row["kl"] == pytest.approx(float(kl), abs=1e-9)
+            same = (cut.argmax(-1) == uncut.argmax(-1)).double().mean()
+            assert row["agreement"] == pytest.approx(float(same))
+            assert row["tokens"] == len(wanted)
+            total += len(wanted)
+            losses += -torch.stack([each.sum() for each in picked])
+        cut_loss, uncut_loss = (losses / total).tolist()
+        assert found.perplexity == pytest.approx(torch.tensor(cut_loss).exp().item(), rel=1e-6)
+        assert found.uncut_perplexity == pytest.approx(torch.tensor(uncut_loss).exp().item(), rel=1e-6)
+        assert float(found.loss_change) == pytest.approx(cut_loss - uncut_loss, abs=1e-9)
+        assert found.record.prepend_bos is bos
+
+    def test_the_shipped_sample_is_used_by_default(self, toy):
+        found = tlt.side_effects(toy, tlt.Cut("blocks.1.mlp.W_in", 0.2), max_tokens=16, progress=False)
+        assert len(found.frame) >= 20
+        assert found.frame["tokens"].max() == 15
+        assert found.to_json()["summary"]["passages"] == len(found.frame)
+
+    def test_bad_input(self, toy):
+        cut = tlt.Cut("blocks.1.mlp.W_in", 0.2)
+        with pytest.raises(TypeError, match="texts must be a list of passages"):
+            tlt.side_effects(toy, cut, "the store")
+        with pytest.raises(ValueError, match="at least one text of two tokens"):
+            tlt.side_effects(toy, cut, ["the"], prepend_bos=False)

@@ -1,0 +1,47 @@
+"""`tl-truncate plot`: pictures of a sweep."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tl_truncate.cli.shared.app import (
+    app,
+    console,
+    kind,
+)
+from tl_truncate.cli.shared.options import (
+    SiteNames,
+)
+from tl_truncate.experiments.sweep.result import SweepResult
+
+
+@app.command("plot")
+@kind
+def plot_command(
+    run: Annotated[Path, typer.Argument(help="A run folder, or the folder that --out named.")],
+    out: Annotated[Path, typer.Option(help="A .png or .svg file.")],
+    figure: Annotated[str, typer.Option(help="`heatmap` or `ranks`.")] = "heatmap",
+    task: Annotated[str | None, typer.Option(help="If the sweep has several.")] = None,
+    site: SiteNames = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="p_in_context and p_global by default; may be repeated.")
+    ] = None,
+) -> None:
+    """Draws a figure from a run folder, also from one that is not finished.
+
+    Example: `tl-truncate plot runs/ioi --figure ranks --out ranks.svg`
+    """
+    from tl_truncate.plots import heatmap, ranks, save
+
+    result = SweepResult.load(run / "run" if (run / "run").is_dir() else run)
+    options: dict[str, Any] = dict(task=task)
+    if metric:
+        options["metrics"] = metric
+    if figure == "heatmap":
+        save(heatmap(result, **options), out)
+    elif figure == "ranks":
+        save(ranks(result, site, **options), out)
+    else:
+        raise ValueError(f"--figure must be heatmap or ranks, got {figure!r}.")
+    console.print(f"Written: {out}")

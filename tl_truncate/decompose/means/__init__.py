@@ -1,0 +1,1 @@
+"""What a site writes on average at each token, summed up over a corpus."""

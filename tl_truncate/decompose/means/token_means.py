@@ -1,0 +1,345 @@
+"""What a site writes on average at each token: the global part of its output, from a corpus."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tl_truncate.decompose.means.fitting import fit
+from tl_truncate.decompose.means.groups import Groups
+from tl_truncate.decompose.means.sums import SiteSums, current_tokens, pair_keys, shrunk_means
+from tl_truncate.weights.files import replacing
+from tl_truncate.weights.site import Site
+
+#: Tokens seen less often than this are flagged.
+FEW = 5
+FIT, HELD_OUT = "fit", "held_out"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenMeans:
+    """Means of sites' outputs by token, shrunk towards the mean of all: `G(v)`.
+
+    `G(v) = mu + n_v / (n_v + kappa) (m(v) - mu)`: mu is the mean over all positions, m(v) that over the
+    n_v positions whose current token is v. With bigrams, `G(u, v)` is shrunk in the same way from the
+    mean after u towards G(v).
+
+    Attributes:
+        kappa: of the shrinkage, in positions.
+        sums: by fold (`fit`, `held_out`) and site. G uses both folds; R^2 uses them apart.
+        record: model, weights, versions, corpus.
+
+    Source: derived in docs/decomposition.md; the shrinkage is that of Efron and Morris 1975.
+    """
+
+    kappa: float
+    sums: Mapping[str, Mapping[Site, SiteSums]]
+    record: Mapping[str, Any]
+
+    fit = staticmethod(fit)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Whose outputs have been averaged."""
+        return tuple(self.sums[FIT])
+
+    @cached_property
+    def whole(self) -> Mapping[Site, SiteSums]:
+        """The sums over both folds."""
+        return {site: own.plus(self.sums[HELD_OUT][site]) for site, own in self.sums[FIT].items()}
+
+    def has(self, site: Site) -> bool:
+        """Whether a site has been averaged."""
+        return site in self.sums[FIT]
+
+    def require(self, site: Site | str) -> Site:
+        """The site, if it has been averaged.
+
+        Raises:
+            ValueError: if it has not.
+        """
+        found = Site.parse(site)
+        if not self.has(found):
+            shown = ", ".join(map(str, self.sites[:6])) + (" ..." if len(self.sites) > 6 else "")
+            raise ValueError(
+                f"The means must be of {found}, got means of {shown}. Fit them with "
+                f"TokenMeans.fit(model, corpus, sites=['{found}'])."
+            )
+        return found
+
+    def corpus_mean(self, site: Site | str) -> Float[Tensor, " width"]:
+        """mu, in float64."""
+        return _mean(self.whole[self.require(site)].tokens)
+
+    def counts(self, site: Site | str, tokens: Int64[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
+        """How often each token has been seen, n_v."""
+        table = self._table(self.require(site))
+        return table.counts[table.rows(tokens)].to(torch.int64)
+
+    def flagged(self, site: Site | str, tokens: Int64[Tensor, "*batch"]) -> Tensor:
+        """Which tokens have been seen so seldom that their means say little."""
+        return self.counts(site, tokens) < FEW
+
+    def of_tokens(
+        self, site: Site | str, tokens: Int64[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch width"]:
+        """G(v) of each token, without bigrams, in float64; mu for a token that was never seen."""
+        table = self._table(self.require(site))
+        return table.values[table.rows(tokens)]
+
+    def global_part(
+        self, site: Site | str, tokens: Int64[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        """The global part of the site's output on rows of tokens, in float64."""
+        total: Tensor = sum(self.terms(site, tokens).values(), start=torch.zeros(()))
+        return total
+
+    def terms(self, site: Site | str, tokens: Int64[Tensor, "batch pos"]) -> dict[str, Tensor]:
+        """The global part by level: corpus_mean, token and, if it was fitted, bigram."""
+        place = self.require(site)
+        token, mean = self.of_tokens(place, tokens), self.corpus_mean(place)
+        found = {"corpus_mean": mean.expand_as(token), "token": token - mean}
+        pairs = self._pairs(place)
+        if pairs is not None:
+            rows = pairs.rows(pair_keys(tokens))
+            known = (rows < len(pairs.keys))[..., None]
+            found["bigram"] = torch.where(known, pairs.values[rows] - token, 0.0)
+        return found
+
+    def exchanged(
+        self, site: Site | str, tokens: Int64[Tensor, "*batch"], *, seed: int
+    ) -> Int64[Tensor, "*batch"]:
+        """Each token exchanged for another one that was seen, always for the same; unseen ones stay."""
+        keys = self._table(self.require(site)).keys
+        order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed))
+        rows = self._table(self.require(site)).rows(tokens)
+        following = torch.empty_like(order)
+        following[order] = order.roll(-1)  # a cycle, so that no token is exchanged for itself
+        own = following[rows.clamp_max(len(keys) - 1)]
+        return torch.where(rows < len(keys), keys[own], tokens.cpu())
+
+    @cached_property
+    def _tables(self) -> dict[Any, "_Table"]:
+        return {}
+
+    def _table(self, site: Site) -> "_Table":
+        if site not in self._tables:
+            self._tables[site] = _token_table(self.whole[site], self.kappa)
+        return self._tables[site]
+
+    def _pairs(self, site: Site) -> "_Table | None":
+        groups = self.whole[site].pairs
+        if groups is None:
+            return None
+        if (site, "pairs") not in self._tables:
+            prior = self.of_tokens(site, current_tokens(groups.keys))
+            values = shrunk_means(groups, prior, self.kappa)
+            self._tables[site, "pairs"] = _Table.of(groups, values, self.corpus_mean(site))
+        return self._tables[site, "pairs"]
+
+    def r2(self, site: Site | str) -> float:
+        """Share of the held-out variance that the token explains, `1 - |o - G(x)|^2 / |o - mu|^2`.
+
+        G and mu are of the rows that were not held out; nan if none were.
+        """
+        place = self.require(site)
+        own, held = self.sums[FIT][place], self.sums[HELD_OUT][place]
+        if not len(held.tokens) or not len(own.tokens):
+            return float("nan")
+        mean, table = _mean(own.tokens), _token_table(own, self.kappa)
+        of_token = table.values[table.rows(held.tokens.keys)]
+        residual = _distance(held, of_token)
+        return float(1 - residual / _distance(held, mean.expand_as(of_token)))
+
+    def summary(self) -> pd.DataFrame:
+        """One row per site: positions, tokens seen, tokens seen less than five times, held-out R^2."""
+        rows = [
+            dict(
+                site=str(site),
+                positions=int(sums.tokens.counts.sum()),
+                tokens=len(sums.tokens),
+                few=int((sums.tokens.counts < FEW).sum()),
+                r2=self.r2(site),
+            )
+            for site, sums in self.whole.items()
+        ]
+        return pd.DataFrame(rows).set_index("site")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sums: 8 x seen tokens x sites x width, and as much again for the squares."""
+        groups = [each for fold in self.sums.values() for own in fold.values() for each in own.parts()]
+        return sum(each.sums.nbytes + each.counts.nbytes for _, each in groups)
+
+    def merge(self, other: "TokenMeans") -> "TokenMeans":
+        """The means over both corpora, as if they had been read in one go.
+
+        Raises:
+            ValueError: if they are not of the same sites of the same model, with the same kappa.
+        """
+        for what, own, theirs in (
+            ("sites", self.sites, other.sites),
+            ("kappa", self.kappa, other.kappa),
+            ("model", self.record["model"], other.record["model"]),
+            ("weights", self.record["weights"], other.record["weights"]),
+            ("options", self.record["options"], other.record["options"]),
+        ):
+            if own != theirs:
+                raise ValueError(f"Means must agree in {what} to be merged, got {own} and {theirs}.")
+        sums = {
+            fold: {site: own.plus(other.sums[fold][site]) for site, own in by_site.items()}
+            for fold, by_site in self.sums.items()
+        }
+        corpora = [*self.record["corpora"], *other.record["corpora"]]
+        return TokenMeans(self.kappa, sums, {**self.record, "corpora": corpora})
+
+    @cached_property
+    def hash(self) -> str:
+        """A short hash of all sums."""
+        digest = hashlib.blake2b(str(self.kappa).encode(), digest_size=8)
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = {}
+        for fold, by_site in self.sums.items():
+            for site, own in by_site.items():
+                found[f"{fold}/{site}/energy"] = own.energy
+                for name, groups in own.parts():
+                    for what in ("keys", "counts", "sums"):
+                        found[f"{fold}/{site}/{name}/{what}"] = getattr(groups, what).contiguous()
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the sums (safetensors) with their record, under a temporary name first."""
+        text = json.dumps({"format": 1, "kappa": self.kappa, "record": dict(self.record)})
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            save_file(self._tensors(), temporary, metadata={"token_means": text})
+        # A cut that is made of these means from now on knows where they are.
+        self.record["path"] = str(path)  # type: ignore[index]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "TokenMeans":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: if the file holds no means.
+        """
+        with safe_open(Path(path), framework="pt") as file:
+            text = (file.metadata() or {}).get("token_means")
+            data = {} if text is None else json.loads(text)
+            if data.get("format") != 1:
+                raise ValueError(f"{path} must be a file written by TokenMeans.save.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        record = {**data["record"], "path": str(path)}
+        return cls(data["kappa"], _read_sums(tensors), record)
+
+    def __str__(self) -> str:
+        table = self.summary()
+        return (
+            f"Token means of {self.record['model']} ({self.record['weights']} weights), "
+            f"kappa {self.kappa:g}, {self.nbytes / 1e6:.0f} MB\n{table.to_string(float_format='%.3f')}"
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class StoredMeans:
+    """Token means by the hash of their content and, if they were saved, their file.
+
+    What a cut's JSON holds in place of the means themselves; they are read when they are needed.
+    """
+
+    hash: str
+    path: str | None
+
+    def read(self) -> TokenMeans:
+        """The means.
+
+        Raises:
+            ValueError: if they were never saved, or the file holds others now.
+        """
+        if self.path is None:
+            raise ValueError(
+                f"The token means {self.hash} of this cut must have been saved to be used again, but "
+                "they were not. Fit them again, save them and make the cut anew."
+            )
+        means = TokenMeans.load(self.path)
+        if means.hash != self.hash:
+            raise ValueError(
+                f"The token means in {self.path} must be those that the cut was made with, {self.hash}, "
+                f"got {means.hash}."
+            )
+        return means
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Values of groups, looked up by key; the last row is for keys that were never seen."""
+
+    keys: Int64[Tensor, " groups"]
+    counts: Float[Tensor, " rows"]
+    values: Float[Tensor, "rows width"]
+
+    @classmethod
+    def of(cls, groups: Groups, values: Tensor, unseen: Tensor) -> "_Table":
+        order = groups.keys.argsort()
+        counts = torch.cat([groups.counts[order], groups.counts.new_zeros(1)])
+        return cls(groups.keys[order], counts, torch.cat([values[order], unseen[None]]))
+
+    def rows(self, keys: Int64[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
+        if not len(self.keys):
+            return torch.zeros_like(keys)
+        wanted = keys.cpu().contiguous()
+        places = torch.searchsorted(self.keys, wanted).clamp_max(len(self.keys) - 1)
+        return torch.where(self.keys[places] == wanted, places, len(self.keys))
+
+
+def _token_table(sums: SiteSums, kappa: float) -> _Table:
+    mean = _mean(sums.tokens)
+    return _Table.of(sums.tokens, shrunk_means(sums.tokens, mean, kappa), mean)
+
+
+def _mean(groups: Groups) -> Float[Tensor, " width"]:
+    return groups.sums.sum(0) / groups.counts.sum().clamp_min(1)
+
+
+def _distance(held: SiteSums, predicted: Float[Tensor, "groups width"]) -> Tensor:
+    """`sum |o - predicted|^2` from sums alone."""
+    groups = held.tokens
+    crossed = (groups.sums * predicted).sum()
+    return held.energy[0] - 2 * crossed + (groups.counts * predicted.square().sum(1)).sum()
+
+
+def _read_sums(tensors: dict[str, Tensor]) -> dict[str, dict[Site, SiteSums]]:
+    found: dict[str, dict[Site, SiteSums]] = {FIT: {}, HELD_OUT: {}}
+    energies = [name.rsplit("/", 1)[0] for name in tensors if name.endswith("/energy")]
+    for prefix in energies:
+        fold, site = prefix.split("/", 1)
+        own = SiteSums(Groups(0), energy=tensors[f"{prefix}/energy"])
+        for name in ("tokens", "squares", "pairs"):
+            if f"{prefix}/{name}/sums" in tensors:
+                keys, counts, sums = (
+                    tensors[f"{prefix}/{name}/{what}"] for what in ("keys", "counts", "sums")
+                )
+                groups = Groups(sums.shape[1])
+                groups.add_sums(keys, counts, sums)
+                setattr(own, name, groups)
+        found[fold][Site.parse(site)] = own
+    return {fold: dict(sorted(by_site.items())) for fold, by_site in found.items()}

@@ -1,0 +1,1 @@
+"""Ways to take the global part away, side by side."""

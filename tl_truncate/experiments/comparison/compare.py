@@ -1,0 +1,293 @@
+"""All ways to take the global part away from one layer, side by side on a task; and the best of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tl_truncate.decompose.means.token_means import TokenMeans
+from tl_truncate.experiments.comparison.families import TO_CHOOSE, TO_COMPARE, Ways, last_token
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.search.judge import Objective, split_task
+from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.search.search import search
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.sweep.sweep import sweep
+from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.files import replacing
+
+_METRICS = ("accuracy", "p_in_context", "p_global", "logit_diff")
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Many ways at one layer, each alone, paired with the uncut model.
+
+    Attributes:
+        layer: whose MLP is changed.
+        cuts: by name.
+        result: of scoring them.
+    """
+
+    layer: int
+    cuts: Mapping[str, SiteCut]
+    result: SweepResult
+
+    @property
+    def baseline(self) -> Scores:
+        """The uncut model's scores."""
+        return self.result.baseline
+
+    def scores(self, name: str) -> Scores:
+        """The scores of one way, prompt by prompt.
+
+        Raises:
+            ValueError: if there is no such way.
+        """
+        if name not in self.cuts:
+            raise ValueError(f"The way must be one of {', '.join(self.cuts)}, got {name!r}.")
+        return self.result.scores_of(self.cuts[name])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per way, the uncut model first: each metric with `_low`, `_high`, and `_change` with
+        its own.
+        """
+        rows = [_row("uncut", self.baseline)]
+        rows += [_row(name, self.scores(name)) for name in self.cuts]
+        return pd.DataFrame(rows).set_index("way")
+
+    def __str__(self) -> str:
+        table = self.frame
+        shown = pd.DataFrame(
+            {
+                metric: [
+                    f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
+                    for _, row in table.iterrows()
+                ]
+                for metric in _METRICS[:3]
+            },
+            index=table.index,
+        )
+        record = self.baseline.record
+        head = f"{record.task}: {record.n_prompts} prompts on {record.model}, MLP of block {self.layer}"
+        return f"{head}\n{shown.to_string()}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _row(name: str, scores: Scores) -> dict[str, Any]:
+    row: dict[str, Any] = dict(way=name)
+    for metric in _METRICS:
+        found = {"": scores.estimate(metric)}  # type: ignore[arg-type]
+        if scores.baseline is not None:
+            found["_change"] = scores.change(metric)  # type: ignore[arg-type]
+        for ending, value in found.items():
+            row |= {
+                f"{metric}{ending}": float(value),
+                f"{metric}{ending}_low": value.low,
+                f"{metric}{ending}_high": value.high,
+            }
+    return row
+
+
+def compare(
+    model: Any,
+    task: Task,
+    layer: int,
+    means: TokenMeans,
+    *,
+    token: int | None = None,
+    ways: Ways = TO_COMPARE,
+    run_dir: str | Path | None = None,
+    prepend_bos: bool | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> Comparison:
+    """Scores a task with one layer's MLP changed in every way: the four methods' global parts removed,
+    LASER, targeted truncation, one direction, the MLP dropped, and controls.
+
+    Nothing is chosen here: all rows are of the same prompts. To choose and to report on other prompts,
+    use `compare_chosen`.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        task: prompts and answers.
+        layer: whose MLP is changed.
+        means: fitted, on a corpus without the task's prompts.
+        token: for shares and the direction; what most prompts end in by default.
+        ways: the settings.
+        run_dir: a folder; given again, the comparison goes on.
+        prepend_bos: overrides the model's default.
+        batch_size: most prompts in a batch.
+        seed: of controls and bootstrap.
+        progress: shows a bar.
+
+    Returns:
+        The comparison, with `.frame`; `tl_truncate.plots.comparison` draws it.
+
+    Raises:
+        ValueError: if an argument does not fit.
+
+    Examples:
+        >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1], progress=False)
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        ...             global_=" the")
+        >>> tlt.compare(model, task, 1, means, progress=False).frame.index[:2].tolist()
+        ['uncut', 'MLP dropped']
+    """
+    chosen = last_token(model, task, prepend_bos=prepend_bos) if token is None else token
+    cuts = ways.side_by_side(model, means, layer, chosen, seed)
+    result = sweep(
+        model,
+        task,
+        cuts=list(cuts.values()),
+        metrics=_METRICS,  # type: ignore[arg-type]
+        run_dir=run_dir,
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+    return Comparison(layer, cuts, result)
+
+
+@dataclass(frozen=True, repr=False)
+class ChosenComparison:
+    """The best cut of each family, chosen on some prompts and reported on others.
+
+    Attributes:
+        task: its name.
+        found: the search in each family.
+    """
+
+    task: str
+    found: Mapping[str, SearchResult]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per family, the uncut model first, on the prompts that had no say: the cut, each
+        metric with its interval and paired change, what the objective gained where it was chosen, and
+        the perplexity of running text.
+        """
+        rows: list[dict[str, Any]] = []
+        for family, result in self.found.items():
+            scores = result.test[self.task]
+            if not rows:
+                rows.append(_row("uncut", scores if scores.baseline is None else scores.baseline))
+            row = _row(family, scores) | dict(cut=", ".join(map(repr, result.cuts)) or "none")
+            row["optimism"] = result.optimism(self.task)
+            if result.cost is not None:
+                rows[0]["perplexity"] = result.cost.uncut_perplexity
+                row["perplexity"] = result.cost.perplexity
+                row["loss_change"] = float(result.cost.loss_change)
+            for kind, by_task in result.controls.items():
+                row[f"{kind}_p_in_context"] = float(by_task[self.task].p_in_context)
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("way")
+
+    def __str__(self) -> str:
+        lines = [f"{self.task}: each family's best cut, on prompts that did not choose it"]
+        for way, row in self.frame.iterrows():
+            shown = ", ".join(
+                f"{metric} {row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
+                for metric in _METRICS[1:3]
+            )
+            changes = ""
+            if (
+                way != "uncut"
+                and "p_in_context_change" in row
+                and row["p_in_context_change"] == row["p_in_context_change"]
+            ):
+                changes = (
+                    f"; change of p_in_context {row['p_in_context_change']:+.3f} "
+                    f"[{row['p_in_context_change_low']:+.3f}, {row['p_in_context_change_high']:+.3f}]"
+                )
+            cost = f"; perplexity {row['perplexity']:.2f}" if row.get("perplexity", 0) > 0 else ""
+            cut = "" if way == "uncut" else f" ({row['cut']})"
+            lines.append(f"  {way}{cut}: {shown}{changes}{cost}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def compare_chosen(
+    model: Any,
+    task: Task,
+    means: TokenMeans,
+    *,
+    layers: Sequence[int] | None = None,
+    token: int | None = None,
+    ways: Ways = TO_CHOOSE,
+    objective: Objective = "p_in_context",
+    texts: Sequence[str] | None = None,
+    run_dir: str | Path | None = None,
+    prepend_bos: bool | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> ChosenComparison:
+    """In each family of cuts (LASER, targeted, direction, global removal, dropping) chooses layer and
+    setting on half of the prompts, and reports on the other half, with intervals and perplexity.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        task: prompts and answers.
+        means: fitted, on a corpus without the task's prompts.
+        layers: to choose from; all that the means are of by default.
+        token: for shares and the direction; what most prompts end in by default.
+        ways: the settings to choose from.
+        objective: the metric that should rise.
+        texts: running text for the cost; the sample that ships with the package by default.
+        run_dir: a folder; given again, the searches go on.
+        prepend_bos: overrides the model's default.
+        batch_size: most prompts in a batch.
+        seed: of the split, controls and bootstrap.
+        progress: shows bars.
+
+    Returns:
+        The comparison, with `.frame` and the searches in `.found`.
+
+    Raises:
+        ValueError: if an argument does not fit.
+
+    Examples:
+        >>> means = tlt.TokenMeans.fit(model, tokens, progress=False)
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to", "John gave a drink to"] * 2,
+        ...             in_context=[" John", " Mary"] * 2, global_=" the")
+        >>> both = tlt.compare_chosen(model, task, means, texts=(), progress=False)
+        >>> both.frame.index.tolist()
+        ['uncut', 'LASER', 'targeted', 'global removal', 'dropping']
+    """
+    split_task(task, test_fraction=0.5, seed=seed)
+    if layers is None:
+        layers = [site.layer for site in means.sites if site.matrix == "W_out"]
+    chosen = last_token(model, task, prepend_bos=prepend_bos) if token is None else token
+    families = ways.families(model, means, layers, chosen)
+    folder = None if run_dir is None else Path(run_dir)
+    found = {
+        family: search(
+            model,
+            task,
+            cuts=cuts,
+            objective=objective,
+            texts=texts,
+            run_dir=None if folder is None else folder / family.replace(" ", "-"),
+            prepend_bos=prepend_bos,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+        for family, cuts in families.items()
+    }
+    result = ChosenComparison(task.name, found)
+    if folder is not None:
+        with replacing(folder / "table.csv") as path:
+            result.frame.to_csv(path)
+    return result

@@ -1,0 +1,145 @@
+"""Ways to take the global part away, as named cuts to compare or to choose from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tl_truncate.decompose.means.token_means import TokenMeans
+from tl_truncate.decompose.parts import Method
+from tl_truncate.decompose.removal import GlobalRemoval
+from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
+from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
+from tl_truncate.surgery.cut import Cut, SiteCut
+from tl_truncate.tasks.encode import encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.keep import Fraction, Keep, Rank, as_keep
+from tl_truncate.weights.locate import find_sites, locate
+from tl_truncate.weights.site import Site
+
+KEEPS: tuple[float, ...] = (0.9, 0.5, 0.25, 0.1, 0.01)
+KS: tuple[int, ...] = (1, 8, 64)
+#: The order is that of the tables.
+METHODS: tuple[Method, ...] = ("token_mean", "context_ablation", "own_path", "spectral")
+
+
+def last_token(model: Any, task: Task, *, prepend_bos: bool | None = None) -> int:
+    """The token that most prompts of a task end in: where the answer is said."""
+    rows = encode(model, task, prepend_bos=prepend_bos).prompts
+    ends = torch.tensor([row.prompt[-1] for row in rows])
+    found, counts = torch.unique(ends, return_counts=True)
+    return int(found[counts.argmax()])
+
+
+def seen_token(means: TokenMeans, site: Site, token: int | None) -> int | None:
+    """The token, or None where the means have not seen it."""
+    seen = token is not None and int(means.counts(site, torch.tensor([token])))
+    return token if seen else None
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What is tried at each layer.
+
+    Attributes:
+        keeps: of LASER, at W_in and W_out.
+        ks: components removed by targeted truncation, by their global share over all positions and at
+            the token.
+        strengths: of the removal of the global part.
+        methods: of the removal.
+    """
+
+    keeps: Sequence[Keep | int | float] = KEEPS
+    ks: Sequence[int] = KS
+    strengths: Sequence[float] = (1.0,)
+    methods: Sequence[Method] = ("token_mean",)
+
+    def families(
+        self, model: Any, means: TokenMeans, layers: Sequence[int], token: int | None
+    ) -> dict[str, list[SiteCut]]:
+        """The cuts to choose from: laser, targeted, direction, global removal, dropping.
+
+        Args:
+            model: that is cut.
+            means: of the layers' MLP outputs.
+            layers: to choose from.
+            token: whose share and direction are looked at beside those of all positions.
+        """
+        sites = [site.layer for site in find_sites(model, "W_out", layers)]
+        found: dict[str, list[SiteCut]] = {
+            name: [] for name in ("LASER", "targeted", "direction", "global removal", "dropping")
+        }
+        for layer in sites:
+            site = means.require(Site(layer, "W_out"))
+            for matrix in ("W_in", "W_out"):
+                found["LASER"] += [Cut(f"blocks.{layer}.mlp.{matrix}", keep) for keep in self.keeps]
+            own = seen_token(means, site, token)
+            for shares in _shares(model, site, means, own):
+                ks = [k for k in self.ks if k < len(shares.values)]
+                found["targeted"] += [Cut(site, shares.without_most_global(k)) for k in ks]
+            if own is not None:
+                found["direction"].append(GlobalDirection(site, means, own))
+            found["global removal"] += self._removals(layer, means)
+            found["dropping"].append(Ablated(site))
+        return {name: cuts for name, cuts in found.items() if cuts}
+
+    def side_by_side(
+        self, model: Any, means: TokenMeans, layer: int, token: int | None, seed: int
+    ) -> dict[str, SiteCut]:
+        """All ways at one layer by name, with their controls."""
+        site = means.require(Site(layer, "W_out"))
+        max_rank = min(locate(model, site).shape)
+        own = seen_token(means, site, token)
+        found: dict[str, SiteCut] = {"MLP dropped": Ablated(site)}
+        for cut in self._removals(layer, means):
+            name = f"minus global, {cut.label}"
+            found[name + ("" if cut.strength == 1.0 else f" x {cut.strength:g}")] = cut
+        another = GlobalRemoval(layer, means=means).controls(seed)["ExchangedTokens"]
+        found["minus another token's mean (control)"] = another
+        found["minus token part"] = GlobalRemoval(layer, means=means, only=("token",))
+        for matrix in ("W_in", "W_out"):
+            for keep in self.keeps:
+                name = f"LASER {matrix}, {_kept(keep)} kept"
+                found[name] = Cut(f"blocks.{layer}.mlp.{matrix}", keep)
+        if own is not None:
+            direction = GlobalDirection(site, means, own)
+            found[f"direction G({own})"] = direction
+            found["random direction (control)"] = direction.controls(seed)["RandomSubspace"]
+        for shares in _shares(model, site, means, own):
+            where = "" if shares.token is None else f" at {shares.token}"
+            for k in (k for k in self.ks if k < max_rank):
+                found[f"{k} most global{where}"] = Cut(site, shares.without_most_global(k))
+                found[f"{k} least global{where} (control)"] = Cut(site, shares.without_least_global(k))
+        for k in (k for k in self.ks if k < max_rank):
+            found[f"{k} random (control)"] = RandomSubspace(site, Rank(max_rank - k), seed)
+            most = _shares(model, site, means, own)[-1].without_most_global(k)
+            found[f"{k} norm-matched (control)"] = NormMatched(site, most, seed)
+        return found
+
+    def _removals(self, layer: int, means: TokenMeans) -> list[GlobalRemoval]:
+        return [
+            GlobalRemoval(
+                layer, method, means=means if method == "token_mean" else None, strength=strength
+            )
+            for method in self.methods
+            for strength in self.strengths
+        ]
+
+
+def _shares(model: Any, site: Site, means: TokenMeans, token: int | None) -> list[ComponentShares]:
+    tokens = [None] if token is None else [None, token]
+    return [component_shares(model, site, means, each) for each in tokens]
+
+
+def _kept(keep: Keep | int | float) -> str:
+    rule = as_keep(keep)
+    if isinstance(rule, Rank):
+        return f"rank {rule.k}"
+    return f"{rule.rho:.0%}" if isinstance(rule, Fraction) else repr(rule)
+
+
+#: For choosing: one method, since the others take passes of their own for each setting.
+TO_CHOOSE = Ways()
+#: For looking: all methods.
+TO_COMPARE = Ways(methods=METHODS)

@@ -1,0 +1,1 @@
+"""Scores of a model on a task, and of cuts on running text."""

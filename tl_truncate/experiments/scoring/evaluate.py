@@ -1,0 +1,282 @@
+"""Scoring a model on a task, uncut and cut, prompt by prompt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import pandas as pd
+from torch import nn
+from tqdm.auto import tqdm
+
+from tl_truncate.checks import positive
+from tl_truncate.experiments.scoring.answers import Outcome, Sheet, plan_batches
+from tl_truncate.replay.calls import last_logits
+from tl_truncate.runs.record import Record, make_record
+from tl_truncate.statistics import Estimate, bootstrap_mean
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.hooks import active_cuts, truncated
+from tl_truncate.tasks.encode import EncodedTask, encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.locate import n_layers
+
+Metric = Literal["accuracy", "p_in_context", "p_global", "logit_diff", "rank"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+@dataclass(frozen=True, repr=False)
+class Scores:
+    """A model's scores on a task, with intervals, and paired with the uncut model's.
+
+    Attributes:
+        frame: one row per prompt: prompt, in_context, global_, and the metrics.
+        record: what the scores came from.
+        baseline: the uncut model's scores on the same prompts; None if these are they.
+        resamples: of the bootstrap.
+
+    The metrics, each an `Estimate` (a float with `.low`, `.high`, `.se`):
+        accuracy: share of prompts whose most probable continuation is the in-context answer.
+        p_in_context, p_global: probability of the answers, from 0 to 1.
+        logit_diff: in-context minus global, in nats (log-probabilities for sequences).
+        rank: how many tokens are more probable than the in-context answer; the worst token's for a
+            sequence.
+    """
+
+    frame: pd.DataFrame
+    record: Record
+    baseline: "Scores | None" = None
+    resamples: int = field(default=2000, kw_only=True)
+
+    def estimate(self, metric: Metric) -> Estimate:
+        """The mean of a metric over the prompts.
+
+        Raises:
+            ValueError: if there is no such metric.
+        """
+        return self._bootstrap(self.frame[_metric(metric)])
+
+    def change(self, metric: Metric) -> Estimate:
+        """Cut minus uncut, paired by prompt.
+
+        Raises:
+            ValueError: if there is no such metric, or no baseline.
+        """
+        if self.baseline is None:
+            raise ValueError(
+                "A change must have a baseline, but these are the uncut model's own scores. "
+                "Call evaluate with cuts."
+            )
+        column = _metric(metric)
+        return self._bootstrap(self.frame[column] - self.baseline.frame[column])
+
+    def _bootstrap(self, values: pd.Series) -> Estimate:
+        return bootstrap_mean(values, seed=self.record.seed, resamples=self.resamples)
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Share of prompts answered in context."""
+        return self.estimate("accuracy")
+
+    @property
+    def p_in_context(self) -> Estimate:
+        """Mean probability of the in-context answer."""
+        return self.estimate("p_in_context")
+
+    @property
+    def p_global(self) -> Estimate:
+        """Mean probability of the global answer."""
+        return self.estimate("p_global")
+
+    @property
+    def logit_diff(self) -> Estimate:
+        """Mean logit difference, in-context minus global, in nats."""
+        return self.estimate("logit_diff")
+
+    @property
+    def rank(self) -> Estimate:
+        """Mean rank of the in-context answer; 0 is the most probable token."""
+        return self.estimate("rank")
+
+    def summary(self) -> pd.DataFrame:
+        """One row per metric: value, its interval, and with a baseline the paired change and its."""
+        rows = []
+        for metric in METRICS:
+            value = self.estimate(metric)
+            row: dict[str, Any] = dict(metric=metric, value=float(value), low=value.low, high=value.high)
+            if self.baseline is not None:
+                change = self.change(metric)
+                row.update(
+                    uncut=float(self.baseline.estimate(metric)),
+                    change=float(change),
+                    change_low=change.low,
+                    change_high=change.high,
+                )
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("metric")
+
+    def to_json(self) -> dict[str, Any]:
+        """Summary and record as plain data."""
+        table = self.summary().reset_index().to_dict(orient="records")
+        return {"record": self.record.to_json(), "summary": table}
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.record.task}: {self.record.n_prompts} prompts on {self.record.model} "
+            f"({self.record.weights} weights, {'with' if self.record.prepend_bos else 'without'} BOS)"
+        )
+        lines = [head]
+        for metric in METRICS:
+            line = f"  {metric:<13}{self.estimate(metric)!s:<24}"
+            if self.baseline is not None:
+                line += f"  change {self.change(metric)}"
+            lines.append(line.rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from tl_truncate.experiments.scoring.view import scores_html
+
+        return scores_html(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"A metric must be one of {', '.join(METRICS)}, got {name!r}.")
+    return name
+
+
+def evaluate(
+    model: Any,
+    task: Task,
+    cuts: SiteCut | Sequence[SiteCut] = (),
+    *,
+    baseline: Scores | None = None,
+    prepend_bos: bool | None = None,
+    batch_size: int = 32,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Scores:
+    """Scores a model on a task with all the cuts active, paired with the uncut model.
+
+    Inside a `truncated` context the cuts of that context belong to both sides, and to the record.
+    Prompts of equal length share a batch, so nothing is ever padded and a prompt's score does not
+    depend on its company. Only the answers' positions are unembedded.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        task: prompts and answers.
+        cuts: made together; none scores the uncut model alone.
+        baseline: the uncut model's scores from an earlier call on the same task, to save a pass.
+        prepend_bos: overrides the model's default; the record says what was done.
+        batch_size: prompts in a pass.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        progress: shows a bar if it takes longer than two seconds.
+
+    Returns:
+        Scores with intervals; `.change(metric)` is paired by prompt.
+
+    Raises:
+        ValueError: if the task does not fit the tokenizer, a cut addresses nothing, the model has
+            active dropout, or the baseline is of other prompts; before any pass runs.
+        TypeError: if an argument is of the wrong kind.
+
+    Examples:
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        ...             global_=" the")
+        >>> tlt.evaluate(model, task).record.n_prompts
+        1
+    """
+    _check_arguments(model, task, batch_size)
+    chosen = Cuts(cuts)
+    encoded = encode(model, task, prepend_bos=prepend_bos)
+    around = Cuts(active_cuts(model))  # of contexts that the caller has entered
+    _check_baseline(baseline, task, encoded, around)
+
+    def scores(active: Cuts, uncut: Scores | None) -> Scores:
+        both = Cuts(around, active)
+        record = make_record(model, task, cuts=both, prepend_bos=encoded.prepend_bos, seed=seed)
+        with truncated(model, *active):
+            frame = _score(model, task, encoded, batch_size, progress)
+        return Scores(frame, record, uncut, resamples=resamples)
+
+    # The cut model comes first, so that a cut that cannot be made fails before any pass.
+    found = scores(chosen, baseline)
+    return replace(found, baseline=scores(Cuts(), None)) if chosen and baseline is None else found
+
+
+def check_task(task: Any) -> None:
+    """Checks that something is a task.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(task, Task):
+        raise TypeError(f"task must be a Task, such as tlt.tasks.ioi(n=100), got {task!r}.")
+
+
+def check_model(model: Any) -> None:
+    """Checks that a model can be scored.
+
+    Raises:
+        TypeError: if it is no TransformerLens model.
+        ValueError: if dropout is active.
+    """
+    n_layers(model)
+    _require_deterministic(model)
+
+
+def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
+    check_task(task)
+    positive("batch_size", batch_size)
+    check_model(model)
+
+
+def _check_baseline(baseline: Scores | None, task: Task, encoded: EncodedTask, around: Cuts) -> None:
+    if baseline is None:
+        return
+    if not isinstance(baseline, Scores):
+        raise TypeError(f"baseline must be the Scores of an uncut model, got {baseline!r}.")
+    if baseline.record.cuts != tuple(cut.to_json() for cut in around):
+        raise ValueError(
+            f"The baseline must be of the uncut model, got scores with {len(baseline.record.cuts)} cuts."
+        )
+    found = (baseline.record.task_hash, baseline.record.prepend_bos)
+    wanted = (task.hash, encoded.prepend_bos)
+    if found != wanted:
+        raise ValueError(
+            "The baseline must be of the same prompts and BOS, got scores of task "
+            f"{found[0]} (BOS {found[1]}) for task {wanted[0]} (BOS {wanted[1]})."
+        )
+
+
+def _require_deterministic(model: nn.Module) -> None:
+    """Refuses active dropout. HookedTransformer has none and is never put into evaluation mode."""
+    for name, module in model.named_modules():
+        drops = isinstance(module, nn.modules.dropout._DropoutNd) or hasattr(module, "attention_dropout")
+        if module.training and drops:
+            raise ValueError(
+                f"The model must be in evaluation mode, got {name or type(module).__name__} in "
+                "training mode, where dropout is random. Call model.eval() first."
+            )
+
+
+def _score(
+    model: Any, task: Task, encoded: EncodedTask, batch_size: int, progress: bool
+) -> pd.DataFrame:
+    batches, sheet = plan_batches([encoded], batch_size), Sheet([task])
+    rows = sum(len(batch.rows) for batch in batches)
+    with tqdm(total=rows, disable=not progress, desc=task.name, unit="row", delay=2, leave=False) as bar:
+        for batch in batches:
+            sheet.fill(batch, last_logits(model, batch.tokens, batch.positions))
+            bar.update(len(batch.rows))
+    return score_frame(task, [len(each.prompt) for each in encoded.prompts], sheet.outcomes()[0])
+
+
+def score_frame(task: Task, n_tokens: Sequence[int], outcome: Outcome) -> pd.DataFrame:
+    """One row per prompt: the texts, the metrics, and n_tokens."""
+    frame = pd.concat([task.to_frame(), outcome.metrics()], axis=1)
+    frame["n_tokens"] = n_tokens
+    return frame

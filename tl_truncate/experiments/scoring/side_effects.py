@@ -1,0 +1,202 @@
+"""What cuts do to running text: no gain is shown without its cost."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_truncate.corpora.texts import sample_texts
+from tl_truncate.experiments.scoring.evaluate import check_model
+from tl_truncate.replay.calls import last_logits
+from tl_truncate.runs.record import Record, make_text_record
+from tl_truncate.statistics import Estimate, bootstrap_ratio
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.edit import in_compute_precision
+from tl_truncate.surgery.hooks import active_cuts, truncated
+from tl_truncate.tasks.encode import bos_token
+from tl_truncate.weights.linear import where_float64_is
+
+# Positions whose logits are held at once for the comparison, uncut and cut.
+_POSITIONS = 512
+
+
+@dataclass(frozen=True, repr=False)
+class SideEffects:
+    """The cut model against the uncut one on running text.
+
+    Attributes:
+        frame: one row per passage: text, tokens (predicted), loss and uncut_loss (mean nats a token), kl
+            (mean of `KL(uncut || cut)`, nats) and agreement (share of equal most probable tokens).
+        record: what it came from.
+        resamples: of the bootstrap over passages.
+    """
+
+    frame: pd.DataFrame
+    record: Record
+    resamples: int = 2000
+
+    @property
+    def perplexity(self) -> float:
+        """`exp` of the cut model's mean loss, weighted by tokens."""
+        return float(np.exp(self._mean("loss")))
+
+    @property
+    def uncut_perplexity(self) -> float:
+        """`exp` of the uncut model's mean loss."""
+        return float(np.exp(self._mean("uncut_loss")))
+
+    @property
+    def loss_change(self) -> Estimate:
+        """Cut minus uncut loss, nats a token, paired by passage."""
+        return self._estimate(self.frame["loss"] - self.frame["uncut_loss"])
+
+    @property
+    def kl(self) -> Estimate:
+        """Mean `KL(uncut || cut)` of the next token, in nats."""
+        return self._estimate(self.frame["kl"])
+
+    @property
+    def agreement(self) -> Estimate:
+        """Share of positions at which both models have the same most probable token."""
+        return self._estimate(self.frame["agreement"])
+
+    def _mean(self, column: str) -> float:
+        return float(np.average(self.frame[column], weights=self.frame["tokens"]))
+
+    def _estimate(self, values: pd.Series) -> Estimate:
+        weights = self.frame["tokens"].to_numpy(float)
+        return bootstrap_ratio(
+            values.to_numpy() * weights, weights, seed=self.record.seed, resamples=self.resamples
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Summary and record as plain data."""
+        summary: dict[str, Any] = dict(
+            perplexity=self.perplexity,
+            uncut_perplexity=self.uncut_perplexity,
+            tokens=int(self.frame["tokens"].sum()),
+            passages=len(self.frame),
+        )
+        for name in ("loss_change", "kl", "agreement"):
+            value = getattr(self, name)
+            summary[name] = dict(value=float(value), low=value.low, high=value.high)
+        return {
+            "record": self.record.to_json(),
+            "summary": summary,
+            "resamples": self.resamples,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"running text, {int(self.frame['tokens'].sum())} tokens of {len(self.frame)} passages: "
+            f"perplexity {self.uncut_perplexity:.2f} -> {self.perplexity:.2f}, loss {self.loss_change} "
+            f"nats, KL {self.kl}, same first token {self.agreement}"
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def side_effects(
+    model: Any,
+    cuts: SiteCut | Sequence[SiteCut],
+    texts: Sequence[str] | None = None,
+    *,
+    prepend_bos: bool | None = None,
+    max_tokens: int = 256,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+) -> SideEffects:
+    """Perplexity, divergence from the uncut model and agreement with it, on running text.
+
+    `KL(uncut || cut) = sum_v p(v) (log p(v) - log q(v))` at each position, p the uncut model's.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in evaluation mode, with a tokenizer.
+        cuts: made together.
+        texts: passages; those that ship with the package by default. Each is read on its own.
+        prepend_bos: overrides the model's default.
+        max_tokens: of a passage; the rest is left out. At most the model's context.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        progress: shows a bar.
+
+    Returns:
+        The effects, with intervals over passages.
+
+    Raises:
+        ValueError: if there is no text of two tokens, or a cut addresses nothing.
+        TypeError: if texts is one text, or something is not a cut.
+
+    Examples:
+        >>> effects = tlt.side_effects(model, tlt.Cut("blocks.1.mlp.W_out", 1.0), ["the store in Paris"])
+        >>> float(effects.kl), float(effects.agreement)
+        (0.0, 1.0)
+    """
+    check_model(model)
+    chosen = Cuts(cuts)
+    passages = _read_passages(model, texts, prepend_bos, max_tokens)
+    rows = []
+    for text, tokens in tqdm(passages, "side effects", disable=not progress):
+        uncut = last_logits(model, tokens, tokens.shape[1])
+        with truncated(model, chosen):
+            cut = last_logits(model, tokens, tokens.shape[1])
+        before, after = where_float64_is(uncut)[0, :-1], where_float64_is(cut)[0, :-1]
+        rows.append(dict(text=text, **_compare(before, after, tokens[0, 1:])))
+    bos = bos_token(model, model.tokenizer, prepend_bos) is not None
+    record = make_text_record(
+        model,
+        [text for text, _ in passages],
+        cuts=Cuts(active_cuts(model), chosen),
+        prepend_bos=bos,
+        seed=seed,
+    )
+    return SideEffects(pd.DataFrame(rows), record, resamples)
+
+
+def _read_passages(
+    model: Any, texts: Sequence[str] | None, prepend_bos: bool | None, max_tokens: int
+) -> list[tuple[str, Tensor]]:
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of passages, got one text. Write [text].")
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError("The model must have a tokenizer to read running text, got none.")
+    bos = bos_token(model, tokenizer, prepend_bos)
+    most = min(max_tokens, int(getattr(model.cfg, "n_ctx", 0) or max_tokens))
+    found = []
+    for text in sample_texts() if texts is None else texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = ([] if bos is None or ids[:1] == [bos] else [bos]) + list(ids)
+        if len(ids) >= 2:
+            found.append((text, torch.tensor([ids[:most]])))
+    if not found:
+        raise ValueError("There must be at least one text of two tokens, got none.")
+    return found
+
+
+def _compare(uncut: Tensor, cut: Tensor, targets: Tensor) -> dict[str, float]:
+    """Means over the positions of a passage, some positions at a time."""
+    sums = np.zeros(4)
+    for one, other, wanted in zip(*map(_pieces, (uncut, cut, targets.to(uncut.device))), strict=True):
+        before = in_compute_precision(one).log_softmax(-1)
+        after = in_compute_precision(other).log_softmax(-1)
+        divergence = (before.exp() * (before - after)).sum(-1, dtype=torch.float64)
+        same = before.argmax(-1) == after.argmax(-1)
+        losses = [-each.gather(-1, wanted[:, None]).double().sum() for each in (after, before)]
+        sums += [float(each) for each in (*losses, divergence.sum(), same.sum())]
+    loss, uncut_loss, kl, agreement = sums / len(targets)
+    return dict(
+        tokens=len(targets), loss=loss, uncut_loss=uncut_loss, kl=max(kl, 0.0), agreement=agreement
+    )
+
+
+def _pieces(values: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(values), _POSITIONS):
+        yield values[start : start + _POSITIONS]

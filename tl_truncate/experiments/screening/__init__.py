@@ -1,0 +1,1 @@
+"""What components and parts are worth, from a few passes."""

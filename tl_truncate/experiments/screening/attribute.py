@@ -1,0 +1,219 @@
+"""What every component of every site is worth, to first order, from one pass there and back."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_truncate.checks import positive
+from tl_truncate.experiments.scoring.answers import Batch, plan_batches
+from tl_truncate.experiments.scoring.evaluate import check_model, check_task
+from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.replay.calls import unembedding_only
+from tl_truncate.runs.record import make_record
+from tl_truncate.surgery.cut import Cuts
+from tl_truncate.surgery.edit import in_compute_precision
+from tl_truncate.surgery.hooks import active_cuts
+from tl_truncate.tasks.encode import encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.linear import Linear, head_slice
+from tl_truncate.weights.locate import find_sites, locate
+from tl_truncate.weights.site import Site
+from tl_truncate.weights.spectrum import spectrum
+
+Differentiable = Literal["logit_diff", "p_in_context", "p_global"]
+
+
+def attribute(
+    model: Any,
+    task: Task,
+    *,
+    sites: Sequence[Site | str] | None = None,
+    metric: Differentiable = "logit_diff",
+    prepend_bos: bool | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> Attribution:
+    """Predicts the effect of every cut of every site from one forward and one backward pass a batch.
+
+    `delta_i = - sum_t (u_t . v_i)(g_t . v_i)`, with `u_t = y_t - b` the linear's output without its
+    bias, `g_t` the gradient of the metric at that output, and `v_i` a right singular vector: the
+    first-order change of the metric when component i is removed. A cut's prediction is the sum over
+    what it removes. No gradient of a weight is computed.
+
+    The result is an estimate; see `Attribution` for its known limits.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        task: prompts and answers.
+        sites: Sites or their names; W_in and W_out of every layer by default.
+        metric: `logit_diff`, `p_in_context` or `p_global`.
+        prepend_bos: overrides the model's default.
+        batch_size: prompts in a pass.
+        seed: of the intervals.
+        progress: shows a bar.
+
+    Returns:
+        Predictions: `.frame` per component, `.effect(site, keep)`, `.top(n)`.
+
+    Raises:
+        ValueError: if an argument does not fit, before any pass; or if a site's hook point is not
+            reached in a pass.
+        TypeError: if the task is no task.
+
+    Source: Molchanov et al. 2017 (arXiv 1611.06440), the Taylor criterion, applied to the components of
+    a spectrum; derived in the documentation, "Predicting a cut".
+
+    Examples:
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        ...             global_=" the")
+        >>> screen = tlt.attribute(model, task, sites=["blocks.2.mlp.W_out"])
+        >>> len(screen.frame), float(screen.effect("blocks.2.mlp.W_out", keep=1.0))
+        (32, 0.0)
+    """
+    check_task(task)
+    check_model(model)
+    positive("batch_size", batch_size)
+    if metric not in get_args(Differentiable):
+        raise ValueError(f"metric must be one of {', '.join(get_args(Differentiable))}, got {metric!r}.")
+    chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]
+    linears = {site: locate(model, site) for site in chosen}
+    encoded = encode(model, task, prepend_bos=prepend_bos)
+    spectra = {site: spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)}
+    batches = plan_batches([encoded], batch_size)
+    parts: dict[Site, list[Tensor]] = {site: [] for site in chosen}
+    for batch in tqdm(batches, "attribute", disable=not progress):
+        seen = _values_and_gradients(model, linears, batch, _METRICS[metric])
+        for site, (u, gradient) in seen.items():
+            vectors = spectra[site].V.to(u.device, u.dtype)
+            parts[site].append(component_effects(u, gradient, vectors).cpu())
+    record = make_record(
+        model, task, cuts=Cuts(active_cuts(model)), prepend_bos=encoded.prepend_bos, seed=seed
+    )
+    by_row = {site: torch.cat(rows) for site, rows in parts.items()}
+    return Attribution(metric, by_row, spectra, len(task), record)
+
+
+def component_effects(
+    u: Float[Tensor, "batch pos n_out"],
+    gradient: Float[Tensor, "batch pos n_out"],
+    vectors: Float[Tensor, "n_out rank"],
+) -> Float[Tensor, "batch rank"]:
+    """`- sum_t (u_t . v_i)(g_t . v_i)` for each row and component.
+
+    Examples:
+        >>> ones = torch.ones(1, 2, 3)
+        >>> component_effects(ones, 2 * ones, torch.eye(3)[:, :2]).tolist()
+        [[-4.0, -4.0]]
+    """
+    return -((u @ vectors) * (gradient @ vectors)).sum(1)
+
+
+def _values_and_gradients(
+    model: Any, linears: dict[Site, Linear], batch: Batch, metric: Callable[[Batch, Tensor], Tensor]
+) -> dict[Site, tuple[Tensor, Tensor]]:
+    """Each site's output without its bias, and the metric's gradient there, summed over the rows."""
+    outputs: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
+    device = next(iter(model.parameters())).device
+    with torch.enable_grad(), ExitStack() as stack:
+        for linear in linears.values():
+            _watch(stack, linear.output.name, linear.output.module, outputs)
+            if linear.writes_one_head and linear.input is not None:
+                _watch(stack, linear.input.name, linear.input.module, inputs)
+        stack.callback(model.blocks[0].register_forward_pre_hook(_from_here, with_kwargs=True).remove)
+        stack.enter_context(unembedding_only(model, batch.positions))
+        logits = model(batch.tokens.to(device), return_type="logits")[:, -batch.positions :]
+        missing = [str(site) for site, linear in linears.items() if linear.output.name not in outputs]
+        if missing:
+            raise ValueError(
+                f"A pass must reach every site's hook point, but it did not reach {', '.join(missing)}. "
+                "Switch off use_attn_result for this."
+            )
+        points = list(outputs)
+        found = torch.autograd.grad(metric(batch, logits), [outputs[name] for name in points])
+    gradients = dict(zip(points, found, strict=True))
+    return {
+        site: _of_site(linear, outputs, inputs, gradients[linear.output.name])
+        for site, linear in linears.items()
+    }
+
+
+def _watch(stack: ExitStack, name: str, module: Any, seen: dict[str, Tensor]) -> None:
+    def keep(module: Any, args: Any, value: Tensor) -> None:
+        seen[name] = value
+
+    if name not in seen:
+        stack.callback(module.register_forward_hook(keep).remove)
+
+
+def _from_here(module: Any, args: Any, kwargs: Any) -> Any:
+    """The graph begins at the first block, also where no weight asks for a gradient."""
+    if args:
+        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+
+
+def _of_site(
+    linear: Linear, outputs: dict[str, Tensor], inputs: dict[str, Tensor], gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The site's own columns of its hook point: without bias, and the gradient."""
+    site = linear.site
+    value = outputs[linear.output.name].detach()
+    if linear.writes_one_head and linear.input is not None:
+        x = in_compute_precision(_joined(inputs[linear.input.name].detach(), linear.shape[0], linear))
+        own = x[..., head_slice(site, x.shape[-1], linear.n_heads)]
+        return own @ linear.weight().to(own.dtype), in_compute_precision(gradient)
+    flat = _joined(value, linear.shape[1], linear)
+    columns = head_slice(site, flat.shape[-1], linear.n_heads)
+    bias = linear.bias()
+    u = in_compute_precision(flat[..., columns])
+    u = u if bias is None else u - bias.to(u.dtype)
+    return u, in_compute_precision(_joined(gradient, linear.shape[1], linear)[..., columns])
+
+
+def _joined(value: Tensor, width: int, linear: Linear) -> Tensor:
+    """Heads side by side, where a hook point has them apart."""
+    whole = width * (linear.n_heads if linear.site.head is not None else 1)
+    return value if value.shape[-1] == whole else value.flatten(-2)
+
+
+def _log_probabilities(batch: Batch, logits: Tensor) -> Tensor:
+    """Of each answer, `[answer]`, with a gradient."""
+    where = batch.places.to(logits.device)
+    precise = in_compute_precision(logits)
+    log_probability = precise.log_softmax(-1)[where.rows, where.columns, where.tokens]
+    return torch.where(where.inside, log_probability, 0.0).sum(-1)
+
+
+def _signs(batch: Batch, in_context: float, global_: float, like: Tensor) -> Tensor:
+    asked = [answer for answers in batch.answers for answer in answers]
+    signs = [in_context if answer.kind == "in_context" else global_ for answer in asked]
+    return torch.tensor(signs, device=like.device, dtype=like.dtype)
+
+
+def _logit_diff(batch: Batch, logits: Tensor) -> Tensor:
+    found = _log_probabilities(batch, logits)
+    return (_signs(batch, 1.0, -1.0, found) * found).sum()
+
+
+def _p_in_context(batch: Batch, logits: Tensor) -> Tensor:
+    found = _log_probabilities(batch, logits).exp()
+    return (_signs(batch, 1.0, 0.0, found) * found).sum()
+
+
+def _p_global(batch: Batch, logits: Tensor) -> Tensor:
+    found = _log_probabilities(batch, logits).exp()
+    return (_signs(batch, 0.0, 1.0, found) * found).sum()
+
+
+_METRICS: dict[str, Callable[[Batch, Tensor], Tensor]] = {
+    "logit_diff": _logit_diff,
+    "p_in_context": _p_in_context,
+    "p_global": _p_global,
+}

@@ -1,0 +1,219 @@
+"""Which layers' global and in-context parts push which answer, over the prompts of a task."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from tl_truncate.checks import positive
+from tl_truncate.decompose.decompose import decompose
+from tl_truncate.decompose.means.token_means import TokenMeans
+from tl_truncate.decompose.parts import PARTS, Method
+from tl_truncate.decompose.split import Split
+from tl_truncate.experiments.scoring.evaluate import check_model, check_task
+from tl_truncate.runs.record import Record, make_record
+from tl_truncate.statistics import bootstrap_columns
+from tl_truncate.surgery.cut import Cuts
+from tl_truncate.surgery.hooks import active_cuts
+from tl_truncate.tasks.encode import EncodedPrompt, encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.keep import Keep
+from tl_truncate.weights.locate import find_sites
+
+ANSWERS = ("in_context", "global")
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PartAttribution:
+    """What the parts of MLP outputs add to the logits of the two answers, where the answer is said.
+
+    Attributes:
+        layers: of the MLPs.
+        logits: `[prompt, layer, part, answer]`, nats, centred over the vocabulary; parts are global and
+            in-context, answers in-context and global (of a sequence its first token).
+        energy: `[prompt, layer, part]`, squared norm of the part.
+        record: what they came from.
+        split: the method, as plain data.
+    """
+
+    layers: tuple[int, ...]
+    logits: Array
+    energy: Array
+    record: Record
+    split: dict[str, Any]
+    resamples: int = 2000
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per (layer, part, answer): mean logits with se, low, high, and the part's energy."""
+        columns = self.logits.reshape(len(self.logits), -1)
+        found = bootstrap_columns(columns, seed=self.record.seed, resamples=self.resamples)
+        shape = self.logits.shape[1:]
+        mean, se, low, high = (each.reshape(shape) for each in found)
+        energy = self.energy.mean(0)
+        rows = [
+            dict(
+                layer=layer,
+                part=part,
+                answer=answer,
+                logits=mean[i, j, k],
+                se=se[i, j, k],
+                low=low[i, j, k],
+                high=high[i, j, k],
+                energy=energy[i, j],
+            )
+            for i, layer in enumerate(self.layers)
+            for j, part in enumerate(PARTS)
+            for k, answer in enumerate(ANSWERS)
+        ]
+        return pd.DataFrame(rows)
+
+    def largest(self, part: str = "global", answer: str = "global", k: int = 1) -> list[int]:
+        """The layers whose part pushes an answer most.
+
+        They are picked by these prompts: report what they do on others.
+
+        Raises:
+            ValueError: if there is no such part or answer.
+        """
+        if part not in PARTS or answer not in ANSWERS:
+            raise ValueError(
+                f"The part must be one of {', '.join(PARTS)} and the answer one of "
+                f"{', '.join(ANSWERS)}, got {part!r} and {answer!r}."
+            )
+        means = self.logits[:, :, PARTS.index(part), ANSWERS.index(answer)].mean(0)
+        return [self.layers[place] for place in np.argsort(-means)[: positive("k", k)]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` is the inverse, to the last bit."""
+        return dict(
+            layers=list(self.layers),
+            logits=self.logits.tolist(),
+            energy=self.energy.tolist(),
+            record=self.record.to_json(),
+            split=self.split,
+            resamples=self.resamples,
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "PartAttribution":
+        """Reads what `to_json` wrote."""
+        return cls(
+            tuple(data["layers"]),
+            np.array(data["logits"]),
+            np.array(data["energy"]),
+            Record.from_json(data["record"]),
+            dict(data["split"]),
+            data["resamples"],
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.record.task}: {self.record.n_prompts} prompts on {self.record.model}, logits that "
+            f"the parts of each MLP add where the answer is said ({self.split['method']})"
+        ]
+        table = self.frame.pivot_table(index="layer", columns=["part", "answer"], values="logits")
+        return "\n".join([*lines, table.to_string(float_format="%+.2f")])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def part_attribution(
+    model: Any,
+    task: Task,
+    *,
+    method: Method = "token_mean",
+    means: TokenMeans | None = None,
+    layers: Sequence[int] | None = None,
+    from_layer: int = 0,
+    keep: Keep | int | float = 0.1,
+    prepend_bos: bool | None = None,
+    batch_size: int = 32,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+) -> PartAttribution:
+    """Direct logit attribution of each MLP's global and in-context part to the answers of a task.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        task: prompts and answers; one prompt will do.
+        method: as for `decompose_mlp`.
+        means: fitted, for `token_mean`.
+        layers: all by default; with means, those that they are of.
+        from_layer: for `context_ablation`.
+        keep: for `spectral`.
+        prepend_bos: overrides the model's default.
+        batch_size: prompts in a pass.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        progress: shows a bar if it takes long.
+
+    Returns:
+        The attributions, with `.frame` and `.largest(part, answer)`.
+
+    Raises:
+        ValueError: if an argument does not fit, before any pass.
+
+    Examples:
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        ...             global_=" the")
+        >>> found = tlt.part_attribution(model, task, method="own_path")
+        >>> found.frame[["layer", "part", "answer"]].values[0].tolist()
+        [0, 'global', 'in_context']
+    """
+    check_task(task)
+    check_model(model)
+    positive("batch_size", batch_size)
+    split = Split(method, means, from_layer, keep).ready()
+    if layers is None and isinstance(split.means, TokenMeans):
+        layers = [site.layer for site in split.means.sites if site.matrix == "W_out"]
+    chosen = tuple(site.layer for site in find_sites(model, "W_out", layers))
+    split.check(model, chosen)
+    encoded = encode(model, task, prepend_bos=prepend_bos)
+    logits = np.zeros((len(task), len(chosen), len(PARTS), len(ANSWERS)))
+    energy = np.zeros(logits.shape[:-1])
+    with tqdm(total=len(task), disable=not progress, desc="parts", delay=2, leave=False) as bar:
+        for places in _batches(encoded.prompts, batch_size):
+            prompts = [encoded.prompts[place] for place in places]
+            logits[places], energy[places] = _attribute(model, prompts, chosen, split)
+            bar.update(len(places))
+    around = Cuts(active_cuts(model))
+    record = make_record(model, task, cuts=around, prepend_bos=encoded.prepend_bos, seed=seed)
+    return PartAttribution(chosen, logits, energy, record, split.to_json(), resamples)
+
+
+def _batches(prompts: Sequence[EncodedPrompt], size: int) -> Iterator[list[int]]:
+    """Prompts of one length together, so that none is filled up."""
+    by_length: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt.prompt), []).append(place)
+    for places in by_length.values():
+        for start in range(0, len(places), size):
+            yield places[start : start + size]
+
+
+def _attribute(
+    model: Any, prompts: Sequence[EncodedPrompt], layers: Sequence[int], split: Split
+) -> tuple[Array, Array]:
+    tokens = torch.tensor([prompt.prompt for prompt in prompts])
+    wanted = torch.tensor([[prompt.in_context[0], prompt.global_[0]] for prompt in prompts])
+    unique, places = torch.unique(wanted, return_inverse=True)
+    found = decompose(model, tokens, layers, split)
+    logits, energy = [], []
+    for layer in layers:
+        own = found[layer]
+        parts = [own.global_[:, -1:], own.in_context[:, -1:]]
+        last = own.readout.with_scale(own.readout.norm.scale[:, -1:])
+        said = [last.logits(part, unique.tolist())[:, 0].cpu().gather(1, places) for part in parts]
+        logits.append(torch.stack(said, 1))
+        energy.append(torch.stack([part[:, 0].double().square().sum(-1).cpu() for part in parts], 1))
+    return torch.stack(logits, 1).numpy(), torch.stack(energy, 1).numpy()

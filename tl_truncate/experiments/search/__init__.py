@@ -1,0 +1,1 @@
+"""Cuts chosen on some prompts and reported on others."""

@@ -1,0 +1,134 @@
+"""What a search optimises: the change of a metric on validation prompts, over one or several tasks."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tl_truncate.experiments.scoring.evaluate import evaluate
+from tl_truncate.experiments.sweep.sweep import sweep_cuts
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.hooks import truncated
+from tl_truncate.tasks.task import Task
+
+Objective = Literal["logit_diff", "accuracy", "p_in_context"]
+Combine = Literal["mean", "worst"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One task in two: prompts to choose on, and prompts to report on."""
+
+    validation: Task
+    test: Task
+
+
+def split_task(task: Task, *, test_fraction: float, seed: int) -> Split:
+    """Shuffles the prompts by a seed and divides them.
+
+    Raises:
+        ValueError: if either part would have fewer than two prompts.
+    """
+    count = round(len(task) * test_fraction)
+    if min(count, len(task) - count) < 2:
+        raise ValueError(
+            f"A search must have at least two prompts to choose on and two to report on, got "
+            f"{len(task)} in {task.name!r} with test_fraction={test_fraction}. Use more prompts."
+        )
+    order = list(range(len(task)))
+    random.Random(f"split {seed} {task.hash}").shuffle(order)
+    return Split(task.subset(order[count:]), task.subset(order[:count]))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A composition and what it gains on validation prompts, by task and combined."""
+
+    cuts: Cuts
+    changes: tuple[float, ...]
+    value: float
+
+
+@dataclass
+class Judge:
+    """Scores candidates on the first prompts of the validation split.
+
+    Attributes:
+        model: that is cut.
+        tasks: the validation split of each task.
+        objective: the metric that should rise.
+        combine: of several tasks, the mean change or the worst.
+        run_dir: each look is a run folder in it, so that an interrupted search goes on.
+        options: for `sweep_cuts`.
+        looks: what has been looked at, one row each.
+    """
+
+    model: Any
+    tasks: Sequence[Task]
+    objective: Objective
+    combine: Combine
+    run_dir: Path | None
+    options: dict[str, Any]
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    _uncut: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> int:
+        """How many validation prompts the largest task has."""
+        return max(map(len, self.tasks))
+
+    def look(
+        self, around: Cuts, additions: Sequence[SiteCut], prompts: int, label: str
+    ) -> list[Candidate]:
+        """Adds each cut to those already chosen, exactly, on the first `prompts` of each task.
+
+        Returns:
+            The candidates, best first.
+        """
+        some = [task.subset(range(min(prompts, len(task)))) for task in self.tasks]
+        name = f"{len(self.looks):02d}-{label.replace(' ', '-')}"
+        folder = None if self.run_dir is None else self.run_dir / name
+        with truncated(self.model, around):
+            result = sweep_cuts(
+                self.model,
+                some,
+                additions,
+                metrics=(self.objective,),
+                run_dir=folder,
+                label=label,
+                **self.options,
+            )
+        if prompts not in self._uncut:
+            self._uncut[prompts] = self._base(some) if around else self._means(result)
+        uncut = self._uncut[prompts]
+        found = []
+        for setting in result.settings:
+            means = [float(each.metrics()[self.objective].mean()) for each in setting.outcomes]
+            changes = tuple(mean - base for mean, base in zip(means, uncut, strict=True))
+            found.append(Candidate(Cuts(around, setting.cut), changes, self.value(changes)))
+        found.sort(key=lambda candidate: -candidate.value)
+        best = found[0]
+        self.looks.append(
+            dict(
+                label=label,
+                prompts=min(prompts, self.prompts),
+                candidates=len(additions),
+                best=repr(best.cuts[-1]),
+                validation_change=best.value,
+            )
+        )
+        return found
+
+    def value(self, changes: Sequence[float]) -> float:
+        """One number for the changes of all tasks."""
+        return min(changes) if self.combine == "worst" else sum(changes) / len(changes)
+
+    def _means(self, result: Any) -> tuple[float, ...]:
+        return tuple(float(scores.frame[self.objective].mean()) for scores in result.baselines.values())
+
+    def _base(self, tasks: Sequence[Task]) -> tuple[float, ...]:
+        """The uncut model's means on prompts that it has not been asked yet."""
+        bos = self.options.get("prepend_bos")
+        scores = [evaluate(self.model, task, prepend_bos=bos, progress=False) for task in tasks]
+        return tuple(float(each.frame[self.objective].mean()) for each in scores)

@@ -1,0 +1,182 @@
+"""Searching for cuts that help, and saying on other prompts whether they do."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from tl_truncate.checks import positive
+from tl_truncate.corpora.texts import sample_texts
+from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
+from tl_truncate.experiments.search.file import write_search
+from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_task
+from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.search.strategies import halving, laser
+from tl_truncate.experiments.sweep.grid import make_grid
+from tl_truncate.experiments.sweep.sweep import KEEPS, check_tasks
+from tl_truncate.surgery.controls import controls_of
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.tasks.encode import encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.keep import Keep
+from tl_truncate.weights.site import Site
+
+Method = Literal["halving", "laser"]
+
+
+def search(
+    model: Any,
+    task: Task | Sequence[Task],
+    *,
+    sites: Sequence[Site | str] | None = None,
+    keeps: Sequence[Keep | int | float] = KEEPS,
+    cuts: Sequence[SiteCut] = (),
+    objective: Objective = "logit_diff",
+    combine: Combine = "mean",
+    method: Method = "halving",
+    greedy: int = 1,
+    budget: float | None = None,
+    test_fraction: float = 0.5,
+    texts: Sequence[str] | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    prepend_bos: bool | None = None,
+    batch_size: int = 64,
+    max_memory: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> SearchResult:
+    """Finds a composition of cuts on validation prompts, and reports it on untouched test prompts.
+
+    The prompts of each task are divided by the seed. Only the validation part is looked at while
+    choosing; the result's change, interval and controls are of the test part, and the optimism says how
+    much of the validation gain came from choosing. Prompts of one generator share words and templates
+    across the split, so that the test part speaks for prompts like these.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        task: one task, or several that one composition has to serve.
+        sites: to choose from; W_in and W_out of every layer by default.
+        keeps: to choose from, at every site.
+        cuts: further cuts to choose from, of any kind, such as targeted truncations, `GlobalDirection`,
+            `GlobalRemoval` and `Ablated`. Given without sites, they are all there is to choose from.
+        objective: the metric that should rise.
+        combine: of several tasks, the `mean` change, or that of the `worst` task.
+        method: `halving` (exact on 8 prompts, then 16, then all), or `laser`, the published search.
+        greedy: most cuts in the composition; they are added one at a time while the objective rises.
+        budget: most work for each cut added, in settings scored on all validation prompts (`halving`).
+        test_fraction: share of the prompts that is reported on.
+        texts: running text for the cost of the cuts; the sample that ships with the package by default,
+            none with `()`.
+        run_dir: a folder in which each look is stored; given again, the search goes on.
+        prepend_bos: overrides the model's default.
+        batch_size: most prompts in a batch.
+        max_memory: most bytes beside the model.
+        seed: of the split, a limited budget, the controls and the bootstrap.
+        progress: shows bars.
+
+    Returns:
+        The result; `.cuts` is empty if nothing raised the objective.
+
+    Raises:
+        ValueError: if an argument does not fit, before any pass.
+        TypeError: if an argument is of the wrong kind.
+
+    Examples:
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to", "John gave a drink to"] * 2,
+        ...             in_context=[" John", " Mary"] * 2, global_=" the")
+        >>> found = tlt.search(model, task, sites=["blocks.1.mlp.W_out"], keeps=[0.0, 0.5], texts=())
+        >>> len(found.cuts) <= 1, sorted(found.test)
+        (True, ['drink'])
+    """
+    tasks = check_tasks(model, task)
+    positive("greedy", greedy)
+    _check_choices(objective, combine, method, budget, test_fraction)
+    splits = [split_task(each, test_fraction=test_fraction, seed=seed) for each in tasks]
+    for each in tasks:
+        encode(model, each, prepend_bos=prepend_bos)
+    grid = make_grid(model, sites, keeps, (), seed, cuts)
+    options: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
+    options["progress"] = progress
+    folder = None if run_dir is None else Path(run_dir)
+    judge = Judge(
+        model,
+        [split.validation for split in splits],
+        objective,
+        combine,
+        folder,
+        dict(options, max_memory=max_memory),
+    )
+    if method == "laser":
+        best = laser(judge, grid, greedy=greedy)
+    else:
+        best = halving(judge, grid, greedy=greedy, budget=budget, seed=seed)
+    settings: dict[str, Any] = dict(
+        method=method, greedy=greedy, budget=budget, test_fraction=test_fraction, seed=seed
+    )
+    settings.update(_asked(grid, keeps))
+    found = Cuts() if best is None else best.cuts
+    looks = pd.DataFrame(judge.looks)
+    cost = _cost(model, found, texts, prepend_bos)
+    result = _report(model, splits, found, objective, combine, cost, looks, settings, options)
+    if folder is not None:
+        write_search(result, folder)
+    return result
+
+
+def _asked(grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float]) -> dict[str, Any]:
+    """What was searched, as plain data."""
+    sites = sorted({str(cut.site) for cut in grid})
+    return dict(grid=f"{len(grid)} settings", sites=sites, keeps=[repr(keep) for keep in keeps])
+
+
+def _check_choices(objective: str, combine: str, method: str, budget: Any, test_fraction: Any) -> None:
+    for name, value, kind in (
+        ("objective", objective, Objective),
+        ("combine", combine, Combine),
+        ("method", method, Method),
+    ):
+        if value not in get_args(kind):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}.")
+    if budget is not None and not (isinstance(budget, (int, float)) and budget > 0):
+        raise ValueError(f"budget must be a positive number of settings, got {budget!r}.")
+    if not isinstance(test_fraction, float) or not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must be a number between 0 and 1, got {test_fraction!r}.")
+
+
+def _cost(
+    model: Any, cuts: Cuts, texts: Sequence[str] | None, prepend_bos: bool | None
+) -> SideEffects | None:
+    chosen = sample_texts() if texts is None else texts
+    if not cuts or not chosen:
+        return None
+    return side_effects(model, cuts, chosen, prepend_bos=prepend_bos, progress=False)
+
+
+def _report(
+    model: Any,
+    splits: Sequence[Split],
+    cuts: Cuts,
+    objective: Objective,
+    combine: Combine,
+    cost: SideEffects | None,
+    looks: pd.DataFrame,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+) -> SearchResult:
+    """Scores the chosen cuts and their controls on both parts."""
+    options = {**options, "progress": False}
+    names = [split.test.name for split in splits]
+    validation = {
+        split.test.name: evaluate(model, split.validation, cuts, **options) for split in splits
+    }
+    test = {split.test.name: evaluate(model, split.test, cuts, **options) for split in splits}
+    controls: dict[str, dict[str, Scores]] = {}
+    for kind, placebo in controls_of(cuts, seed=int(settings["seed"])).items():
+        controls[kind] = {
+            name: evaluate(model, split.test, placebo, baseline=test[name].baseline, **options)
+            for name, split in zip(names, splits, strict=True)
+        }
+    return SearchResult(cuts, objective, combine, validation, test, controls, cost, looks, settings)

@@ -1,0 +1,102 @@
+"""Two ways to choose a composition of cuts on validation prompts: halving, and LASER's own."""
+
+import math
+import random
+from collections.abc import Sequence
+
+from tl_truncate.experiments.search.judge import Candidate, Judge
+from tl_truncate.surgery.cut import Cuts, SiteCut
+
+#: Prompts of the first looks; the last look is at all of them.
+RUNGS = (8, 16)
+#: A look keeps one candidate of this many for the next.
+SHRINK = 4
+
+
+def halving(
+    judge: Judge, grid: Sequence[SiteCut], *, greedy: int, budget: float | None, seed: int
+) -> Candidate | None:
+    """Successive halving for each next cut: all cuts on 8 prompts, the best on 16, those on all.
+
+    Cuts are added one at a time while the validation objective rises.
+
+    Args:
+        judge: of candidates.
+        grid: cuts to choose from.
+        greedy: most cuts in the composition.
+        budget: most work for each cut added, in settings scored on all validation prompts; if it does
+            not suffice for the whole grid, a random part of the grid is looked at.
+        seed: of that part.
+
+    Returns:
+        The best composition, or None if no cut raises the objective.
+
+    Source: Jamieson and Talwalkar 2016 (arXiv 1502.07943), with exact scores on more and more prompts.
+    """
+    best: Candidate | None = None
+    for step in range(greedy):
+        around = Cuts() if best is None else best.cuts
+        taken = {(cut.site.layer, cut.site.matrix) for cut in around}
+        left = [cut for cut in grid if (cut.site.layer, cut.site.matrix) not in taken]
+        if not left:
+            break
+        found = _halve(judge, around, _affordable(judge, left, budget, seed + step), step)
+        if found.value <= (0.0 if best is None else best.value):
+            break
+        best = found
+    return best
+
+
+def _halve(judge: Judge, around: Cuts, cuts: Sequence[SiteCut], step: int) -> Candidate:
+    for rung in RUNGS:
+        if rung >= judge.prompts or len(cuts) <= SHRINK:
+            continue
+        ranked = judge.look(around, cuts, rung, f"cut {step + 1} on {rung}")
+        kept = [candidate.cuts[-1] for candidate in ranked[: math.ceil(len(cuts) / SHRINK)]]
+        cuts = [cut for cut in cuts if cut in kept]
+    return judge.look(around, cuts, judge.prompts, f"cut {step + 1} on all")[0]
+
+
+def _affordable(
+    judge: Judge, grid: Sequence[SiteCut], budget: float | None, seed: int
+) -> Sequence[SiteCut]:
+    """The whole grid, or as much of it, drawn at random, as the budget is enough for."""
+    if budget is None:
+        return grid
+    rungs = [rung for rung in RUNGS if rung < judge.prompts]
+    shares = [rung / judge.prompts for rung in rungs] + [1.0]
+    of_one = sum(share / SHRINK**place for place, share in enumerate(shares))
+    count = max(1, min(len(grid), int(budget / of_one)))
+    chosen = set(random.Random(f"budget {seed}").sample(range(len(grid)), count))
+    return [cut for place, cut in enumerate(grid) if place in chosen]
+
+
+def laser(judge: Judge, grid: Sequence[SiteCut], *, greedy: int) -> Candidate | None:
+    """LASER's published search: every layer, matrix and rho on all validation prompts, the single best.
+
+    With `greedy` above 1, its composition: from the last layer backwards, the best cut of each layer is
+    added if the validation objective rises, until there are enough.
+
+    Args:
+        judge: of candidates.
+        grid: cuts to choose from.
+        greedy: most cuts in the composition.
+
+    Returns:
+        The best, or None if no cut raises the objective.
+
+    Source: LASER (Sharma et al. 2023), section 5 and its composition over layers.
+    """
+    if greedy == 1:
+        found = judge.look(Cuts(), grid, judge.prompts, "grid")[0]
+        return found if found.value > 0 else None
+    best: Candidate | None = None
+    for layer in sorted({cut.site.layer for cut in grid}, reverse=True):
+        here = [cut for cut in grid if cut.site.layer == layer]
+        around = Cuts() if best is None else best.cuts
+        found = judge.look(around, here, judge.prompts, f"layer {layer}")[0]
+        if found.value > (0.0 if best is None else best.value):
+            best = found
+        if best is not None and len(best.cuts) == greedy:
+            break
+    return best

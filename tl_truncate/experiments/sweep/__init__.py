@@ -1,0 +1,1 @@
+"""Every cut of a grid, each alone."""

@@ -1,0 +1,121 @@
+"""How much memory a sweep takes beside the model, and the plan that fits into what is allowed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tl_truncate.experiments.scoring.answers import Batch, plan_batches
+from tl_truncate.tasks.encode import EncodedTask
+from tl_truncate.weights.linear import compute_dtype
+from tl_truncate.weights.locate import available, locate
+from tl_truncate.weights.site import Site
+
+# Copies of a block's widest values and of its residual stream that are alive at once in a pass.
+_WIDE, _STREAM, _SCORES = 4, 8, 4
+# What the allocator and small things take, measured beside small plans.
+_OVERHEAD = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes beside the model.
+
+    Attributes:
+        streams: the residual stream of all prompts.
+        states: what one block of the uncut pass is remembered by.
+        in_flight: a tall batch on its way through a block, and the logits of its answers.
+        factors: singular vectors of one site.
+    """
+
+    streams: int
+    states: int
+    in_flight: int
+    factors: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.streams + self.states + self.in_flight + self.factors
+
+    def __str__(self) -> str:
+        return (
+            f"{_size(self.total)} (streams {_size(self.streams)}, one block {_size(self.states)}, "
+            f"in flight {_size(self.in_flight)}, factors {_size(self.factors)})"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the prompts are batched and how many cuts share a pass.
+
+    Attributes:
+        batches: of the prompts.
+        copies: how many cuts of a site make one tall batch.
+        remembers: whether a block's state is kept for all batches, or computed anew for each site.
+        memory: that this takes.
+    """
+
+    batches: tuple[Batch, ...]
+    copies: int
+    remembers: bool
+    memory: Memory
+
+
+def make_plan(
+    model: Any,
+    encoded: Sequence[EncodedTask],
+    sites: Sequence[Site],
+    *,
+    batch_size: int,
+    tokens_in_flight: int,
+    max_memory: int | None,
+) -> Plan:
+    """The fastest plan that fits: all states kept, then none, then smaller and smaller batches.
+
+    Raises:
+        ValueError: if not even one row at a time fits.
+    """
+    while True:
+        batches = tuple(plan_batches(encoded, batch_size, tokens_in_flight))
+        mean = sum(batch.n_tokens for batch in batches) / len(batches)
+        copies = max(1, round(tokens_in_flight / mean))
+        for remembers in (True, False):
+            memory = _estimate(model, sites, batches, copies, remembers)
+            if max_memory is None or memory.total <= max_memory:
+                return Plan(batches, copies, remembers, memory)
+        if all(len(batch.rows) == 1 for batch in batches) and copies == 1:
+            raise ValueError(
+                f"max_memory must be at least {memory.total} bytes for this task, {memory}, got "
+                f"{max_memory}. Allow more, or use fewer or shorter prompts."
+            )
+        tokens_in_flight = max(1, tokens_in_flight // 2)
+
+
+def _estimate(
+    model: Any, sites: Sequence[Site], batches: Sequence[Batch], copies: int, remembers: bool
+) -> Memory:
+    config = model.cfg
+    weight = next(iter(model.parameters()))
+    item, d_model = weight.element_size(), int(config.d_model)
+    d_mlp, heads = int(getattr(config, "d_mlp", None) or 4 * d_model), int(config.n_heads)
+    vocabulary = int(getattr(config, "d_vocab", 0) or 0)
+    tokens = sum(batch.n_tokens for batch in batches)
+    largest = max(batch.n_tokens for batch in batches)
+    longest = max(len(batch.rows[0]) for batch in batches)
+    branches = 2 if "W_gate" in available(model, sites[0].layer) else 1
+    state = (3 * d_model + branches * d_mlp) * item
+    answers = max(len(batch.rows) * batch.positions for batch in batches)
+    per_token = (_WIDE * d_mlp + _STREAM * d_model + _SCORES * heads * longest) * item
+    shapes = [locate(model, site).shape for site in sites]
+    stored = compute_dtype(weight.dtype).itemsize
+    return Memory(
+        streams=2 * tokens * d_model * item,
+        states=(tokens if remembers else largest) * state,
+        in_flight=_OVERHEAD + copies * (largest * per_token + answers * vocabulary * (item + 8)),
+        # The factors, and the vectors that the edits take from them.
+        factors=max((n_in + 3 * n_out) * min(n_in, n_out) for n_in, n_out in shapes) * stored,
+    )
+
+
+def _size(value: int) -> str:
+    return f"{value / 2**20:.0f} MB" if value < 2**30 else f"{value / 2**30:.1f} GB"

@@ -1,0 +1,254 @@
+"""The result of a sweep: a table with intervals, paired with the uncut model."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tl_truncate.experiments.scoring.answers import Outcome
+from tl_truncate.experiments.scoring.evaluate import Metric, Scores, score_frame
+from tl_truncate.experiments.sweep.grid import setting_key
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.record import Record
+from tl_truncate.statistics import bootstrap_columns
+from tl_truncate.surgery.cut import Cut, SiteCut
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.keep import Keep, as_keep
+from tl_truncate.weights.site import Site
+
+# `rank` is how many components are kept, so the answer's rank has another name in the table.
+_COLUMNS: dict[str, str] = {"rank": "answer_rank"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One finished setting: the cut, how many components it keeps, and the outcome of each task."""
+
+    cut: SiteCut
+    rank: int
+    outcomes: tuple[Outcome, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for one line."""
+        outcomes = [outcome.to_json() for outcome in self.outcomes]
+        return {"cut": self.cut.to_json(), "rank": self.rank, "outcomes": outcomes}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Setting":
+        """Reads what `to_json` wrote."""
+        outcomes = tuple(Outcome.from_json(each) for each in data["outcomes"])
+        return cls(SiteCut.from_json(data["cut"]), data["rank"], outcomes)
+
+
+@dataclass(frozen=True, repr=False)
+class SweepResult:
+    """Every cut of a grid, each alone, paired with the uncut model.
+
+    Attributes:
+        tasks: that were scored.
+        baselines: the uncut model's scores by the task's name.
+        settings: what is finished, in the order of the grid.
+        grid: all cuts that were asked for.
+        metrics: those in the table.
+        manifest: what the result came from, as plain data.
+    """
+
+    tasks: tuple[Task, ...]
+    baselines: Mapping[str, Scores]
+    settings: tuple[Setting, ...]
+    grid: tuple[SiteCut, ...]
+    metrics: tuple[Metric, ...]
+    manifest: Mapping[str, Any]
+    resamples: int = field(default=2000, kw_only=True)
+
+    @property
+    def baseline(self) -> Scores:
+        """The uncut model's scores on the only task.
+
+        Raises:
+            ValueError: if there are several tasks.
+        """
+        if len(self.baselines) != 1:
+            raise ValueError(
+                f"There must be one task to have one baseline, got {', '.join(self.baselines)}. "
+                "Use .baselines[name]."
+            )
+        return next(iter(self.baselines.values()))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cut of the grid has been scored."""
+        return len(self.settings) == len(self.grid)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per (task, setting).
+
+        Columns: task, site, layer, matrix, head, kind, keep, rank (components kept), and for each metric
+        its mean, `<metric>_se` and its 95% interval `<metric>_low`, `<metric>_high`; and with the same
+        endings `<metric>_change`, the paired change from the uncut model. The answer's rank is
+        `answer_rank`.
+        """
+        tables = [self._task_table(place, task) for place, task in enumerate(self.tasks)]
+        return pd.concat(tables, ignore_index=True)
+
+    def _task_table(self, place: int, task: Task) -> pd.DataFrame:
+        rows = [
+            dict(
+                task=task.name,
+                site=str(setting.cut.site),
+                layer=setting.cut.site.layer,
+                matrix=setting.cut.site.matrix,
+                head=setting.cut.site.head,
+                kind=type(setting.cut).__name__,
+                keep=setting.cut.label,
+                rank=setting.rank,
+            )
+            for setting in self.settings
+        ]
+        table = pd.DataFrame(rows, columns=_SETTING_COLUMNS)
+        table["head"] = table["head"].astype("Int64")
+        if not rows:
+            return table
+        base = self.baselines[task.name]
+        outcomes = [setting.outcomes[place].metrics() for setting in self.settings]
+        for metric in self.metrics:
+            values = np.stack([each[metric].to_numpy() for each in outcomes], axis=1)
+            changes = values - base.frame[metric].to_numpy()[:, None]
+            seed, resamples = base.record.seed, self.resamples
+            name = _COLUMNS.get(metric, metric)
+            for title, columns in ((name, values), (f"{name}_change", changes)):
+                found = bootstrap_columns(columns, seed=seed, resamples=resamples)
+                for suffix, column in zip(("", "_se", "_low", "_high"), found, strict=True):
+                    table[f"{title}{suffix}"] = column
+        return table
+
+    def scores(self, site: Site | str, keep: Keep | int | float, *, task: str | None = None) -> Scores:
+        """The scores of one cut, prompt by prompt and paired with the uncut model.
+
+        Args:
+            site: of the cut.
+            keep: as it was given to the sweep.
+            task: its name; may be left away if there is one task.
+
+        Raises:
+            ValueError: if the sweep has no such setting.
+        """
+        return self.scores_of(Cut(site, as_keep(keep)), task=task)
+
+    def scores_of(self, cut: SiteCut, *, task: str | None = None) -> Scores:
+        """The scores of one cut or control of the grid, paired with the uncut model.
+
+        Raises:
+            ValueError: if the sweep has no such setting or task.
+        """
+        name = self.baseline.record.task if task is None else task
+        names = [each.name for each in self.tasks]
+        if name not in names:
+            raise ValueError(f"The task must be one of {', '.join(names)}, got {name!r}.")
+        key = setting_key(cut)
+        found = [setting for setting in self.settings if setting_key(setting.cut) == key]
+        if not found:
+            raise ValueError(f"The cut must be one of the sweep's finished settings, got {cut!r}.")
+        base = self.baselines[name]
+        frame = base.frame.copy()
+        metrics = found[0].outcomes[names.index(name)].metrics()
+        frame[metrics.columns] = metrics
+        cuts = (*base.record.cuts, cut.to_json())
+        record = Record(**{**base.record.__dict__, "cuts": cuts})
+        return Scores(frame, record, base, resamples=self.resamples)
+
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike[str]) -> "SweepResult":
+        """Reads a run folder, also one that is not finished.
+
+        Args:
+            run_dir: that a sweep wrote to.
+
+        Raises:
+            ValueError: if the folder holds no sweep, or nothing has been scored yet.
+        """
+        folder = RunFolder(run_dir)
+        manifest, baseline = folder.manifest(), folder.baseline()
+        if manifest.get("kind") != "sweep":
+            raise ValueError(
+                f"The run folder must be a sweep's, got kind {manifest.get('kind')!r} in {run_dir}."
+            )
+        if baseline is None:
+            raise ValueError(
+                f"The sweep in {run_dir} must have begun to score, but it has not. Resume it."
+            )
+        settings = [Setting.from_json(line) for line in folder.lines()]
+        return build_result(manifest, baseline, settings)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.settings)} of {len(self.grid)} settings on {len(self.tasks)} tasks"]
+        if not self.finished:
+            lines[0] += " (unfinished: the same call with the same run_dir goes on)"
+        for task in self.tasks:
+            lines += [str(self.baselines[task.name]).splitlines()[0], self._extremes(task.name)]
+        lines.append("Rows are picked by looking at these prompts: test a pick on prompts of its own.")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from tl_truncate.experiments.sweep.view import sweep_html
+
+        return sweep_html(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _extremes(self, task: str) -> str:
+        metric = _COLUMNS.get(self.metrics[-1], self.metrics[-1])
+        table = self.frame[(self.frame["task"] == task) & (self.frame["kind"] == "Cut")]
+        if table.empty:
+            return "  nothing is finished"
+        lines = []
+        for word, place in (
+            ("rise", table[f"{metric}_change"].idxmax()),
+            ("fall", table[f"{metric}_change"].idxmin()),
+        ):
+            row = table.loc[place]
+            change = f"{metric}_change"
+            lines.append(
+                f"  largest {word} of {metric}: {row['site']} at keep {row['keep']}, "
+                f"{row[change]:+.3f} [{row[f'{change}_low']:+.3f}, {row[f'{change}_high']:+.3f}]"
+            )
+        return "\n".join(lines)
+
+
+_SETTING_COLUMNS = ["task", "site", "layer", "matrix", "head", "kind", "keep", "rank"]
+
+
+def build_result(
+    manifest: Mapping[str, Any],
+    baseline: Sequence[dict[str, Any]],
+    settings: Sequence[Setting],
+    cuts: Sequence[SiteCut] | None = None,
+) -> SweepResult:
+    """A result from what a run folder holds; a setting that is there twice counts once.
+
+    Cuts whose token means were never saved cannot be read back, so whoever has the cuts gives them.
+    """
+    tasks = tuple(Task.from_json(each) for each in manifest["tasks"])
+    baselines = {}
+    for task, data in zip(tasks, baseline, strict=True):
+        frame = score_frame(task, data["n_tokens"], Outcome.from_json(data["outcome"]))
+        record = Record.from_json(data["record"])
+        baselines[task.name] = Scores(frame, record, resamples=manifest["resamples"])
+    grid = tuple(map(SiteCut.from_json, manifest["grid"]) if cuts is None else cuts)
+    finished = {setting_key(setting.cut): setting for setting in reversed(settings)}
+    in_order = [replace(finished[key], cut=cut) for cut in grid if (key := setting_key(cut)) in finished]
+    return SweepResult(
+        tasks,
+        baselines,
+        tuple(in_order),
+        grid,
+        tuple(manifest["metrics"]),
+        manifest,
+        resamples=manifest["resamples"],
+    )

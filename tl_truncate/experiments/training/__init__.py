@@ -1,0 +1,1 @@
+"""A task over the checkpoints of a training run."""

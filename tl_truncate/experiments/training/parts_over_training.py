@@ -1,0 +1,96 @@
+"""How each checkpoint's MLP outputs are divided: means are fitted anew for each model."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torch import Tensor
+
+from tl_truncate.decompose.means.token_means import TokenMeans
+from tl_truncate.decompose.parts import Method
+from tl_truncate.experiments.screening.part_attribution import PartAttribution, part_attribution
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.keep import Keep, as_keep
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What to divide at each checkpoint.
+
+    Args:
+        corpus: texts, or a tensor or lists of tokens, that `token_mean` is fitted on at each checkpoint;
+            without the task's prompts. The same at all of them, so no iterator.
+        method: as for `decompose_mlp`.
+        layers: all by default.
+        kappa: of the means.
+        from_layer: for `context_ablation`.
+        keep: for `spectral`.
+        max_tokens: of the corpus' rows.
+
+    Raises:
+        ValueError: if `token_mean` has no corpus, or the method is unknown.
+
+    Examples:
+        >>> Parts(["Mary gave a drink to John"]).to_json()["method"]
+        'token_mean'
+    """
+
+    corpus: Sequence[Any] | Tensor = ()
+    method: Method = "token_mean"
+    layers: Sequence[int] | None = None
+    kappa: float = 2.0
+    from_layer: int = 0
+    keep: Keep | int | float = 0.1
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(
+                f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}."
+            )
+        if self.method == "token_mean" and (isinstance(self.corpus, str) or not len(self.corpus)):
+            raise ValueError(
+                "corpus must be texts or rows of tokens for method='token_mean', got "
+                f"{self.corpus!r:.40}. Give a list, which is read again at each checkpoint."
+            )
+        object.__setattr__(self, "keep", as_keep(self.keep))
+
+    def attribute(self, model: Any, task: Task, **options: Any) -> PartAttribution:
+        """The attribution of one checkpoint's parts on a task."""
+        means = None
+        if self.method == "token_mean":
+            means = TokenMeans.fit(
+                model,
+                self.corpus,
+                layers=self.layers,
+                kappa=self.kappa,
+                shares=False,
+                held_out=0.0,
+                max_tokens=self.max_tokens,
+                progress=False,
+            )
+        return part_attribution(
+            model,
+            task,
+            method=self.method,
+            means=means,
+            layers=self.layers,
+            from_layer=self.from_layer,
+            keep=self.keep,
+            **options,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings and a hash of the corpus, as plain data."""
+        rows = self.corpus.tolist() if isinstance(self.corpus, Tensor) else list(self.corpus)
+        assert isinstance(self.keep, Keep)
+        return dict(
+            method=self.method,
+            layers=None if self.layers is None else list(self.layers),
+            kappa=self.kappa,
+            from_layer=self.from_layer,
+            keep=self.keep.to_json(),
+            max_tokens=self.max_tokens,
+            corpus=hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest(),
+        )

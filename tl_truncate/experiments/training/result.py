@@ -1,0 +1,184 @@
+"""The history of a task over training: a table with intervals, paired with each step's uncut model."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tl_truncate.experiments.scoring.evaluate import METRICS, Metric, Scores
+from tl_truncate.experiments.screening.part_attribution import PartAttribution
+from tl_truncate.experiments.training.reading import Reading
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.statistics import bootstrap_columns
+from tl_truncate.tasks.task import Task
+
+UNCUT = "uncut"
+
+
+@dataclass(frozen=True, repr=False)
+class Dynamics:
+    """A task over training.
+
+    Attributes:
+        task: that was asked.
+        readings: by step, and by `uncut` or the name of the cuts.
+        asked: the checkpoints that were asked for; those that are not in `readings` are not finished.
+        manifest: what the result came from, as plain data.
+        parts: by step, what the parts of MLP outputs add to the answers; empty if they were not asked.
+    """
+
+    task: Task
+    readings: Mapping[int, Mapping[str, Reading]]
+    asked: tuple[int, ...]
+    manifest: Mapping[str, Any]
+    parts: Mapping[int, PartAttribution] = field(default_factory=dict)
+    resamples: int = field(default=2000, kw_only=True)
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """The finished steps, in order."""
+        return tuple(sorted(self.readings))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`uncut` and the names of the cuts."""
+        return (UNCUT, *self.manifest["cuts"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every checkpoint has been scored."""
+        return set(self.asked) <= set(self.readings)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per (step, cut).
+
+        Columns: step, cut, and for each metric its mean, `<metric>_se`, `<metric>_low`,
+        `<metric>_high`, and with the same endings `<metric>_change`, the paired change from the uncut
+        model of the same step (0 for the uncut model itself).
+        """
+        rows = [self._row(step, name) for step in self.checkpoints for name in self.names]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def parts_frame(self) -> pd.DataFrame:
+        """One row per (step, layer, part, answer): logits with se, low, high, and the part's energy.
+
+        Raises:
+            ValueError: if the parts were not asked.
+        """
+        if not self.parts:
+            raise ValueError(
+                "Dynamics must have been asked for parts to have a table of them. Call "
+                "dynamics(..., parts=tlt.Parts(corpus))."
+            )
+        tables = [found.frame.assign(step=step) for step, found in sorted(self.parts.items())]
+        table = pd.concat(tables, ignore_index=True)
+        return table[["step", *(name for name in table if name != "step")]]
+
+    def _row(self, step: int, name: str) -> dict[str, Any]:
+        here, base = self.readings[step][name], self.readings[step][UNCUT]
+        values, before = (
+            np.array([each.values[metric] for metric in METRICS]).T for each in (here, base)
+        )
+        row: dict[str, Any] = dict(step=step, cut=name)
+        for ending, columns in (("", values), ("_change", values - before)):
+            found = bootstrap_columns(columns, seed=here.record.seed, resamples=self.resamples)
+            for suffix, numbers in zip(("", "_se", "_low", "_high"), found, strict=True):
+                row |= {
+                    f"{metric}{ending}{suffix}": float(number)
+                    for metric, number in zip(METRICS, numbers, strict=True)
+                }
+        return row
+
+    def scores(self, step: int, name: str = UNCUT) -> Scores:
+        """The scores at a checkpoint, prompt by prompt; of a cut paired with the uncut model.
+
+        Raises:
+            ValueError: if there is no such checkpoint or name.
+        """
+        if step not in self.readings or name not in self.names:
+            raise ValueError(
+                f"The step must be one of {', '.join(map(str, self.checkpoints))} and the name one of "
+                f"{', '.join(self.names)}, got {step!r} and {name!r}."
+            )
+        uncut = self._scores(step, UNCUT, None)
+        return uncut if name == UNCUT else self._scores(step, name, uncut)
+
+    def _scores(self, step: int, name: str, baseline: Scores | None) -> Scores:
+        return self.readings[step][name].scores(self.task, baseline, resamples=self.resamples)
+
+    def first_step(self, metric: Metric, above: float, *, name: str = UNCUT) -> int | None:
+        """The first checkpoint whose mean of a metric is above a value; None if there is none.
+
+        Raises:
+            ValueError: if there is no such metric or name.
+        """
+        if metric not in METRICS or name not in self.names:
+            raise ValueError(
+                f"The metric must be one of {', '.join(METRICS)} and the name one of "
+                f"{', '.join(self.names)}, got {metric!r} and {name!r}."
+            )
+        for step in self.checkpoints:
+            if np.mean(self.readings[step][name].values[metric]) > above:
+                return step
+        return None
+
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike[str]) -> "Dynamics":
+        """Reads a run folder, also one that is not finished.
+
+        Raises:
+            ValueError: if the folder holds no dynamics, or nothing has been scored yet.
+        """
+        folder = RunFolder(run_dir)
+        manifest, lines = folder.manifest(), folder.lines()
+        if manifest.get("kind") != "dynamics" or not lines:
+            raise ValueError(
+                f"The run folder must hold dynamics with a finished checkpoint, got kind "
+                f"{manifest.get('kind')!r} with {len(lines)} in {run_dir}."
+            )
+        return build_dynamics(manifest, lines)
+
+    def __str__(self) -> str:
+        left = len(set(self.asked) - set(self.readings))
+        lines = [
+            f"{self.task.name}: {len(self.task)} prompts at {len(self.readings)} checkpoints"
+            + (f" ({left} to go: the same call with the same run_dir goes on)" if left else "")
+        ]
+        last = self.checkpoints[-1]
+        for name in self.names:
+            row = self._row(last, name)
+            shown = ", ".join(
+                f"{metric} {row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
+                for metric in ("p_in_context", "p_global", "accuracy")
+            )
+            lines.append(f"  step {last}, {name}: {shown}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def build_dynamics(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Dynamics:
+    """A result from what a run folder holds; a checkpoint that is there twice counts once."""
+    readings = {
+        line["step"]: {name: Reading.from_json(each) for name, each in line["readings"].items()}
+        for line in reversed(lines)
+    }
+    return Dynamics(
+        Task.from_json(manifest["task"]),
+        readings,
+        tuple(manifest["checkpoints"]),
+        manifest,
+        {
+            line["step"]: PartAttribution.from_json(line["parts"])
+            for line in reversed(lines)
+            if "parts" in line
+        },
+        resamples=manifest["resamples"],
+    )

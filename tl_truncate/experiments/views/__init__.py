@@ -1,1 +1,0 @@
-"""Results as HTML fragments, for notebooks and for the report."""

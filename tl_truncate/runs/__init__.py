@@ -1,0 +1,1 @@
+"""How long work is kept and resumed: its folder, its record."""

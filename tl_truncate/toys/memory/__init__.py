@@ -1,0 +1,1 @@
+"""A linear associative memory, solved on paper."""

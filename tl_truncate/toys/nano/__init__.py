@@ -1,0 +1,1 @@
+"""A Pythia in small, on a generated English."""

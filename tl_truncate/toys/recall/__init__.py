@@ -1,0 +1,1 @@
+"""Noisy in-context recall: data, model, training, probes."""
