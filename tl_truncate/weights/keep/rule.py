@@ -66,7 +66,7 @@ class Keep(ABC):
         """The rule as plain data; `Keep.from_json` is the inverse.
 
         Examples:
-            >>> Keep.from_json(Rank(3).to_json())
+            >>> Keep.from_json(tlt.Rank(3).to_json())
             Rank(k=3)
         """
         return {"rule": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
