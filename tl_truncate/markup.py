@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tl_truncate.statistics import Estimate
+from tl_truncate.statistics import Estimate, shown
 
 #: Okabe and Ito's vermilion for more and blue for less: told apart with every common colour vision.
 MORE, LESS = (213, 94, 0), (0, 114, 178)
@@ -95,10 +95,9 @@ def interval(value: Estimate | float, digits: int = 3, *, signed: bool = False) 
         >>> interval(Estimate(0.5, low=0.4, high=0.6, se=0.05, n=9), signed=True)
         '+0.500 [+0.400, +0.600]'
     """
-    style = f"{'+' if signed else ''}.{digits}f"
     if not isinstance(value, Estimate):
-        return format(value, style)
-    return f"{float(value):{style}} [{value.low:{style}}, {value.high:{style}}]"
+        return format(value, f"{'+' if signed else ''}.{digits}f")
+    return shown(value, value.low, value.high, digits=digits, signed=signed)
 
 
 def shade(value: float, size: float) -> str:

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tl_truncate.decompose.readout import Readout
-from tl_truncate.statistics import Estimate, bootstrap_ratio
+from tl_truncate.decompose.view import decomposition_html
+from tl_truncate.statistics import Estimate, bootstrap_ratio, shown
 
 Method = Literal["token_mean", "context_ablation", "own_path", "spectral"]
 PARTS = ("global", "in_context")
@@ -170,16 +171,22 @@ class MLPDecomposition:
             f"  ({MEANING[self.method]})",
         ]
         for name in PARTS:
-            variance, logits = (shares.loc[(name, space)] for space in ("variance", "logits"))
-            lines.append(
-                f"  {name:<11}variance {_shown(variance)}  logits {_shown(logits)}",
+            variance, logits = (
+                shown(*shares.loc[(name, space), ["value", "low", "high"]])
+                for space in ("variance", "logits")
             )
+            lines.append(f"  {name:<11}variance {variance}  logits {logits}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from tl_truncate.decompose.view import decomposition_html
-
-        return decomposition_html(self, MEANING[self.method])
+        meaning = MEANING[self.method]
+        told = [
+            f"The MLP of block {self.layer} on {self.record['model']}, by {self.method}, at "
+            f"{int(self.valid.sum())} positions of {len(self.tokens)} rows.",
+            f"{meaning[0].upper()}{meaning[1:]}.",
+        ]
+        shares = self.fractions(resamples=500)
+        return decomposition_html(told, shares, self.to_frame(), self.texts)
 
     def __repr__(self) -> str:
         return str(self)
@@ -187,10 +194,6 @@ class MLPDecomposition:
 
 def _row(term: str, space: str, value: Estimate) -> dict[str, Any]:
     return dict(term=term, space=space, value=float(value), se=value.se, low=value.low, high=value.high)
-
-
-def _shown(row: pd.Series) -> str:
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 @dataclass(frozen=True, eq=False)

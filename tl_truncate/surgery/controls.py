@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.surgery.cut import SiteCut, fill, kept_components, nothing_but_bias, trivial_projection
-from tl_truncate.surgery.edit import Edit, Projection
+from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
@@ -74,7 +74,7 @@ class RandomSubspace(_SeededControl):
     def _draw(self, spec: Spectrum) -> Edit:
         count = self.keep.count(spec.max_rank)
         kept = len(kept_components(spec, self.keep, self.site)) if count is None else count
-        keeps = kept <= spec.max_rank - kept
+        keeps = keeps_smaller(kept, spec.max_rank)
         rotation = self._rotation(spec, kept if keeps else spec.max_rank - kept)
         return Projection((spec.V.double() @ rotation).to(spec.V.dtype), keeps)
 

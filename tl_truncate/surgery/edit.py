@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -180,11 +180,27 @@ def project_components(vectors: Float[Tensor, "n_out rank"], kept: Tensor) -> Pr
         >>> project_components(torch.eye(4), torch.tensor([0])).keeps
         True
     """
-    rank = vectors.shape[1]
+    side, keeps = smaller_side(kept, vectors.shape[1])
+    return Projection(vectors[:, side], keeps)
+
+
+def smaller_side(kept: Int64[Tensor, " kept"], rank: int) -> tuple[Int64[Tensor, " side"], bool]:
+    """The kept components or the removed ones, whichever are fewer, and whether they are the kept.
+
+    Examples:
+        >>> side, keeps = smaller_side(torch.tensor([0, 1, 2]), 4)
+        >>> side.tolist(), keeps
+        ([3], False)
+    """
     inside = torch.zeros(rank, dtype=torch.bool)
     inside[kept] = True
-    keeps = len(kept) <= rank - len(kept)
-    return Projection(vectors[:, inside if keeps else ~inside], keeps)
+    keeps = keeps_smaller(len(kept), rank)
+    return (inside if keeps else ~inside).nonzero()[:, 0], keeps
+
+
+def keeps_smaller(kept: int, rank: int) -> bool:
+    """Whether a projection onto what is kept costs no more than one away from what is removed."""
+    return kept <= rank - kept
 
 
 def in_compute_precision(tensor: Tensor) -> Tensor:

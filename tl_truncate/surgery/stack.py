@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.surgery.cut import Cut, SiteCut, kept_components, trivial_projection
-from tl_truncate.surgery.edit import Edit, Projection
+from tl_truncate.surgery.edit import Edit, Projection, smaller_side
 from tl_truncate.weights.keep import LaserCompat
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.spectrum import spectrum
@@ -160,10 +160,9 @@ def stack(model: Any, cuts: Sequence[SiteCut]) -> Stacked:
         return Stacked(tuple(cut.edit(model) for cut in cuts), strengths)
     spec = spectrum(model, cuts[0].site)
     kept = [kept_components(spec, cut.keep, cut.site) for cut in plain]
-    sides = [_smaller_side(each, spec.max_rank) for each in kept]
+    sides, keeps = zip(*(smaller_side(each, spec.max_rank) for each in kept), strict=True)
     used = torch.unique(torch.cat(sides))
     columns = tuple(_as_slice(torch.searchsorted(used, side).tolist()) for side in sides)
-    keeps = tuple(len(each) <= spec.max_rank - len(each) for each in kept)
     return _share(spec.V[:, _as_slice(used.tolist())], columns, keeps, strengths)
 
 
@@ -183,13 +182,6 @@ def _as_slice(places: list[int]) -> slice | list[int]:
     if not places:
         return slice(0, 0)
     return slice(places[0], places[-1] + 1) if places[-1] - places[0] + 1 == len(places) else places
-
-
-def _smaller_side(kept: Tensor, rank: int) -> Tensor:
-    """The kept or the removed components, as `project_components` chooses them."""
-    inside = torch.zeros(rank, dtype=torch.bool)
-    inside[kept] = True
-    return (inside if len(kept) <= rank - len(kept) else ~inside).nonzero()[:, 0]
 
 
 @dataclass(frozen=True, repr=False)

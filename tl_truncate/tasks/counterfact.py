@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tl_truncate.checks import positive
-from tl_truncate.tasks.task import Task
 
 
 def read_counterfact(
@@ -17,8 +16,8 @@ def read_counterfact(
     seed: int = 0,
     paraphrases: bool = False,
     global_: str | None = None,
-) -> Task:
-    """Reads the facts of a CounterFact file; nothing is fetched.
+) -> dict[str, Any]:
+    """Reads the facts of a CounterFact file, as the arguments of a task; nothing is fetched.
 
     Raises:
         ValueError: if the file is no CounterFact file, or has fewer facts than asked for.
@@ -35,11 +34,11 @@ def read_counterfact(
         for prompt in prompts or [rewrite["prompt"].replace("{}", rewrite["subject"])]:
             other = f" {rewrite['target_new']['str'].strip()}" if global_ is None else global_
             examples.setdefault(prompt.rstrip(), (f" {rewrite['target_true']['str'].strip()}", other))
-    return Task(
-        "counterfact",
-        list(examples),
-        [true for true, _ in examples.values()],
-        [other for _, other in examples.values()],
+    return dict(
+        name="counterfact",
+        prompts=list(examples),
+        in_context=[true for true, _ in examples.values()],
+        global_=[other for _, other in examples.values()],
         scoring="sequence",
         description=f"{len(rows)} facts of {Path(path).name}{', paraphrased' if paraphrases else ''}",
     )

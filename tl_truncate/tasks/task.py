@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from tl_truncate.tasks.counterfact import read_counterfact
 from tl_truncate.weights.files import replacing
 
 Scoring = Literal["token", "sequence"]
@@ -177,9 +178,8 @@ class Task:
 
         Source: Meng et al. 2022 (arXiv 2202.05262); LASER's main task.
         """
-        from tl_truncate.tasks.counterfact import read_counterfact
-
-        return read_counterfact(path, n=n, seed=seed, paraphrases=paraphrases, global_=global_)
+        facts = read_counterfact(path, n=n, seed=seed, paraphrases=paraphrases, global_=global_)
+        return cls(**facts)
 
 
 _COLUMNS = ("prompt", "in_context", "global_")

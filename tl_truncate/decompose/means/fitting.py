@@ -1,13 +1,14 @@
 """Fitting token means in one pass over a corpus, which can be stopped and gone on with."""
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import positive
 from tl_truncate.corpora.corpus import Corpus, Filled, Row, batches, read_rows, row_length, size_of
+from tl_truncate.decompose.means.file import Sums, read_sums, write_sums
 from tl_truncate.decompose.means.sums import SiteSums, usable
 from tl_truncate.decompose.passes import outputs_of
 from tl_truncate.surgery.edit import in_compute_precision
@@ -25,85 +27,53 @@ from tl_truncate.weights.provenance import of_model, versions
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import spectrum
 
-if TYPE_CHECKING:
-    from tl_truncate.decompose.means.token_means import TokenMeans
-
 # So many batches are read ahead, and their rows put in the order of their lengths.
 _WINDOW = 16
 _SECONDS_BETWEEN_SAVES = 60.0
 
 
-def fit(
+@dataclass(frozen=True)
+class FitOptions:
+    """How means are fitted; `TokenMeans.fit` says what each option means."""
+
+    kappa: float = 2.0
+    bigrams: bool = False
+    shares: bool = True
+    held_out: float = 0.1
+    max_tokens: int | None = None
+    prepend_bos: bool | None = None
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        positive("batch_size", self.batch_size)
+        for name, most, told in (
+            ("kappa", math.inf, "a number of positions from 0 up"),
+            ("held_out", 0.5, "a share from 0 to 0.5"),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+                raise ValueError(f"{name} must be {told}, got {value!r}.")
+
+
+def fit_sums(
     model: Any,
     corpus: Corpus,
+    sites: Sequence[Site],
+    options: FitOptions,
     *,
-    layers: Sequence[int] | None = None,
-    sites: Sequence[Site | str] | None = None,
-    kappa: float = 2.0,
-    bigrams: bool = False,
-    shares: bool = True,
-    mask: Tensor | None = None,
-    held_out: float = 0.1,
-    max_tokens: int | None = None,
-    prepend_bos: bool | None = None,
-    batch_size: int = 16,
-    path: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-) -> "TokenMeans":
-    """Averages what sites write, by token, in one pass over a corpus.
-
-    Padding, position 0 and attention sinks (outputs longer than 60 times the median of their row) are
-    left out. Only tokens that are seen take memory: 8 bytes x seen tokens x sites x width, and as much
-    again for `shares`, and for the tokens of the held-out rows.
-
-    Args:
-        model: a HookedTransformer or TransformerBridge in evaluation mode.
-        corpus: texts, a tensor of tokens `[passage, pos]`, the path of a text file with an empty line
-            between passages, or any iterator of texts, token numbers or a dataset's rows.
-        layers: whose MLP outputs are averaged (W_out); all by default.
-        sites: further sites whose outputs are averaged, such as `blocks.3.mlp.W_in`.
-        kappa: positions of the mean that a token's own mean is shrunk towards.
-        bigrams: also by the previous token; 8 bytes x seen pairs x sites x width more.
-        shares: also the second moments that `component_shares` needs.
-        mask: for a tensor, False or 0 at padding.
-        held_out: share of the passages that is kept apart for R^2; G uses them too.
-        max_tokens: of a row; longer passages go on in further rows.
-        prepend_bos: for texts; overrides the model's default.
-        batch_size: rows in a pass.
-        path: a file for the sums, written now and then, at the end, and when interrupted. Given again
-            with the same corpus, the fit goes on behind the rows that it has.
-        progress: shows a bar.
-
-    Returns:
-        The means.
-
-    Raises:
-        ValueError: if an argument does not fit, the corpus has no row of two tokens, or the file holds
-            another fit.
-        TypeError: if the corpus is of no known kind.
-
-    Examples:
-        >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1])
-        >>> means.of_tokens("blocks.1.mlp.W_out", tokens).shape
-        torch.Size([2, 7, 32])
+    mask: Tensor | None,
+    path: str | os.PathLike[str] | None,
+    progress: bool,
+) -> tuple[Sums, dict[str, Any]]:
+    """The sums over a corpus, and the record of where they come from; the arguments are those of
+    `TokenMeans.fit`.
     """
-    chosen = _sites(model, layers, sites)
-    positive("batch_size", batch_size)
-    _check_numbers(kappa, held_out)
-    options = dict(
-        kappa=float(kappa),
-        bigrams=bigrams,
-        shares=shares,
-        held_out=float(held_out),
-        max_tokens=row_length(model, max_tokens),
-        prepend_bos=prepend_bos,
-        sites=[str(site) for site in chosen],
-        cuts=[cut.to_json() for cut in active_cuts(model)],
-    )
-    state = _State(model, chosen, options, batch_size)
+    state = _State(model, tuple(sites), options)
     if path is not None and Path(path).exists():
         state.read(path)
-    rows = read_rows(model, corpus, mask=mask, max_tokens=max_tokens, prepend_bos=prepend_bos)
+    rows = read_rows(
+        model, corpus, mask=mask, max_tokens=options.max_tokens, prepend_bos=options.prepend_bos
+    )
     state.skip(rows)
     bar = tqdm(desc="token means", unit="row", disable=not progress, initial=state.rows)
     bar.total = size_of(corpus)
@@ -113,28 +83,23 @@ def fit(
         len(own.tokens) for fold in state.sums.values() for own in fold.values()
     ):
         raise ValueError("The corpus must have at least one row of two tokens, got none.")
-    means = state.means(complete=True)
-    if path is not None:
-        means.save(path)
-    return means
+    return state.sums, state.record(complete=True)
 
 
-def _sites(
+def chosen_sites(
     model: Any, layers: Sequence[int] | None, sites: Sequence[Site | str] | None
 ) -> tuple[Site, ...]:
+    """The sites whose outputs are averaged: some layers' W_out, and others by name.
+
+    Raises:
+        ValueError: if the model lacks one.
+    """
     found = [] if sites is None else [Site.parse(site) for site in sites]
     if layers is not None or sites is None:
         found += find_sites(model, "W_out", layers)
     for site in found:
         locate(model, site)
     return tuple(sorted(set(found)))
-
-
-def _check_numbers(kappa: Any, held_out: Any) -> None:
-    if isinstance(kappa, bool) or not isinstance(kappa, (int, float)) or not kappa >= 0:
-        raise ValueError(f"kappa must be a number of positions from 0 up, got {kappa!r}.")
-    if isinstance(held_out, bool) or not isinstance(held_out, (int, float)) or not 0 <= held_out <= 0.5:
-        raise ValueError(f"held_out must be a share from 0 to 0.5, got {held_out!r}.")
 
 
 @dataclass
@@ -146,11 +111,10 @@ class _State:
 
     model: Any
     sites: tuple[Site, ...]
-    options: dict[str, Any]
-    batch_size: int
+    options: FitOptions
     rows: int = 0
     batches: int = 0
-    sums: dict[str, dict[Site, SiteSums]] = field(default_factory=dict)
+    sums: Sums = field(default_factory=dict)
     _digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=8))
     _passages: int = 0
     _consistent: bool = True
@@ -163,29 +127,27 @@ class _State:
             self.sums[fold] = {
                 site: SiteSums.empty(
                     linear.shape[1],
-                    min(linear.shape) if self.options["shares"] else None,
-                    self.options["bigrams"],
+                    min(linear.shape) if self.options.shares else None,
+                    self.options.bigrams,
                 )
                 for site, linear in linears.items()
             }
 
     def read(self, path: str | os.PathLike[str]) -> None:
         """Goes on with a file."""
-        from tl_truncate.decompose.means.token_means import TokenMeans
-
-        before = TokenMeans.load(path)
-        wanted: dict[str, Any] = dict(options=self.options, model=of_model(self.model)["model"])
+        _, self.sums, before = read_sums(path)
+        wanted: dict[str, Any] = dict(options=self._settings(), model=of_model(self.model)["model"])
         for name, value in wanted.items():
-            if before.record[name] != value:
+            if before[name] != value:
                 raise ValueError(
                     f"The fit in {path} must be of the same {name} to be gone on with, got "
-                    f"{before.record[name]} there and {value} now. Use another file."
+                    f"{before[name]} there and {value} now. Use another file."
                 )
-        self.sums = {fold: dict(own) for fold, own in before.sums.items()}
-        (corpus,) = before.record["corpora"]
-        if corpus["batch_size"] != self.batch_size and not corpus["complete"]:
+        (corpus,) = before["corpora"]
+        size = self.options.batch_size
+        if corpus["batch_size"] != size and not corpus["complete"]:
             raise ValueError(
-                f"batch_size must be {corpus['batch_size']} to go on with {path}, got {self.batch_size}."
+                f"batch_size must be {corpus['batch_size']} to go on with {path}, got {size}."
             )
         self.rows, self.batches = corpus["rows"], corpus["batches"]
         self._expected = corpus["hash"]
@@ -209,17 +171,17 @@ class _State:
         """Reads the corpus to its end."""
         saved = time.monotonic()
         try:
-            while window := list(islice(rows, self.batch_size * _WINDOW)):
+            while window := list(islice(rows, self.options.batch_size * _WINDOW)):
                 self._window(window, update)
                 if path is not None and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                    self.means(complete=False).save(path)
+                    self._save(path)
                     saved = time.monotonic()
         finally:
             if path is not None and self._consistent and (self.rows or self.batches):
-                self.means(complete=False).save(path)
+                self._save(path)
 
     def _window(self, window: list[Row], update: Callable[[int], Any]) -> None:
-        for batch in islice(batches(window, self.batch_size), self.batches, None):
+        for batch in islice(batches(window, self.options.batch_size), self.batches, None):
             outputs = outputs_of(self.model, batch.tokens, self.sites)
             self._consistent = False
             self._add(batch, outputs)
@@ -239,7 +201,7 @@ class _State:
         for site, value in outputs.items():
             output = in_compute_precision(value)
             used = usable(batch.real, output)
-            coefficients = self._coefficients(site, output) if self.options["shares"] else None
+            coefficients = self._coefficients(site, output) if self.options.shares else None
             for fold, which in (("fit", ~held), ("held_out", held)):
                 if bool(which.any()):
                     self.sums[fold][site].add(batch.tokens, used & which[:, None], output, coefficients)
@@ -254,25 +216,35 @@ class _State:
         return (output - offset) @ vectors
 
     def _is_held_out(self, passage: int) -> bool:
-        share = float(self.options["held_out"])
+        share = self.options.held_out
         return int((passage + 1) * share) > int(passage * share)
 
-    def means(self, *, complete: bool) -> "TokenMeans":
-        """The means so far."""
-        from tl_truncate.decompose.means.token_means import TokenMeans
+    def _save(self, path: str | os.PathLike[str]) -> None:
+        write_sums(path, self.options.kappa, self.sums, self.record(complete=False))
 
+    def _settings(self) -> dict[str, Any]:
+        """What a fit has to have in common with another one to go on with it, as plain data."""
+        settings = asdict(self.options)
+        del settings["batch_size"]
+        return dict(
+            settings,
+            kappa=float(self.options.kappa),
+            held_out=float(self.options.held_out),
+            max_tokens=row_length(self.model, self.options.max_tokens),
+            sites=[str(site) for site in self.sites],
+            cuts=[cut.to_json() for cut in active_cuts(self.model)],
+        )
+
+    def record(self, *, complete: bool) -> dict[str, Any]:
+        """Where the sums come from."""
         corpus = dict(
             rows=self.rows,
             passages=self._passages,
             batches=self.batches,
-            batch_size=self.batch_size,
+            batch_size=self.options.batch_size,
             hash=self._digest.hexdigest(),
             complete=complete,
         )
-        record = {
-            **of_model(self.model),
-            "options": self.options,
-            "versions": versions(),
-            "corpora": [corpus],
-        }
-        return TokenMeans(self.options["kappa"], self.sums, record)
+        return dict(
+            **of_model(self.model), options=self._settings(), versions=versions(), corpora=[corpus]
+        )

@@ -1,30 +1,26 @@
 """What a site writes on average at each token: the global part of its output, from a corpus."""
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int64
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tl_truncate.decompose.means.fitting import fit
-from tl_truncate.decompose.means.groups import Groups
+from tl_truncate.corpora.corpus import Corpus
+from tl_truncate.decompose.means.file import FIT, HELD_OUT, read_sums, tensors_of, write_sums
+from tl_truncate.decompose.means.fitting import FitOptions, chosen_sites, fit_sums
+from tl_truncate.decompose.means.lookup import Table, mean_of, token_table
 from tl_truncate.decompose.means.sums import SiteSums, current_tokens, pair_keys, shrunk_means
-from tl_truncate.weights.files import replacing
 from tl_truncate.weights.site import Site
 
 #: Tokens seen less often than this are flagged.
 FEW = 5
-FIT, HELD_OUT = "fit", "held_out"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,7 +43,69 @@ class TokenMeans:
     sums: Mapping[str, Mapping[Site, SiteSums]]
     record: Mapping[str, Any]
 
-    fit = staticmethod(fit)
+    @classmethod
+    def fit(
+        cls,
+        model: Any,
+        corpus: Corpus,
+        *,
+        layers: Sequence[int] | None = None,
+        sites: Sequence[Site | str] | None = None,
+        kappa: float = 2.0,
+        bigrams: bool = False,
+        shares: bool = True,
+        mask: Tensor | None = None,
+        held_out: float = 0.1,
+        max_tokens: int | None = None,
+        prepend_bos: bool | None = None,
+        batch_size: int = 16,
+        path: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> "TokenMeans":
+        """Averages what sites write, by token, in one pass over a corpus.
+
+        Padding, position 0 and attention sinks (outputs longer than 60 times the median of their row)
+        are left out. Only tokens that are seen take memory: 8 bytes x seen tokens x sites x width, and
+        as much again for `shares`, and for the tokens of the held-out rows.
+
+        Args:
+            model: a HookedTransformer or TransformerBridge in evaluation mode.
+            corpus: texts, a tensor of tokens `[passage, pos]`, the path of a text file with an empty
+                line between passages, or any iterator of texts, token numbers or a dataset's rows.
+            layers: whose MLP outputs are averaged (W_out); all by default.
+            sites: further sites whose outputs are averaged, such as `blocks.3.mlp.W_in`.
+            kappa: positions of the mean that a token's own mean is shrunk towards.
+            bigrams: also by the previous token; 8 bytes x seen pairs x sites x width more.
+            shares: also the second moments that `component_shares` needs.
+            mask: for a tensor, False or 0 at padding.
+            held_out: share of the passages that is kept apart for R^2; G uses them too.
+            max_tokens: of a row; longer passages go on in further rows.
+            prepend_bos: for texts; overrides the model's default.
+            batch_size: rows in a pass.
+            path: a file for the sums, written now and then, at the end, and when interrupted. Given
+                again with the same corpus, the fit goes on behind the rows that it has.
+            progress: shows a bar.
+
+        Returns:
+            The means.
+
+        Raises:
+            ValueError: if an argument does not fit, the corpus has no row of two tokens, or the file
+                holds another fit.
+            TypeError: if the corpus is of no known kind.
+
+        Examples:
+            >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1])
+            >>> means.of_tokens("blocks.1.mlp.W_out", tokens).shape
+            torch.Size([2, 7, 32])
+        """
+        options = FitOptions(kappa, bigrams, shares, held_out, max_tokens, prepend_bos, batch_size)
+        chosen = chosen_sites(model, layers, sites)
+        sums, record = fit_sums(model, corpus, chosen, options, mask=mask, path=path, progress=progress)
+        means = cls(float(kappa), sums, record)
+        if path is not None:
+            means.save(path)
+        return means
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -80,7 +138,7 @@ class TokenMeans:
 
     def corpus_mean(self, site: Site | str) -> Float[Tensor, " width"]:
         """mu, in float64."""
-        return _mean(self.whole[self.require(site)].tokens)
+        return mean_of(self.whole[self.require(site)].tokens)
 
     def counts(self, site: Site | str, tokens: Int64[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
         """How often each token has been seen, n_v."""
@@ -130,22 +188,22 @@ class TokenMeans:
         return torch.where(rows < len(keys), keys[own], tokens.cpu())
 
     @cached_property
-    def _tables(self) -> dict[Any, "_Table"]:
+    def _tables(self) -> dict[Any, "Table"]:
         return {}
 
-    def _table(self, site: Site) -> "_Table":
+    def _table(self, site: Site) -> "Table":
         if site not in self._tables:
-            self._tables[site] = _token_table(self.whole[site], self.kappa)
+            self._tables[site] = token_table(self.whole[site], self.kappa)
         return self._tables[site]
 
-    def _pairs(self, site: Site) -> "_Table | None":
+    def _pairs(self, site: Site) -> "Table | None":
         groups = self.whole[site].pairs
         if groups is None:
             return None
         if (site, "pairs") not in self._tables:
             prior = self.of_tokens(site, current_tokens(groups.keys))
             values = shrunk_means(groups, prior, self.kappa)
-            self._tables[site, "pairs"] = _Table.of(groups, values, self.corpus_mean(site))
+            self._tables[site, "pairs"] = Table.of(groups, values, self.corpus_mean(site))
         return self._tables[site, "pairs"]
 
     def r2(self, site: Site | str) -> float:
@@ -157,7 +215,7 @@ class TokenMeans:
         own, held = self.sums[FIT][place], self.sums[HELD_OUT][place]
         if not len(held.tokens) or not len(own.tokens):
             return float("nan")
-        mean, table = _mean(own.tokens), _token_table(own, self.kappa)
+        mean, table = mean_of(own.tokens), token_table(own, self.kappa)
         of_token = table.values[table.rows(held.tokens.keys)]
         residual = _distance(held, of_token)
         return float(1 - residual / _distance(held, mean.expand_as(of_token)))
@@ -208,27 +266,14 @@ class TokenMeans:
     def hash(self) -> str:
         """A short hash of all sums."""
         digest = hashlib.blake2b(str(self.kappa).encode(), digest_size=8)
-        for name, tensor in sorted(self._tensors().items()):
+        for name, tensor in sorted(tensors_of(self.sums).items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def _tensors(self) -> dict[str, Tensor]:
-        found = {}
-        for fold, by_site in self.sums.items():
-            for site, own in by_site.items():
-                found[f"{fold}/{site}/energy"] = own.energy
-                for name, groups in own.parts():
-                    for what in ("keys", "counts", "sums"):
-                        found[f"{fold}/{site}/{name}/{what}"] = getattr(groups, what).contiguous()
-        return found
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the sums (safetensors) with their record, under a temporary name first."""
-        text = json.dumps({"format": 1, "kappa": self.kappa, "record": dict(self.record)})
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            save_file(self._tensors(), temporary, metadata={"token_means": text})
+        write_sums(path, self.kappa, self.sums, self.record)
         # A cut that is made of these means from now on knows where they are.
         self.record["path"] = str(path)  # type: ignore[index]
 
@@ -239,14 +284,8 @@ class TokenMeans:
         Raises:
             ValueError: if the file holds no means.
         """
-        with safe_open(Path(path), framework="pt") as file:
-            text = (file.metadata() or {}).get("token_means")
-            data = {} if text is None else json.loads(text)
-            if data.get("format") != 1:
-                raise ValueError(f"{path} must be a file written by TokenMeans.save.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        record = {**data["record"], "path": str(path)}
-        return cls(data["kappa"], _read_sums(tensors), record)
+        kappa, sums, record = read_sums(path)
+        return cls(kappa, sums, {**record, "path": str(path)})
 
     def __str__(self) -> str:
         table = self.summary()
@@ -289,57 +328,8 @@ class StoredMeans:
         return means
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """Values of groups, looked up by key; the last row is for keys that were never seen."""
-
-    keys: Int64[Tensor, " groups"]
-    counts: Float[Tensor, " rows"]
-    values: Float[Tensor, "rows width"]
-
-    @classmethod
-    def of(cls, groups: Groups, values: Tensor, unseen: Tensor) -> "_Table":
-        order = groups.keys.argsort()
-        counts = torch.cat([groups.counts[order], groups.counts.new_zeros(1)])
-        return cls(groups.keys[order], counts, torch.cat([values[order], unseen[None]]))
-
-    def rows(self, keys: Int64[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
-        if not len(self.keys):
-            return torch.zeros_like(keys)
-        wanted = keys.cpu().contiguous()
-        places = torch.searchsorted(self.keys, wanted).clamp_max(len(self.keys) - 1)
-        return torch.where(self.keys[places] == wanted, places, len(self.keys))
-
-
-def _token_table(sums: SiteSums, kappa: float) -> _Table:
-    mean = _mean(sums.tokens)
-    return _Table.of(sums.tokens, shrunk_means(sums.tokens, mean, kappa), mean)
-
-
-def _mean(groups: Groups) -> Float[Tensor, " width"]:
-    return groups.sums.sum(0) / groups.counts.sum().clamp_min(1)
-
-
 def _distance(held: SiteSums, predicted: Float[Tensor, "groups width"]) -> Tensor:
     """`sum |o - predicted|^2` from sums alone."""
     groups = held.tokens
     crossed = (groups.sums * predicted).sum()
     return held.energy[0] - 2 * crossed + (groups.counts * predicted.square().sum(1)).sum()
-
-
-def _read_sums(tensors: dict[str, Tensor]) -> dict[str, dict[Site, SiteSums]]:
-    found: dict[str, dict[Site, SiteSums]] = {FIT: {}, HELD_OUT: {}}
-    energies = [name.rsplit("/", 1)[0] for name in tensors if name.endswith("/energy")]
-    for prefix in energies:
-        fold, site = prefix.split("/", 1)
-        own = SiteSums(Groups(0), energy=tensors[f"{prefix}/energy"])
-        for name in ("tokens", "squares", "pairs"):
-            if f"{prefix}/{name}/sums" in tensors:
-                keys, counts, sums = (
-                    tensors[f"{prefix}/{name}/{what}"] for what in ("keys", "counts", "sums")
-                )
-                groups = Groups(sums.shape[1])
-                groups.add_sums(keys, counts, sums)
-                setattr(own, name, groups)
-        found[fold][Site.parse(site)] = own
-    return {fold: dict(sorted(by_site.items())) for fold, by_site in found.items()}
