@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.experiments.sweep.sweep import KEEPS
+from tl_truncate.weights.keep.defaults import KEEPS
 
 SAMPLE = 12
 

@@ -11,8 +11,10 @@ from markupsafe import Markup
 
 from tl_truncate.statistics import Estimate, shown
 
-#: Okabe and Ito's vermilion for more and blue for less: told apart with every common colour vision.
-MORE, LESS = (213, 94, 0), (0, 114, 178)
+#: Okabe and Ito's colours, told apart with every common colour vision.
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+#: What rises, and the global answer; what falls, and the in-context answer.
+MORE, LESS = PALETTE[:2]
 _STRONGEST = 0.7  # of a background, so that text on it can be read
 
 
@@ -107,7 +109,7 @@ def shade(value: float, size: float) -> str:
         >>> shade(-1.0, 2.0)
         'background:rgba(0,114,178,0.35)'
     """
-    red, green, blue = MORE if value > 0 else LESS
+    red, green, blue = bytes.fromhex((MORE if value > 0 else LESS).removeprefix("#"))
     share = min(abs(value) / size, 1.0) if size else 0.0
     return f"background:rgba({red},{green},{blue},{_STRONGEST * share:.2f})"
 

@@ -58,6 +58,17 @@ def shown(value: float, low: float, high: float, *, digits: int = 3, signed: boo
     return f"{float(value):{style}} [{float(low):{style}}, {float(high):{style}}]"
 
 
+def shown_in(row: Any, name: str, *, digits: int = 3, signed: bool = False) -> str:
+    """`shown` of three columns of a table's row: a name, and the same with `_low` and `_high`.
+
+    Examples:
+        >>> shown_in({"kl": 0.5, "kl_low": 0.4, "kl_high": 0.6}, "kl")
+        '0.500 [0.400, 0.600]'
+    """
+    ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+    return shown(*ends, digits=digits, signed=signed)
+
+
 def _rebuild(value: float, low: float, high: float, se: float, n: int) -> Estimate:
     return Estimate(value, low=low, high=high, se=se, n=n)
 

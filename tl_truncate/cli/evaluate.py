@@ -22,7 +22,8 @@ from tl_truncate.cli.shared.app import (
 )
 from tl_truncate.cli.shared.parse import parse_cut
 from tl_truncate.cli.shared.tasks import check_task_name, make_task
-from tl_truncate.experiments.scoring.evaluate import METRICS, Scores, evaluate
+from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.scoring.metrics import METRICS
 from tl_truncate.models import Backend
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts

@@ -36,8 +36,8 @@ from tl_truncate.cli.shared.options import (
 from tl_truncate.cli.shared.tasks import check_task_name, make_task
 from tl_truncate.experiments.search.judge import Combine, Objective
 from tl_truncate.experiments.search.search import Method, search
-from tl_truncate.experiments.sweep.sweep import KEEPS
 from tl_truncate.models import Backend
+from tl_truncate.weights.keep.defaults import KEEPS
 
 
 @app.command("search")

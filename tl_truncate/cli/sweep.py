@@ -41,8 +41,9 @@ from tl_truncate.cli.shared.options import (
 from tl_truncate.cli.shared.tasks import check_task_name, make_task
 from tl_truncate.experiments.sweep.grid import Control
 from tl_truncate.experiments.sweep.result import SweepResult
-from tl_truncate.experiments.sweep.sweep import KEEPS, sweep
+from tl_truncate.experiments.sweep.sweep import sweep
 from tl_truncate.models import Backend
+from tl_truncate.weights.keep.defaults import KEEPS
 
 _SHOWN = 10
 

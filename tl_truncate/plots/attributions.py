@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.attribution import Attribution
-from tl_truncate.plots.style import TITLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +53,8 @@ def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
     axes[0].set_ylabel("layer", fontsize=8)
     figure.colorbar(image, ax=list(axes), shrink=0.8).ax.tick_params(labelsize=7)
     figure.suptitle(
-        f"{screen.record.task}: predicted change of the {TITLES[screen.metric]} when components are "
-        "removed (first order)",
+        f"{screen.record.task}: predicted change of the {label_of(screen.metric).title} when "
+        "components are removed (first order)",
         fontsize=9,
     )
     return figure

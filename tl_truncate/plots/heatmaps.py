@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tl_truncate.experiments.scoring.evaluate import Metric
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.view import kept_text
-from tl_truncate.plots.style import TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +23,7 @@ def heatmap(
     *,
     task: str | None = None,
     kind: str = "Cut",
-    metrics: Sequence[Metric] = ("p_in_context", "p_global"),
+    metrics: Sequence[Metric] = PROBABILITIES,
 ) -> "Figure":
     """The change from the uncut model for every layer and keep: a row for each matrix.
 
@@ -63,7 +62,7 @@ def heatmap(
         for row, matrix in enumerate(matrices):
             part = table[table["matrix"] == matrix]
             _panel(axes[row][column], part, metric, layers, keeps, norm)
-            axes[row][column].set_title(f"{matrix}: {TITLES[metric]}", fontsize=8)
+            axes[row][column].set_title(f"{matrix}: {label_of(metric).title}", fontsize=8)
         scale = ScalarMappable(norm, _COLOURS)
         bar = figure.colorbar(scale, ax=list(axes[:, column]), shrink=0.6, pad=0.02, extend="both")
         bar.ax.tick_params(labelsize=7)

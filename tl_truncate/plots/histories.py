@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
+from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.sweep.view import kept_text
 from tl_truncate.experiments.training.result import UNCUT, Dynamics
-from tl_truncate.plots.style import TITLES
+from tl_truncate.plots.style import GLOBAL, IN_CONTEXT
 from tl_truncate.surgery.cut import SiteCut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_METRICS = ("p_global", "p_in_context")
-_COLOURS = {"p_global": "C1", "p_in_context": "C0"}
+_COLOURS = {"p_global": GLOBAL, "p_in_context": IN_CONTEXT}
 
 
 def dynamics(history: Dynamics) -> "Figure":
@@ -41,11 +41,17 @@ def dynamics(history: Dynamics) -> "Figure":
     uncut = frame[frame["cut"] == UNCUT]
     for axis, name in zip(axes, names, strict=True):
         part = frame[frame["cut"] == name]
-        for metric in _METRICS:
-            colour = _COLOURS[metric]
+        for metric, colour in _COLOURS.items():
             if name != UNCUT:
                 axis.plot(uncut["step"], uncut[metric], color=colour, linewidth=0.8, linestyle=":")
-            axis.plot(part["step"], part[metric], "o-", markersize=3, color=colour, label=TITLES[metric])
+            axis.plot(
+                part["step"],
+                part[metric],
+                "o-",
+                markersize=3,
+                color=colour,
+                label=label_of(metric).title,
+            )
             low, high = part[f"{metric}_low"], part[f"{metric}_high"]
             axis.fill_between(part["step"], low, high, color=colour, alpha=0.2, linewidth=0)
         axis.set_xscale("symlog", linthresh=1)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_truncate.experiments.scoring.evaluate import Metric, Scores
-from tl_truncate.plots.style import COLOURS, TITLES
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
+from tl_truncate.plots.style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ def layer_effects(
     frame: pd.DataFrame,
     baselines: Mapping[str, Scores],
     *,
-    metrics: tuple[Metric, ...] = ("p_in_context", "p_global"),
+    metrics: tuple[Metric, ...] = PROBABILITIES,
 ) -> "Figure":
     """What is left of each metric when one layer is cut: a row for each task, a column for each metric.
 
@@ -42,7 +43,7 @@ def layer_effects(
                 float(baselines[task].estimate(metric)), color="black", linewidth=1, label="uncut"
             )
             _panel(axis, frame[frame["task"] == task], metric)
-            axis.set_title(f"{task}: {TITLES[metric]}", fontsize=9)
+            axis.set_title(f"{task}: {label_of(metric).title}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("layer that is cut", fontsize=8)
     handles, labels = axes[0][0].get_legend_handles_labels()

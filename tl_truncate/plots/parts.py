@@ -8,8 +8,9 @@ import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
-from tl_truncate.plots.style import COLOURS, TITLES
+from tl_truncate.plots.style import COLOURS, GLOBAL, IN_CONTEXT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,7 @@ def parts(found: PartAttribution) -> "Figure":
             own["logits"],
             own["layer"] + 0.06 * (place - 1.5),
             xerr=[own["logits"] - own["low"], own["high"] - own["logits"]],
-            color=COLOURS[0 if answer == "global" else 3],
+            color=GLOBAL if answer == "global" else IN_CONTEXT,
             linestyle="-" if part == "global" else ":",
             marker="o" if part == "global" else "s",
             markersize=3,
@@ -74,7 +75,7 @@ def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
 
 
 def comparison(
-    found: Comparison | ChosenComparison, *, metrics: tuple[str, ...] = ("p_in_context", "p_global")
+    found: Comparison | ChosenComparison, *, metrics: tuple[str, ...] = PROBABILITIES
 ) -> "Figure":
     """Ways to take the global part away, side by side, with 95% intervals.
 
@@ -99,7 +100,7 @@ def comparison(
         axis.axvline(table.loc["uncut", metric], color="black", linewidth=1)
         axis.set_yticks(range(len(ways)), ways, fontsize=7)
         axis.set_ylim(len(ways) - 0.5, -0.5)
-        axis.set_title(TITLES.get(metric, metric), fontsize=8)
+        axis.set_title(label_of(metric).title, fontsize=8)
         axis.tick_params(axis="x", labelsize=8)
         axis.grid(axis="x", linewidth=0.3)
     figure.suptitle(_title(found), fontsize=10)

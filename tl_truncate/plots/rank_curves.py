@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_truncate.experiments.scoring.evaluate import Metric
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.heatmaps import sweep_table
-from tl_truncate.plots.style import COLOURS, TITLES
+from tl_truncate.plots.style import COLOURS
 from tl_truncate.weights.site import Site
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def ranks(
     sites: Sequence[Site | str] | None = None,
     *,
     task: str | None = None,
-    metrics: Sequence[Metric] = ("p_in_context", "p_global"),
+    metrics: Sequence[Metric] = PROBABILITIES,
 ) -> "Figure":
     """Each metric against the kept rank, one line a site, with standard errors.
 
@@ -59,7 +59,7 @@ def ranks(
                 _line(axis, own[own["kind"] == kind].sort_values("rank"), metric, place, kind, site)
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xlabel("components kept", fontsize=8)
-        axis.set_title(f"{name}: {TITLES[metric]}", fontsize=9)
+        axis.set_title(f"{name}: {label_of(metric).title}", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.grid(axis="y", linewidth=0.3)
     handles, labels = axes[0].get_legend_handles_labels()

@@ -1,12 +1,8 @@
-"""Colours and words that all figures share."""
+"""Colours that all figures share: those of pages, in the order that tells families apart."""
 
-#: Okabe and Ito's colours, told apart with every common colour vision.
-COLOURS = ("#D55E00", "#E69F00", "#009E73", "#0072B2", "#CC79A7", "#56B4E9")
-TITLES = {
-    "p_in_context": "probability of the in-context answer",
-    "p_global": "probability of the global answer",
-    "accuracy": "accuracy",
-    "logit_diff": "logit difference (nats)",
-    "rank": "rank of the in-context answer",
-    "answer_rank": "rank of the in-context answer",
-}
+from tl_truncate.markup import LESS, MORE, PALETTE
+
+_GREEN, _PINK, _ORANGE, _SKY = PALETTE[2:]
+COLOURS = (MORE, _ORANGE, _GREEN, LESS, _PINK, _SKY)
+#: Of the two answers.
+GLOBAL, IN_CONTEXT = MORE, LESS

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.view import NAMES
+from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.view import ShownScores
 from tl_truncate.experiments.sweep.view import heat_frame, kept_text
 from tl_truncate.report.page import Chart, Choice, rounded
 
@@ -22,7 +22,7 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
     matrices = list(dict.fromkeys(name for each in tables.values() for name in each["matrix"]))
     kinds = list(dict.fromkeys(frame["kind"]))
     choices = _choices(
-        task=tasks, matrix=matrices, metric=[NAMES[metric] for metric in metrics], kind=kinds
+        task=tasks, matrix=matrices, metric=[label_of(metric).short for metric in metrics], kind=kinds
     )
     panels = []
     for task, matrix, metric, kind in product(tasks, matrices, metrics, kinds):
@@ -30,7 +30,7 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
         own = table[(table["matrix"] == matrix) & (table["kind"] == kind)]
         if own.empty:
             continue
-        key = _key(choices, task=task, matrix=matrix, metric=NAMES[metric], kind=kind)
+        key = _key(choices, task=task, matrix=matrix, metric=label_of(metric).short, kind=kind)
         panels.append(dict(key=key, **_heat_panel(own, metric, task)))
     label = "Heatmap: the change from the uncut model, by layer and amount kept. A table follows."
     return Chart("heat", "heat", label, choices, tuple(panels))
@@ -65,7 +65,7 @@ def _heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
         size=size,
         cells=cells,
         task=task,
-        unit=NAMES[metric],
+        unit=label_of(metric).short,
     )
 
 
@@ -75,22 +75,24 @@ def setting_name(site: str, keep: object, kind: str) -> str:
     return told if kind == "Cut" else f"{told} ({kind})"
 
 
-def rank_chart(frame: pd.DataFrame, baselines: Mapping[str, Scores], metrics: Sequence[str]) -> Chart:
+def rank_chart(
+    frame: pd.DataFrame, baselines: Mapping[str, ShownScores], metrics: Sequence[str]
+) -> Chart:
     """Each metric against the number of components kept, with 95% intervals."""
     tasks = list(baselines)
     cuts = frame[frame["kind"] == "Cut"]
     sites = list(dict.fromkeys(cuts["site"]))
     names = [*EXTREMES, *sites] if len(sites) > 1 else sites
-    choices = _choices(task=tasks, metric=[NAMES[metric] for metric in metrics], site=names)
+    choices = _choices(task=tasks, metric=[label_of(metric).short for metric in metrics], site=names)
     panels = []
     for task, metric, name in product(tasks, metrics, names):
         own = frame[frame["task"] == task]
         shown = _extreme(own, metric, falling=EXTREMES[name]) if name in EXTREMES else [name]
         panels.append(
             dict(
-                key=_key(choices, task=task, metric=NAMES[metric], site=name),
+                key=_key(choices, task=task, metric=label_of(metric).short, site=name),
                 x="components kept",
-                y=NAMES[metric],
+                y=label_of(metric).short,
                 series=list(_rank_series(own, shown, metric)),
                 level=_level(baselines[task], metric),
             )
@@ -128,9 +130,9 @@ def estimates(part: pd.DataFrame, metric: str) -> dict[str, list[float | None]]:
     }
 
 
-def _level(uncut: Scores, metric: str) -> dict[str, Any]:
-    value = uncut.estimate("rank" if metric == "answer_rank" else metric)  # type: ignore[arg-type]
-    y, low, high = rounded([float(value), value.low, value.high])
+def _level(uncut: ShownScores, metric: str) -> dict[str, Any]:
+    row = uncut.summary.loc["rank" if metric == "answer_rank" else metric]
+    y, low, high = rounded([row["value"], row["low"], row["high"]])
     return dict(name="uncut", y=y, low=low, high=high)
 
 

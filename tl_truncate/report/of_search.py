@@ -4,13 +4,19 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.evaluate import Metric, Scores
-from tl_truncate.experiments.scoring.view import NAMES, frame_table, record_table, scores_table
+from tl_truncate.experiments.scoring.metrics import first, label_of
+from tl_truncate.experiments.scoring.view import (
+    ShownCost,
+    cost_table,
+    frame_table,
+    record_table,
+    scores_table,
+)
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.view import (
-    cost_table,
+    VALIDATION,
+    ShownSearch,
     looks_table,
-    paired,
     search_words,
     splits_table,
 )
@@ -18,13 +24,11 @@ from tl_truncate.markup import details, join, paragraphs
 from tl_truncate.report import prompts
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
 
-_METRICS: tuple[Metric, ...] = ("logit_diff", "accuracy", "p_in_context", "p_global")
-
 
 def search_page(found: SearchResult) -> Page:
     """Summary, validation beside test with controls, side effects, looks, prompts and provenance."""
-    record = next(iter(found.test.values())).record
-    uncut = {task: scores.baseline or scores for task, scores in found.test.items()}
+    shown = found.shown
+    uncut = {task: (scores.baseline or scores).shown for task, scores in found.test.items()}
     baseline = join(scores_table(each, f"{task}, uncut, test prompts") for task, each in uncut.items())
     told = Markup(
         "<p>What was chosen on the validation prompts is flattered there; the test prompts had no say. "
@@ -32,65 +36,56 @@ def search_page(found: SearchResult) -> Page:
         "intervals.</p>"
     )
     sections = [
-        Section("summary", "Summary", paragraphs(search_words(found))),
+        Section("summary", "Summary", paragraphs(search_words(shown))),
         Section("baseline", "The uncut model", baseline),
         Section(
             "splits",
             "Validation and test",
             told,
-            (_chart(found),),
-            join(splits_table(found, task) for task in found.test),
+            (_chart(shown),),
+            join(splits_table(shown, task) for task in shown.tasks),
         ),
-        Section("cost", "Side effects", _cost(found)),
-        Section("looks", "What was looked at", looks_table(found)),
+        Section("cost", "Side effects", cost_section(shown.cost)),
+        Section("looks", "What was looked at", looks_table(shown)),
         Section("prompts", "Prompt by prompt", prompts=True),
         Section(
             "provenance",
             "Where this comes from",
-            record_table({**record.to_json(), **{f"search: {k}": v for k, v in found.settings.items()}}),
+            record_table({**shown.record, **{f"search: {k}": v for k, v in shown.settings.items()}}),
         ),
     ]
-    title = f"{' and '.join(found.test)}: a search on {record.model}"
+    title = f"{' and '.join(found.test)}: a search on {shown.record['model']}"
     return Page(title, tuple(sections), _groups(found))
 
 
-def _columns(found: SearchResult, task: str) -> dict[str, Scores]:
-    return {
-        "validation (chose the cuts)": found.validation[task],
-        "test": found.test[task],
-        **{f"{kind}, test": by_task[task] for kind, by_task in found.controls.items()},
-    }
-
-
-def _chart(found: SearchResult) -> Chart:
-    tasks = tuple(found.test)
-    metrics = (found.objective, *(metric for metric in _METRICS if metric != found.objective))
-    choices = [Choice("metric", tuple(NAMES[metric] for metric in metrics))]
+def _chart(found: ShownSearch) -> Chart:
+    tasks, metrics = found.tasks, first(found.objective)
+    choices = [Choice("metric", tuple(label_of(metric).short for metric in metrics))]
     if len(tasks) > 1:
-        choices.insert(0, Choice("task", tasks))
+        choices.insert(0, Choice("task", tuple(tasks)))
     panels = []
     for task in tasks:
-        columns = _columns(found, task)
         for metric in metrics:
-            values = [paired(scores, metric) for scores in columns.values()]
+            rows = found.of(task, metric).rename({VALIDATION: f"{VALIDATION} (chose the cuts)"})
             panel: dict[str, Any] = dict(
-                key=[*([task] if len(tasks) > 1 else []), NAMES[metric]],
-                names=list(columns),
-                x=f"paired change of {NAMES[metric]}",
-                y=rounded([float(value) for value in values]),
-                low=rounded([value.low for value in values]),
-                high=rounded([value.high for value in values]),
+                key=[*([task] if len(tasks) > 1 else []), label_of(metric).short],
+                names=list(rows.index),
+                x=f"paired change of {label_of(metric).short}",
+                y=rounded(rows["change"]),
+                low=rounded(rows["low"]),
+                high=rounded(rows["high"]),
             )
             panels.append(panel)
-    label = "Dots with intervals: the change on validation and test prompts and under controls."
-    return Chart("splits", "points", label, tuple(choices), tuple(panels))
+    told = "Dots with intervals: the change on validation and test prompts and under controls."
+    return Chart("splits", "points", told, tuple(choices), tuple(panels))
 
 
-def _cost(found: SearchResult) -> Markup:
-    if found.cost is None:
+def cost_section(cost: ShownCost | None) -> Markup:
+    """What cuts do to running text, with every passage."""
+    if cost is None:
         return paragraphs(["Running text was not scored, or nothing was cut."])
-    passages = found.cost.frame.assign(text=found.cost.frame["text"].str.slice(0, 80))
-    return cost_table(found.cost) + details(
+    passages = cost.frame.assign(text=cost.frame["text"].str.slice(0, 80))
+    return cost_table(cost) + details(
         "Each passage", frame_table(passages, "Each passage's mean over its tokens, in nats")
     )
 

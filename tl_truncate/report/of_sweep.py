@@ -3,9 +3,11 @@
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.view import NAMES, scores_table
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
+from tl_truncate.experiments.scoring.view import scores_table
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.view import (
+    ShownSweep,
     controlled,
     heat_frame,
     heat_table,
@@ -17,30 +19,31 @@ from tl_truncate.report import prompts
 from tl_truncate.report.charts import heat_chart, rank_chart, setting_name
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import provenance
+from tl_truncate.statistics import shown_in
 
 _BESIDE = 12
 
 
 def sweep_page(result: SweepResult) -> Page:
     """Summary, baseline, heatmap, rank curves, controls, prompts and provenance of a sweep."""
-    tasks = [task.name for task in result.tasks]
-    metrics = ["answer_rank" if metric == "rank" else metric for metric in result.metrics]
-    metrics.sort(key=lambda metric: metric == "accuracy")  # probabilities first
-    baseline = join(scores_table(result.baselines[task], f"{task}, uncut") for task in tasks)
+    shown = result.shown
+    tasks = list(shown.baselines)
+    metrics = sorted(shown.metrics, key=lambda metric: metric == "accuracy")  # probabilities first
+    baseline = join(scores_table(each, f"{task}, uncut") for task, each in shown.baselines.items())
     sections = [
-        Section("summary", "Summary", paragraphs(sweep_words(result))),
+        Section("summary", "Summary", paragraphs(sweep_words(shown))),
         Section("baseline", "The uncut model", baseline),
     ]
     groups: tuple[dict[str, object], ...] = ()
     if result.settings:
-        sections += _found(result, tasks, metrics)
+        sections += _found(shown, tasks, metrics)
         groups = _groups(result, tasks)
     sections.append(Section("provenance", "Where this comes from", provenance(result.manifest)))
     title = f"{' and '.join(tasks)}: cutting weights of {result.manifest['model']}"
     return Page(title, tuple(sections), groups)
 
 
-def _found(result: SweepResult, tasks: list[str], metrics: list[str]) -> list[Section]:
+def _found(result: ShownSweep, tasks: list[str], metrics: list[str]) -> list[Section]:
     frame = result.frame
     told = Markup(
         "<p>Rows are layers, columns how much of the spectrum stays. Orange is more than the uncut "
@@ -63,7 +66,7 @@ def _found(result: SweepResult, tasks: list[str], metrics: list[str]) -> list[Se
         )
         chart = rank_chart(frame, result.baselines, metrics)
         sections.append(Section("ranks", "How much has to stay", told, (chart,)))
-    sections.append(Section("controls", "Controls", _controls(result, tasks, metrics[0])))
+    sections.append(Section("controls", "Controls", _controls(frame, tasks, metrics[0])))
     told = Markup("<p>What the model says to each prompt, without and with one of the settings.</p>")
     sections.append(Section("prompts", "Prompt by prompt", told, prompts=True))
     return sections
@@ -71,20 +74,19 @@ def _found(result: SweepResult, tasks: list[str], metrics: list[str]) -> list[Se
 
 def _tables(frame: pd.DataFrame, tasks: list[str], metrics: list[str]) -> Markup:
     """The heatmaps of probabilities as tables, for readers and printers; the chart has all metrics."""
-    shown = [metric for metric in metrics if metric.startswith("p_")] or metrics[:1]
+    few = [metric for metric in metrics if metric in PROBABILITIES] or metrics[:1]
     parts = []
     for task in tasks:
         cells = heat_frame(frame[frame["kind"] == "Cut"], task)
         for matrix in dict.fromkeys(cells["matrix"]):
-            for metric in shown:
-                title = f"{matrix}: change of {NAMES[metric]} on {task}"
+            for metric in few:
+                title = f"{matrix}: change of {label_of(metric).short} on {task}"
                 parts.append(heat_table(cells[cells["matrix"] == matrix], metric, title))
     return details("The same as tables", join(parts)) if parts else Markup("")
 
 
-def _controls(result: SweepResult, tasks: list[str], metric: str) -> Markup:
+def _controls(frame: pd.DataFrame, tasks: list[str], metric: str) -> Markup:
     """The cuts that change most, each beside its controls."""
-    frame = result.frame
     kinds = [kind for kind in dict.fromkeys(frame["kind"]) if kind in ("RandomSubspace", "NormMatched")]
     if not kinds:
         return Markup(
@@ -99,23 +101,22 @@ def _controls(result: SweepResult, tasks: list[str], metric: str) -> Markup:
         order = cuts[f"{metric}_change"].abs().sort_values(ascending=False).index[:_BESIDE]
         rows = []
         for _, cut in cuts.loc[order].iterrows():
-            row = [cut["site"], kept_text(cut["keep"]), _change(cut, metric)]
+            row = [cut["site"], kept_text(cut["keep"]), shown_in(cut, f"{metric}_change", signed=True)]
             for kind in kinds:
                 beside = own[(own["kind"] == kind) & (own["site"] == cut["site"])]
                 beside = beside[beside["keep"] == cut["keep"]]
-                row.append(_change(beside.iloc[0], metric) if len(beside) else "not scored")
+                row.append(
+                    shown_in(beside.iloc[0], f"{metric}_change", signed=True)
+                    if len(beside)
+                    else "not scored"
+                )
             rows.append(row)
         caption = (
-            f"{task}: the {len(rows)} cuts that change {NAMES[metric]} most, beside parts of no "
-            "particular meaning that remove as much (paired changes with 95% intervals)"
+            f"{task}: the {len(rows)} cuts that change {label_of(metric).short} most, beside parts of "
+            "no particular meaning that remove as much (paired changes with 95% intervals)"
         )
         parts.append(table(["site", "kept", "cut", *kinds], rows, caption=caption))
     return join(parts)
-
-
-def _change(row: pd.Series, metric: str) -> str:
-    value, low, high = (row[f"{metric}_change{ending}"] for ending in ("", "_low", "_high"))
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], ...]:

@@ -6,17 +6,16 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.view import NAMES, frame_table, scores_table
+from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, first, label_of
+from tl_truncate.experiments.scoring.view import frame_table, scores_table
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.training.result import UNCUT, Dynamics
-from tl_truncate.markup import paragraphs
+from tl_truncate.markup import interval, paragraphs
 from tl_truncate.report import prompts
 from tl_truncate.report.charts import estimates
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
 from tl_truncate.report.provenance import provenance
 from tl_truncate.toys.recall.train import RecallRun
-
-_ORDER = ("p_in_context", "p_global", "logit_diff", "accuracy", "rank")
 
 
 def dynamics_page(history: Dynamics) -> Page:
@@ -28,7 +27,7 @@ def dynamics_page(history: Dynamics) -> Page:
         Section(
             "baseline",
             f"The uncut model after step {last}",
-            scores_table(history.scores(last), history.task.name),
+            scores_table(history.scores(last).shown, history.task.name),
         ),
         Section("curves", "Over training", told, (_curves(history),)),
     ]
@@ -55,16 +54,16 @@ def _words(history: Dynamics) -> list[str]:
     ]
     if not history.finished:
         words.append("The run is not finished; the same call with the same folder goes on.")
-    for name, metric in (("global", "p_global"), ("in-context", "p_in_context")):
-        step = history.first_step(metric, 0.3)  # type: ignore[arg-type]
+    for metric in reversed(PROBABILITIES):
+        step = history.first_step(metric, 0.3)
         told = "at none of them" if step is None else f"first at step {step}"
-        words.append(f"The uncut model gives the {name} answer a probability above 0.3 {told}.")
+        words.append(f"In the uncut model {label_of(metric).told} is above 0.3 {told}.")
     last = history.checkpoints[-1]
     for name in history.names[1:]:
         change = history.scores(last, name).change("p_in_context")
         words.append(
             f"At step {last}, {name} changes the probability of the in-context answer by "
-            f"{float(change):+.3f} [{change.low:+.3f}, {change.high:+.3f}]."
+            f"{interval(change, signed=True)}."
         )
     return words
 
@@ -72,7 +71,7 @@ def _words(history: Dynamics) -> list[str]:
 def _curves(history: Dynamics) -> Chart:
     frame = history.frame
     panels = []
-    for metric in _ORDER:
+    for metric in first("p_in_context", METRICS):
         for kind, ending in (("value", ""), ("change from uncut", "_change")):
             series = [
                 _series(frame[frame["cut"] == name], name, place, f"{metric}{ending}")
@@ -80,10 +79,15 @@ def _curves(history: Dynamics) -> Chart:
                 if not (ending and name == UNCUT)
             ]
             if series:
-                title = NAMES[metric] if not ending else f"change of {NAMES[metric]}"
-                panels.append(dict(key=[NAMES[metric], kind], x="training step", y=title, series=series))
+                title = label_of(metric).short if not ending else f"change of {label_of(metric).short}"
+                panels.append(
+                    dict(key=[label_of(metric).short, kind], x="training step", y=title, series=series)
+                )
     kinds = ("value", "change from uncut") if len(history.names) > 1 else ("value",)
-    choices = [Choice("metric", tuple(NAMES[metric] for metric in _ORDER)), Choice("show", kinds)]
+    choices = [
+        Choice("metric", tuple(label_of(metric).short for metric in first("p_in_context", METRICS))),
+        Choice("show", kinds),
+    ]
     label = "Curves: the metric against the training step, uncut and cut, with 95% intervals."
     return Chart("curves", "lines", label, tuple(choices), tuple(panels))
 

@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tl_truncate import checks
+from tl_truncate.markup import PALETTE
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def render(page: Page) -> str:
         "charts": {
             chart.id: dict(kind=chart.kind, panels=chart.panels) for chart in charts if chart.panels
         },
+        "palette": PALETTE,
         "prompts": page.prompts,
     }
     return shelf.get_template("page.html").render(

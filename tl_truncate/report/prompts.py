@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_truncate.experiments.scoring.metrics import label_of
+
 _COLUMNS = {"p_in_context": 4, "p_global": 4, "logit_diff": 2}
 #: Readings (prompts times settings) that a page holds at most: about 20 bytes each.
 MOST_READINGS = 100_000
@@ -66,6 +68,7 @@ def group(name: str, frame: pd.DataFrame, settings: Sequence[Setting], most: int
         settings=entries,
         left_out=len(settings) - len(kept),
         digits=_COLUMNS,
+        names={name: label_of(name).short for name in _COLUMNS},
     )
 
 

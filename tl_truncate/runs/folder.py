@@ -12,10 +12,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tl_truncate.weights.files import replacing
+from tl_truncate.runs.files import read_json, write_json
+from tl_truncate.weights.provenance import versions
 
 _MANIFEST, _BASELINE, _SETTINGS = "manifest.json", "baseline.json", "settings.jsonl"
 _SHOWN = 8
+#: Of the manifest.
+FORMAT = 1
+
+
+def make_manifest(kind: str, **facts: Any) -> dict[str, Any]:
+    """What a run computes, as plain data: its kind, everything that its numbers depend on, versions.
+
+    Examples:
+        >>> manifest = make_manifest("recall", checkpoints=[0, 1])
+        >>> manifest["format"], manifest["kind"], manifest["checkpoints"]
+        (1, 'recall', [0, 1])
+    """
+    return {"format": FORMAT, "kind": kind, "versions": versions(), **facts}
 
 
 class RunFolder:
@@ -42,7 +56,7 @@ class RunFolder:
                 raise ValueError(
                     f"The run folder must be new without resume, got {self.path}, which holds a run."
                 )
-            found = _read_json(existing)
+            found = self.manifest()
             different = list(_differences(found, manifest))
             if different:
                 shown = "; ".join(different[:_SHOWN])
@@ -58,17 +72,23 @@ class RunFolder:
                 f"The run folder must be new, empty, or hold a run, got {self.path} with other content."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(existing, manifest)
+        write_json(existing, manifest)
 
     def manifest(self) -> dict[str, Any]:
         """What the run computes.
 
         Raises:
-            ValueError: if there is no run.
+            ValueError: if there is no run, or one that a later version has written.
         """
         if not (self.path / _MANIFEST).exists():
             raise ValueError(f"A run folder must hold {_MANIFEST}, got {self.path} without one.")
-        return _read_json(self.path / _MANIFEST)
+        found = read_json(self.path / _MANIFEST)
+        if found.get("format", FORMAT) > FORMAT:
+            raise ValueError(
+                f"The run in {self.path} must be of format {FORMAT} or earlier, got {found['format']}. "
+                "Read it with the version that wrote it."
+            )
+        return found
 
     def baseline(self) -> Any | None:
         """What the uncut model says; None if the run ended before that was known."""
@@ -77,7 +97,7 @@ class RunFolder:
 
     def write_baseline(self, data: Any) -> None:
         """Stores what the uncut model says."""
-        _write_json(self.path / _BASELINE, data)
+        write_json(self.path / _BASELINE, data)
 
     def lines(self) -> list[dict[str, Any]]:
         """The finished settings; a torn last line is left out.
@@ -120,21 +140,6 @@ class RunFolder:
 def _is_content(path: Path) -> bool:
     """Whether it is more than what a crash has left of a file that was being written."""
     return not path.name.endswith(".part")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as problem:
-        raise ValueError(f"{path} must be JSON, but it is damaged: {problem}.") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold an object, got {type(data).__name__}.")
-    return data
-
-
-def _write_json(path: Path, data: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:

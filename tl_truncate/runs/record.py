@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tl_truncate.surgery.cut import SiteCut
@@ -13,30 +13,43 @@ from tl_truncate.weights.provenance import of_model, versions
 
 @dataclass(frozen=True)
 class Record:
-    """The circumstances of a result, as plain data."""
+    """The circumstances of a result, as plain data.
 
-    model: str
-    model_class: str
-    n_layers: int
-    dtype: str
-    device: str
-    weights: str
-    task: str
-    task_hash: str
-    n_prompts: int
-    prepend_bos: bool
-    seed: int
-    cuts: tuple[dict[str, Any], ...]
-    versions: dict[str, str]
+    Each has a default, so that a record of another version, which lacks one or has one more, is read.
+    """
+
+    model: str = "unknown"
+    model_class: str = "unknown"
+    n_layers: int = 0
+    dtype: str = "unknown"
+    device: str = "unknown"
+    weights: str = "unknown"
+    task: str = "unknown"
+    task_hash: str = "unknown"
+    n_prompts: int = 0
+    prepend_bos: bool | None = None
+    seed: int = 0
+    cuts: tuple[dict[str, Any], ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data for a JSON file."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Record":
-        """Reads what `to_json` wrote."""
-        return cls(**{**data, "cuts": tuple(data["cuts"])})
+    @property
+    def bos(self) -> str:
+        """With or without a BOS, in words."""
+        return bos_words(self.prepend_bos)
+
+
+def bos_words(prepend_bos: bool | None) -> str:
+    """What was done about a BOS, in a word; None is a record that does not say.
+
+    Examples:
+        >>> bos_words(True)
+        'with'
+    """
+    return "with or without" if prepend_bos is None else "with" if prepend_bos else "without"
 
 
 def make_record(

@@ -17,7 +17,7 @@ from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
 from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import Spectrum, spectrum
+from tl_truncate.weights.spectrum import SingularValues, spectrum
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def fill(cut: SiteCut, **values: Any) -> None:
     SiteCut.__post_init__(cut)
 
 
-def kept_components(spec: Spectrum, keep: Keep, site: Site) -> torch.Tensor:
+def kept_components(spec: SingularValues, keep: Keep, site: Site) -> torch.Tensor:
     """The components that a rule keeps, with the site's name in the error if it cannot."""
     try:
         return keep.indices(spec.S, spec.shape)

@@ -1,5 +1,6 @@
 """The spectrum of a site: its singular values and vectors, and what they write."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,35 +17,26 @@ from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """`W = U diag(S) V^T` of one site: component i reads `U[:, i]` and writes `V[:, i]`.
+class SingularValues(ABC):
+    """What can be said of a spectrum from its singular values alone.
 
     Attributes:
         site: whose matrix it is.
-        U: `[n_in, rank]`, orthonormal columns.
         S: `[rank]`, largest first, in the units of the weight.
-        V: `[n_out, rank]`, orthonormal columns.
-        method: how the factors were found, `gram` or `svd`.
-        defect: measured bound on how far V was from orthonormal before rounding.
     """
 
     site: Site
-    U: Float[Tensor, "n_in rank"]
     S: Float[Tensor, " rank"]
-    V: Float[Tensor, "n_out rank"]
-    method: Method
-    defect: float
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """`(n_in, n_out)` of the matrix."""
 
     @property
     def max_rank(self) -> int:
         """Number of components, `min(n_in, n_out)`."""
         return len(self.S)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """`(n_in, n_out)` of the matrix."""
-        return (self.U.shape[0], self.V.shape[0])
 
     def kept(self, keep: Keep | int | float) -> Int64[Tensor, " kept"]:
         """Indices of the components that a rule keeps.
@@ -53,11 +45,6 @@ class Spectrum:
             ValueError: if the rule asks for more than there is.
         """
         return as_keep(keep).indices(self.S, self.shape)
-
-    def matrix(self, keep: Keep | int | float = 1.0) -> Float[Tensor, "n_in n_out"]:
-        """The matrix made of the kept components, `sum_{i in K} S_i U_i V_i^T`."""
-        chosen = self.kept(keep)
-        return (self.U[:, chosen] * self.S[chosen]) @ self.V[:, chosen].T
 
     def energy(self, keep: Keep | int | float) -> float:
         """Share of the squared Frobenius norm that a rule keeps, from 0 to 1."""
@@ -80,6 +67,46 @@ class Spectrum:
             return float("inf")
         steps = (self.S[:-1] - self.S[1:])[border]
         return float(steps.min() / self.S[0]) if float(self.S[0]) > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class StoredValues(SingularValues):
+    """The singular values that a saved result keeps; `tlt.spectrum` has the vectors."""
+
+    site: Site
+    S: Float[Tensor, " rank"]
+    shape: tuple[int, int]  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Spectrum(SingularValues):
+    """`W = U diag(S) V^T` of one site: component i reads `U[:, i]` and writes `V[:, i]`.
+
+    Attributes:
+        site: whose matrix it is.
+        U: `[n_in, rank]`, orthonormal columns.
+        S: `[rank]`, largest first, in the units of the weight.
+        V: `[n_out, rank]`, orthonormal columns.
+        method: how the factors were found, `gram` or `svd`.
+        defect: measured bound on how far V was from orthonormal before rounding.
+    """
+
+    site: Site
+    U: Float[Tensor, "n_in rank"]
+    S: Float[Tensor, " rank"]
+    V: Float[Tensor, "n_out rank"]
+    method: Method
+    defect: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(n_in, n_out)` of the matrix."""
+        return (self.U.shape[0], self.V.shape[0])
+
+    def matrix(self, keep: Keep | int | float = 1.0) -> Float[Tensor, "n_in n_out"]:
+        """The matrix made of the kept components, `sum_{i in K} S_i U_i V_i^T`."""
+        chosen = self.kept(keep)
+        return (self.U[:, chosen] * self.S[chosen]) @ self.V[:, chosen].T
 
     def tokens(
         self, model: Any, k: int = 10, *, components: Sequence[int] | None = None

@@ -10,20 +10,21 @@ import pandas as pd
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.experiments.comparison.families import TO_CHOOSE, TO_COMPARE, Ways, last_token
 from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED
 from tl_truncate.experiments.search.judge import Objective, split_task
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.search import search
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
+from tl_truncate.runs.files import write_table
+from tl_truncate.runs.saved import Saved
+from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.files import replacing
-
-_METRICS = ("accuracy", "p_in_context", "p_global", "logit_diff")
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(Saved):
     """Many ways at one layer, each alone, paired with the uncut model.
 
     Attributes:
@@ -62,19 +63,16 @@ class Comparison:
 
     def __str__(self) -> str:
         table = self.frame
-        shown = pd.DataFrame(
+        told = pd.DataFrame(
             {
-                metric: [
-                    f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
-                    for _, row in table.iterrows()
-                ]
-                for metric in _METRICS[:3]
+                metric: [shown_in(row, metric) for _, row in table.iterrows()]
+                for metric in ("accuracy", *PROBABILITIES)
             },
             index=table.index,
         )
         record = self.baseline.record
         head = f"{record.task}: {record.n_prompts} prompts on {record.model}, MLP of block {self.layer}"
-        return f"{head}\n{shown.to_string()}"
+        return f"{head}\n{told.to_string()}"
 
     def __repr__(self) -> str:
         return str(self)
@@ -82,10 +80,10 @@ class Comparison:
 
 def _row(name: str, scores: Scores) -> dict[str, Any]:
     row: dict[str, Any] = dict(way=name)
-    for metric in _METRICS:
-        found = {"": scores.estimate(metric)}  # type: ignore[arg-type]
+    for metric in SCORED:
+        found = {"": scores.estimate(metric)}
         if scores.baseline is not None:
-            found["_change"] = scores.change(metric)  # type: ignore[arg-type]
+            found["_change"] = scores.change(metric)
         for ending, value in found.items():
             row |= {
                 f"{metric}{ending}": float(value),
@@ -147,7 +145,6 @@ def compare(
         model,
         task,
         cuts=list(cuts.values()),
-        metrics=_METRICS,  # type: ignore[arg-type]
         run_dir=run_dir,
         prepend_bos=prepend_bos,
         batch_size=batch_size,
@@ -158,7 +155,7 @@ def compare(
 
 
 @dataclass(frozen=True, repr=False)
-class ChosenComparison:
+class ChosenComparison(Saved):
     """The best cut of each family, chosen on some prompts and reported on others.
 
     Attributes:
@@ -194,23 +191,13 @@ class ChosenComparison:
     def __str__(self) -> str:
         lines = [f"{self.task}: each family's best cut, on prompts that did not choose it"]
         for way, row in self.frame.iterrows():
-            shown = ", ".join(
-                f"{metric} {row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
-                for metric in _METRICS[1:3]
-            )
+            told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in PROBABILITIES)
             changes = ""
-            if (
-                way != "uncut"
-                and "p_in_context_change" in row
-                and row["p_in_context_change"] == row["p_in_context_change"]
-            ):
-                changes = (
-                    f"; change of p_in_context {row['p_in_context_change']:+.3f} "
-                    f"[{row['p_in_context_change_low']:+.3f}, {row['p_in_context_change_high']:+.3f}]"
-                )
+            if pd.notna(row.get("p_in_context_change")):
+                changes = f"; change of p_in_context {shown_in(row, 'p_in_context_change', signed=True)}"
             cost = f"; perplexity {row['perplexity']:.2f}" if row.get("perplexity", 0) > 0 else ""
             cut = "" if way == "uncut" else f" ({row['cut']})"
-            lines.append(f"  {way}{cut}: {shown}{changes}{cost}")
+            lines.append(f"  {way}{cut}: {told}{changes}{cost}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -288,6 +275,5 @@ def compare_chosen(
     }
     result = ChosenComparison(task.name, found)
     if folder is not None:
-        with replacing(folder / "table.csv") as path:
-            result.frame.to_csv(path)
+        write_table(folder / "table.csv", result.frame, index=True)
     return result

@@ -15,10 +15,10 @@ from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Fraction, Keep, Rank, as_keep
+from tl_truncate.weights.keep.defaults import COMPARED
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
 
-KEEPS: tuple[float, ...] = (0.9, 0.5, 0.25, 0.1, 0.01)
 KS: tuple[int, ...] = (1, 8, 64)
 #: The order is that of the tables.
 METHODS: tuple[Method, ...] = ("token_mean", "context_ablation", "own_path", "spectral")
@@ -50,7 +50,7 @@ class Ways:
         methods: of the removal.
     """
 
-    keeps: Sequence[Keep | int | float] = KEEPS
+    keeps: Sequence[Keep | int | float] = COMPARED
     ks: Sequence[int] = KS
     strengths: Sequence[float] = (1.0,)
     methods: Sequence[Method] = ("token_mean",)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -150,15 +150,6 @@ class Outcome:
             logit_diff=log_in_context - log_global,
         )
         return pd.DataFrame(columns)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; `Outcome.from_json` is the inverse, to the last bit."""
-        return {name: list(getattr(self, name)) for name in self.__dataclass_fields__}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Outcome":
-        """Reads what `to_json` wrote."""
-        return cls(**{name: tuple(values) for name, values in data.items()})
 
 
 class Sheet:

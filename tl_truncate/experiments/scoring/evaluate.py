@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -10,8 +10,11 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.answers import Outcome, Sheet, plan_batches
+from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
+from tl_truncate.experiments.scoring.view import ShownScores, scores_html
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.record import Record, make_record
+from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import Estimate, bootstrap_mean
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts, truncated
@@ -19,12 +22,9 @@ from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.locate import n_layers
 
-Metric = Literal["accuracy", "p_in_context", "p_global", "logit_diff", "rank"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-
 
 @dataclass(frozen=True, repr=False)
-class Scores:
+class Scores(Saved):
     """A model's scores on a task, with intervals, and paired with the uncut model's.
 
     Attributes:
@@ -52,7 +52,7 @@ class Scores:
         Raises:
             ValueError: if there is no such metric.
         """
-        return self._bootstrap(self.frame[_metric(metric)])
+        return self._bootstrap(self.frame[check_metric(metric)])
 
     def change(self, metric: Metric) -> Estimate:
         """Cut minus uncut, paired by prompt.
@@ -65,7 +65,7 @@ class Scores:
                 "A change must have a baseline, but these are the uncut model's own scores. "
                 "Call evaluate with cuts."
             )
-        column = _metric(metric)
+        column = check_metric(metric)
         return self._bootstrap(self.frame[column] - self.baseline.frame[column])
 
     def _bootstrap(self, values: pd.Series) -> Estimate:
@@ -118,10 +118,17 @@ class Scores:
         table = self.summary().reset_index().to_dict(orient="records")
         return {"record": self.record.to_json(), "summary": table}
 
+    @property
+    def shown(self) -> ShownScores:
+        """The scores as plain data, for pages."""
+        uncut = None if self.baseline is None else self.baseline.shown
+        return ShownScores(self.summary(), self.frame, self.record.to_json(), uncut)
+
     def __str__(self) -> str:
+        record = self.record
         head = (
-            f"{self.record.task}: {self.record.n_prompts} prompts on {self.record.model} "
-            f"({self.record.weights} weights, {'with' if self.record.prepend_bos else 'without'} BOS)"
+            f"{record.task}: {record.n_prompts} prompts on {record.model} "
+            f"({record.weights} weights, {record.bos} BOS)"
         )
         lines = [head]
         for metric in METRICS:
@@ -132,18 +139,10 @@ class Scores:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from tl_truncate.experiments.scoring.view import scores_html
-
-        return scores_html(self)
+        return scores_html(self.shown)
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _metric(name: str) -> str:
-    if name not in METRICS:
-        raise ValueError(f"A metric must be one of {', '.join(METRICS)}, got {name!r}.")
-    return name
 
 
 def evaluate(

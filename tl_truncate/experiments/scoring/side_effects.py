@@ -12,8 +12,10 @@ from tqdm.auto import tqdm
 
 from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.evaluate import check_model
+from tl_truncate.experiments.scoring.view import ShownCost, cost_table
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.record import Record, make_text_record
+from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import Estimate, bootstrap_ratio
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.edit import in_compute_precision
@@ -26,7 +28,7 @@ _POSITIONS = 512
 
 
 @dataclass(frozen=True, repr=False)
-class SideEffects:
+class SideEffects(Saved):
     """The cut model against the uncut one on running text.
 
     Attributes:
@@ -65,6 +67,19 @@ class SideEffects:
         """Share of positions at which both models have the same most probable token."""
         return self._estimate(self.frame["agreement"])
 
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The three that have an interval, by name."""
+        return dict(loss_change=self.loss_change, kl=self.kl, agreement=self.agreement)
+
+    @property
+    def shown(self) -> ShownCost:
+        """The effects as plain data, for pages."""
+        return ShownCost(self.perplexity, self.uncut_perplexity, self.estimates, self.frame)
+
+    def _repr_html_(self) -> str:
+        return cost_table(self.shown)
+
     def _mean(self, column: str) -> float:
         return float(np.average(self.frame[column], weights=self.frame["tokens"]))
 
@@ -82,8 +97,7 @@ class SideEffects:
             tokens=int(self.frame["tokens"].sum()),
             passages=len(self.frame),
         )
-        for name in ("loss_change", "kl", "agreement"):
-            value = getattr(self, name)
+        for name, value in self.estimates.items():
             summary[name] = dict(value=float(value), low=value.low, high=value.high)
         return {
             "record": self.record.to_json(),

@@ -1,37 +1,38 @@
 """Scores as HTML: the metrics with their intervals, where they come from, and each prompt."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.markup import details, interval, paragraphs, table
-
-if TYPE_CHECKING:
-    from tl_truncate.experiments.scoring.evaluate import Scores
-    from tl_truncate.runs.record import Record
+from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.markup import details, interval, table
+from tl_truncate.runs.record import bos_words
+from tl_truncate.statistics import Estimate, shown
 
 _PROMPTS_SHOWN = 200
-NAMES = {
-    "accuracy": "accuracy",
-    "p_in_context": "p(in-context)",
-    "p_global": "p(global)",
-    "logit_diff": "logit difference, nats",
-    "rank": "rank of the in-context answer",
-    "answer_rank": "rank of the in-context answer",
-}
-#: In words, for an aria-label or a sentence.
-LONG = {
-    "accuracy": "the share of prompts answered in context",
-    "p_in_context": "the probability of the in-context answer",
-    "p_global": "the probability of the global answer",
-    "logit_diff": "the logit difference, in-context minus global, in nats",
-    "rank": "the rank of the in-context answer",
-}
 
 
-def scores_html(scores: "Scores") -> Markup:
+@dataclass(frozen=True, eq=False)
+class ShownScores:
+    """Scores as plain data.
+
+    Attributes:
+        summary: one row per metric, as `Scores.summary` gives it.
+        frame: one row per prompt.
+        record: where they come from.
+        uncut: the uncut model's; None if these are they.
+    """
+
+    summary: pd.DataFrame
+    frame: pd.DataFrame
+    record: Mapping[str, Any]
+    uncut: "ShownScores | None"
+
+
+def scores_html(scores: ShownScores) -> Markup:
     """What a notebook shows of scores."""
     return Markup("<div>{}{}{}</div>").format(
         scores_table(scores),
@@ -40,28 +41,26 @@ def scores_html(scores: "Scores") -> Markup:
     )
 
 
-def scores_table(scores: "Scores", caption: str | None = None) -> Markup:
+def scores_table(scores: ShownScores, caption: str | None = None) -> Markup:
     """One row per metric: value and interval, and with a baseline the paired change."""
     record = scores.record
-    told = caption or f"{record.task}: {record.n_prompts} prompts on {record.model}"
-    base = scores.baseline
-    columns = ["metric", "value" if base is None else "cut"]
-    columns += [] if base is None else ["uncut", "paired change"]
+    told = caption or f"{record['task']}: {record['n_prompts']} prompts on {record['model']}"
+    columns = ["metric", "value" if scores.uncut is None else "cut"]
+    columns += [] if scores.uncut is None else ["uncut", "paired change"]
     rows = []
-    for metric, name in NAMES.items():
-        if metric not in scores.frame:
-            continue
-        row: list[Any] = [name, interval(scores.estimate(metric))]  # type: ignore[arg-type]
-        if base is not None:
-            row.append(interval(base.estimate(metric)))  # type: ignore[arg-type]
-            row.append(interval(scores.change(metric), signed=True))  # type: ignore[arg-type]
-        rows.append(row)
+    for metric, row in scores.summary.iterrows():
+        cells = [label_of(str(metric)).short, shown(row["value"], row["low"], row["high"])]
+        if scores.uncut is not None:
+            before = scores.uncut.summary.loc[metric]
+            cells.append(shown(before["value"], before["low"], before["high"]))
+            cells.append(shown(row["change"], row["change_low"], row["change_high"], signed=True))
+        rows.append(cells)
     return table(columns, rows, caption=f"{told} (means with 95% bootstrap intervals)")
 
 
-def prompts_table(scores: "Scores") -> Markup:
+def prompts_table(scores: ShownScores) -> Markup:
     """One row per prompt: the text, its answers and their probabilities."""
-    shown = scores.frame.head(_PROMPTS_SHOWN)
+    few = scores.frame.head(_PROMPTS_SHOWN)
     columns = ["prompt", "in-context answer", "global answer", "p(in-context)", "p(global)"]
     rows: list[tuple[Any, ...]] = [
         (
@@ -71,24 +70,23 @@ def prompts_table(scores: "Scores") -> Markup:
             f"{row.p_in_context:.3f}",
             f"{row.p_global:.3f}",
         )
-        for row in shown.itertuples()
+        for row in few.itertuples()
     ]
-    if scores.baseline is not None:
+    if scores.uncut is not None:
         columns += ["uncut p(in-context)", "uncut p(global)"]
-        before = scores.baseline.frame.head(_PROMPTS_SHOWN)
+        before = scores.uncut.frame.head(_PROMPTS_SHOWN)
         rows = [
             (*row, f"{one:.3f}", f"{other:.3f}")
             for row, one, other in zip(rows, before["p_in_context"], before["p_global"], strict=True)
         ]
-    left = len(scores.frame) - len(shown)
-    caption = "Every prompt" if not left else f"The first {len(shown)} prompts; {left} are left out"
+    left = len(scores.frame) - len(few)
+    caption = "Every prompt" if not left else f"The first {len(few)} prompts; {left} are left out"
     return table(columns, rows, caption=caption, texts=3)
 
 
-def record_table(record: "Record | Mapping[str, Any]") -> Markup:
+def record_table(record: Mapping[str, Any]) -> Markup:
     """Where a result comes from, one fact a row."""
-    facts = dict(record) if isinstance(record, Mapping) else record.to_json()
-    rows = [(name, _fact(value)) for name, value in facts.items()]
+    rows = [(name, _fact(value)) for name, value in record.items()]
     return table(["what", "value"], rows, caption="Where this comes from", texts=2, kind="facts")
 
 
@@ -102,30 +100,47 @@ def _fact(value: Any) -> str:
     return str(value)
 
 
-def frame_table(frame: pd.DataFrame, caption: str, *, texts: int = 1) -> Markup:
-    """A data frame as a table, its numbers with three digits."""
+@dataclass(frozen=True, eq=False)
+class ShownCost:
+    """What cuts do to running text, as plain data.
+
+    Attributes:
+        perplexity, uncut_perplexity: over all tokens.
+        estimates: loss_change, kl and agreement with their intervals.
+        frame: one row per passage.
+    """
+
+    perplexity: float
+    uncut_perplexity: float
+    estimates: Mapping[str, Estimate]
+    frame: pd.DataFrame
+
+
+def cost_table(cost: ShownCost) -> Markup:
+    """What the cuts do to running text."""
     rows = [
-        [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row]
-        for row in frame.itertuples(index=False, name=None)
+        ("perplexity, uncut", f"{cost.uncut_perplexity:.2f}"),
+        ("perplexity, cut", f"{cost.perplexity:.2f}"),
+        ("change of the loss, nats a token", interval(cost.estimates["loss_change"], signed=True)),
+        ("KL(uncut || cut), nats", interval(cost.estimates["kl"])),
+        ("same most probable token", interval(cost.estimates["agreement"])),
     ]
+    tokens = int(cost.frame["tokens"].sum())
+    caption = f"Side effects on running text, {tokens} tokens of {len(cost.frame)} passages"
+    return table(["what", "value"], rows, caption=caption)
+
+
+def frame_table(frame: pd.DataFrame, caption: str, *, texts: int = 1) -> Markup:
+    """A data frame as a table, its numbers with three digits.
+
+    Not pandas' own HTML: this one is read by its row titles, and scrolls on a narrow page.
+    """
+    cells = frame.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else str(cell))
+    rows = cells.itertuples(index=False, name=None)
     return table([str(column) for column in frame.columns], rows, caption=caption, texts=texts)
 
 
-def setup(record: "Record | Mapping[str, Any]") -> str:
+def setup(record: Mapping[str, Any]) -> str:
     """Model, weights and BOS, in a few words."""
-    facts = record if isinstance(record, Mapping) else record.to_json()
-    bos = "with" if facts["prepend_bos"] else "without"
-    return f"{facts['model']}, {facts['weights']} weights, {bos} a BOS in front of the prompts"
-
-
-__all__ = [
-    "LONG",
-    "NAMES",
-    "frame_table",
-    "paragraphs",
-    "prompts_table",
-    "record_table",
-    "scores_html",
-    "scores_table",
-    "setup",
-]
+    bos = bos_words(record.get("prepend_bos"))
+    return f"{record['model']}, {record['weights']} weights, {bos} a BOS in front of the prompts"

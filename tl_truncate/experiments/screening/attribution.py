@@ -11,15 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.runs.record import Record
+from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import Estimate, bootstrap_mean
 from tl_truncate.surgery.cut import Cut, kept_components
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import Spectrum
+from tl_truncate.weights.spectrum import SingularValues
 
 
 @dataclass(frozen=True, repr=False)
-class Attribution:
+class Attribution(Saved):
     """First-order predictions: what removing a component would change, if changes were small.
 
     Every number here is an **estimate**, exact only to first order in what is removed. Known limits: the
@@ -34,14 +35,14 @@ class Attribution:
         metric: that changes, `logit_diff` in nats or a probability.
         by_row: for each site the effect of removing each component on each row of prompts,
             `[row, rank]`; their sum over rows, divided by the prompts, is the mean change.
-        spectra: of the sites.
+        spectra: of the sites; a result that was loaded has their singular values alone.
         n_prompts: that the mean is over.
         record: what the result came from.
     """
 
     metric: str
     by_row: Mapping[Site, Float[Tensor, "row rank"]]
-    spectra: Mapping[Site, Spectrum]
+    spectra: Mapping[Site, SingularValues]
     n_prompts: int
     record: Record
 

@@ -17,7 +17,9 @@ from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import PARTS, Method
 from tl_truncate.decompose.split import Split
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
+from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.record import Record, make_record
+from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import bootstrap_columns
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.hooks import active_cuts
@@ -31,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PartAttribution:
+class PartAttribution(Saved):
     """What the parts of MLP outputs add to the logits of the two answers, where the answer is said.
 
     Attributes:
@@ -93,26 +95,13 @@ class PartAttribution:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` is the inverse, to the last bit."""
-        return dict(
-            layers=list(self.layers),
-            logits=self.logits.tolist(),
-            energy=self.energy.tolist(),
-            record=self.record.to_json(),
-            split=self.split,
-            resamples=self.resamples,
-        )
+        found: dict[str, Any] = plain(self)
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "PartAttribution":
         """Reads what `to_json` wrote."""
-        return cls(
-            tuple(data["layers"]),
-            np.array(data["logits"]),
-            np.array(data["energy"]),
-            Record.from_json(data["record"]),
-            dict(data["split"]),
-            data["resamples"],
-        )
+        return read(cls, data)
 
     def __str__(self) -> str:
         lines = [

@@ -1,9 +1,7 @@
 """A search on disk: `search.json`, from which the result comes back prompt by prompt."""
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +9,31 @@ import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
-from tl_truncate.experiments.search.result import SearchResult
-from tl_truncate.runs.record import Record
+from tl_truncate.runs.codec import plain, read
+from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.surgery.cut import Cuts, SiteCut
-from tl_truncate.weights.files import replacing
 
 FILE = "search.json"
+#: What the file has beside the summary, so that the result comes back.
+FORMAT = 2
 
 
-def write_search(result: SearchResult, folder: str | os.PathLike[str]) -> None:
-    """Writes the result, with every prompt's scores, into a folder."""
+def write_search(summary: Mapping[str, Any], fields: Mapping[str, Any], folder: str | Path) -> None:
+    """Writes a result, with every prompt's scores, into a folder.
+
+    Args:
+        summary: what a reader of the file looks for, as plain data.
+        fields: of the result.
+        folder: to write to.
+    """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    splits = {"validation": result.validation, "test": result.test}
-    data = result.to_json()
-    data["scores"] = {
-        name: {task: [_plain(scores), _plain(scores.baseline)] for task, scores in by_task.items()}
-        for name, by_task in splits.items()
-    }
-    data["control_scores"] = {
-        kind: {task: _plain(scores) for task, scores in by_task.items()}
-        for kind, by_task in result.controls.items()
-    }
-    data["passages"] = None if result.cost is None else result.cost.frame.to_dict(orient="list")
-    with replacing(place / FILE) as path:
-        path.write_text(json.dumps(data, indent=1) + "\n")
+    scores = {name: plain(fields[name]) for name in ("validation", "test", "controls", "cost")}
+    write_json(place / FILE, {"format": FORMAT, "kind": "search", **summary, "scores": scores})
 
 
-def read_search(folder: str | os.PathLike[str]) -> SearchResult:
-    """Reads what `write_search` wrote, to the last bit.
+def read_search(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of the result that was written, to the last bit.
 
     Raises:
         ValueError: if the folder holds no finished search, or one without its prompts' scores.
@@ -50,54 +44,21 @@ def read_search(folder: str | os.PathLike[str]) -> SearchResult:
             f"The folder must hold a finished search's {FILE}, got {folder} without one. The same "
             "search with the same folder goes on where it stopped."
         )
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as problem:
-        raise ValueError(f"{path} must be JSON, but it is damaged: {problem}.") from None
-    if "scores" not in data:
+    data = read_json(path)
+    if data.get("format") != FORMAT:
         raise ValueError(
-            f"{path} must hold the scores of every prompt, but an earlier version wrote it without. The "
-            "same search with the same folder writes it anew."
+            f"{path} must hold the scores of every prompt in format {FORMAT}, but another version wrote "
+            "it otherwise. The same search with the same folder writes it anew."
         )
-    splits = {
-        name: {task: _scores(*pair) for task, pair in by_task.items()}
-        for name, by_task in data["scores"].items()
-    }
-    test = splits["test"]
-    controls = {
-        kind: {
-            task: replace(_scores(each), baseline=test[task].baseline) for task, each in found.items()
-        }
-        for kind, found in data["control_scores"].items()
-    }
-    cost = None
-    if data["cost"] is not None:
-        frame = pd.DataFrame(data["passages"])
-        cost = SideEffects(frame, Record.from_json(data["cost"]["record"]), data["cost"]["resamples"])
-    return SearchResult(
-        Cuts([SiteCut.from_json(cut) for cut in data["cuts"]]),
-        data["objective"],
-        data["combine"],
-        splits["validation"],
-        test,
-        controls,
-        cost,
-        pd.DataFrame(data["looks"]),
-        data["settings"],
-    )
-
-
-def _plain(scores: Scores | None) -> dict[str, Any] | None:
-    if scores is None:
-        return None
+    scores = data["scores"]
     return dict(
-        frame=scores.frame.to_dict(orient="list"),
-        record=scores.record.to_json(),
-        resamples=scores.resamples,
+        cuts=Cuts([SiteCut.from_json(cut) for cut in data["cuts"]]),
+        objective=data["objective"],
+        combine=data["combine"],
+        validation=read(dict[str, Scores], scores["validation"]),
+        test=read(dict[str, Scores], scores["test"]),
+        controls=read(dict[str, dict[str, Scores]], scores["controls"]),
+        cost=read(SideEffects | None, scores["cost"]),  # type: ignore[arg-type]
+        looks=pd.DataFrame(data["looks"]),
+        settings=data["settings"],
     )
-
-
-def _scores(data: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -> Scores:
-    record = Record.from_json(data["record"])
-    uncut = None if baseline is None else _scores(baseline)
-    return Scores(pd.DataFrame(data["frame"]), record, uncut, resamples=data["resamples"])

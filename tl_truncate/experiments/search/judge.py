@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tl_truncate.experiments.scoring.evaluate import evaluate
+from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import sweep_cuts
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import truncated
@@ -60,7 +61,7 @@ class Judge:
         objective: the metric that should rise.
         combine: of several tasks, the mean change or the worst.
         run_dir: each look is a run folder in it, so that an interrupted search goes on.
-        options: for `sweep_cuts`.
+        options: of each look.
         looks: what has been looked at, one row each.
     """
 
@@ -69,7 +70,7 @@ class Judge:
     objective: Objective
     combine: Combine
     run_dir: Path | None
-    options: dict[str, Any]
+    options: SweepOptions
     looks: list[dict[str, Any]] = field(default_factory=list)
     _uncut: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
@@ -90,15 +91,8 @@ class Judge:
         name = f"{len(self.looks):02d}-{label.replace(' ', '-')}"
         folder = None if self.run_dir is None else self.run_dir / name
         with truncated(self.model, around):
-            result = sweep_cuts(
-                self.model,
-                some,
-                additions,
-                metrics=(self.objective,),
-                run_dir=folder,
-                label=label,
-                **self.options,
-            )
+            options = replace(self.options, metrics=(self.objective,), run_dir=folder, label=label)
+            result = sweep_cuts(self.model, some, additions, options)
         if prompts not in self._uncut:
             self._uncut[prompts] = self._base(some) if around else self._means(result)
         uncut = self._uncut[prompts]
@@ -129,6 +123,6 @@ class Judge:
 
     def _base(self, tasks: Sequence[Task]) -> tuple[float, ...]:
         """The uncut model's means on prompts that it has not been asked yet."""
-        bos = self.options.get("prepend_bos")
+        bos = self.options.prepend_bos
         scores = [evaluate(self.model, task, prepend_bos=bos, progress=False) for task in tasks]
         return tuple(float(each.frame[self.objective].mean()) for each in scores)

@@ -7,9 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from tl_truncate.experiments.scoring.evaluate import Metric, Scores
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.metrics import SCORED, Metric, first
 from tl_truncate.experiments.scoring.side_effects import SideEffects
+from tl_truncate.experiments.search.file import read_search
 from tl_truncate.experiments.search.judge import Combine, Objective
+from tl_truncate.experiments.search.view import TEST, VALIDATION, ShownSearch, search_html
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.cut import Cuts
 
@@ -50,7 +53,7 @@ class SearchResult:
         Raises:
             ValueError: if there is no such task.
         """
-        return _change(self.test[self._name(task)], self.objective)
+        return paired(self.test[self._name(task)], self.objective)
 
     def optimism(self, task: str | None = None) -> float:
         """Validation change minus test change: how much of the gain came from choosing.
@@ -59,7 +62,7 @@ class SearchResult:
             ValueError: if there is no such task.
         """
         name = self._name(task)
-        return float(_change(self.validation[name], self.objective)) - float(self.change(name))
+        return float(paired(self.validation[name], self.objective)) - float(self.change(name))
 
     @property
     def survives(self) -> bool:
@@ -91,11 +94,45 @@ class SearchResult:
                 optimism=self.optimism(name),
             )
             for kind, by_task in self.controls.items():
-                row[kind] = float(_change(by_task[name], self.objective))
-            for metric in _others(self.objective):
-                row[f"{metric}_change"] = float(_change(scores, metric))
+                row[kind] = float(paired(by_task[name], self.objective))
+            for metric in first(self.objective)[1:]:
+                row[f"{metric}_change"] = float(paired(scores, metric))
             rows.append(row)
         return pd.DataFrame(rows).set_index("task")
+
+    def columns(self, task: str) -> dict[str, Scores]:
+        """The scores of the chosen cuts on both splits, and of their controls on the test prompts."""
+        controls = {f"{kind}, {TEST}": by_task[task] for kind, by_task in self.controls.items()}
+        return {VALIDATION: self.validation[task], TEST: self.test[task], **controls}
+
+    @property
+    def changes(self) -> pd.DataFrame:
+        """One row per (task, column, metric): the paired change, its interval, and the prompts.
+
+        The columns are those of `columns`.
+        """
+        rows = []
+        for task in self.test:
+            for column, scores in self.columns(task).items():
+                for metric in SCORED:
+                    value = paired(scores, metric)
+                    row = dict(task=task, column=column, metric=metric, change=float(value))
+                    rows.append(row | dict(low=value.low, high=value.high, n=value.n))
+        return pd.DataFrame(rows)
+
+    @property
+    def shown(self) -> ShownSearch:
+        """The result as plain data, for pages."""
+        return ShownSearch(
+            cuts=tuple(map(repr, self.cuts)),
+            objective=self.objective,
+            changes=self.changes,
+            optimism={task: self.optimism(task) for task in self.test},
+            cost=None if self.cost is None else self.cost.shown,
+            looks=self.looks,
+            settings=self.settings,
+            record=next(iter(self.test.values())).record.to_json(),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: cuts, summary, cost, looks, settings, and the test scores' records."""
@@ -121,9 +158,7 @@ class SearchResult:
         Raises:
             ValueError: if the folder holds no finished search.
         """
-        from tl_truncate.experiments.search.file import read_search
-
-        return read_search(run_dir)
+        return cls(**read_search(run_dir))
 
     def __str__(self) -> str:
         if not self.cuts:
@@ -140,30 +175,23 @@ class SearchResult:
                 f"{name}: {change} on {change.n} test prompts ({verdict}); optimism "
                 f"{self.optimism(name):+.3f}"
             )
-            others = [f"{m} {_change(self.test[name], m)}" for m in _others(self.objective)]
+            others = [f"{m} {paired(self.test[name], m)}" for m in first(self.objective)[1:]]
             lines.append(f"  with it: {', '.join(others)}")
             for kind, by_task in self.controls.items():
-                lines.append(f"  {kind}: {_change(by_task[name], self.objective)}")
+                lines.append(f"  {kind}: {paired(by_task[name], self.objective)}")
         if self.cost is not None:
             lines.append(str(self.cost))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from tl_truncate.experiments.search.view import search_html
-
-        return search_html(self)
+        return search_html(self.shown)
 
     def __repr__(self) -> str:
         return str(self)
 
 
-def _change(scores: Scores, metric: Metric) -> Estimate:
+def paired(scores: Scores, metric: Metric) -> Estimate:
+    """The paired change, which is zero where nothing was cut."""
     if scores.baseline is None:
         return Estimate(0.0, low=0.0, high=0.0, se=0.0, n=len(scores.frame))
     return scores.change(metric)
-
-
-def _others(objective: Metric) -> list[Metric]:
-    """A rise of one metric can hide the fall of another."""
-    shown: tuple[Metric, ...] = ("accuracy", "p_in_context", "p_global", "logit_diff")
-    return [metric for metric in shown if metric != objective]

@@ -1,7 +1,7 @@
 """Searching for cuts that help, and saying on other prompts whether they do."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -9,19 +9,21 @@ import pandas as pd
 
 from tl_truncate.checks import positive
 from tl_truncate.corpora.texts import sample_texts
-from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.scoring.evaluate import evaluate
 from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.search.file import write_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_task
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.strategies import halving, laser
 from tl_truncate.experiments.sweep.grid import make_grid
-from tl_truncate.experiments.sweep.sweep import KEEPS, check_tasks
+from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.experiments.sweep.sweep import check_tasks
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
+from tl_truncate.weights.keep.defaults import KEEPS
 from tl_truncate.weights.site import Site
 
 Method = Literal["halving", "laser"]
@@ -98,17 +100,16 @@ def search(
     for each in tasks:
         encode(model, each, prepend_bos=prepend_bos)
     grid = make_grid(model, sites, keeps, (), seed, cuts)
-    options: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
-    options["progress"] = progress
-    folder = None if run_dir is None else Path(run_dir)
-    judge = Judge(
-        model,
-        [split.validation for split in splits],
-        objective,
-        combine,
-        folder,
-        dict(options, max_memory=max_memory),
+    options = SweepOptions(
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        max_memory=max_memory,
+        seed=seed,
+        progress=progress,
     )
+    folder = None if run_dir is None else Path(run_dir)
+    validation = [split.validation for split in splits]
+    judge = Judge(model, validation, objective, combine, folder, options)
     if method == "laser":
         best = laser(judge, grid, greedy=greedy)
     else:
@@ -120,9 +121,10 @@ def search(
     found = Cuts() if best is None else best.cuts
     looks = pd.DataFrame(judge.looks)
     cost = _cost(model, found, texts, prepend_bos)
-    result = _report(model, splits, found, objective, combine, cost, looks, settings, options)
+    scores = _report(model, splits, found, options)
+    result = SearchResult(found, objective, combine, **scores, cost=cost, looks=looks, settings=settings)
     if folder is not None:
-        write_search(result, folder)
+        write_search(result.to_json(), vars(result), folder)
     return result
 
 
@@ -156,27 +158,26 @@ def _cost(
 
 
 def _report(
-    model: Any,
-    splits: Sequence[Split],
-    cuts: Cuts,
-    objective: Objective,
-    combine: Combine,
-    cost: SideEffects | None,
-    looks: pd.DataFrame,
-    settings: dict[str, Any],
-    options: dict[str, Any],
-) -> SearchResult:
-    """Scores the chosen cuts and their controls on both parts."""
-    options = {**options, "progress": False}
-    names = [split.test.name for split in splits]
-    validation = {
-        split.test.name: evaluate(model, split.validation, cuts, **options) for split in splits
-    }
-    test = {split.test.name: evaluate(model, split.test, cuts, **options) for split in splits}
-    controls: dict[str, dict[str, Scores]] = {}
-    for kind, placebo in controls_of(cuts, seed=int(settings["seed"])).items():
-        controls[kind] = {
-            name: evaluate(model, split.test, placebo, baseline=test[name].baseline, **options)
-            for name, split in zip(names, splits, strict=True)
+    model: Any, splits: Sequence[Split], cuts: Cuts, options: SweepOptions
+) -> dict[str, Mapping[str, Any]]:
+    """Scores of the chosen cuts on both parts, and of their controls on the test prompts."""
+    asked: dict[str, Any] = dict(
+        prepend_bos=options.prepend_bos,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=False,
+    )
+    validation, test = (
+        {task.name: evaluate(model, task, cuts, **asked) for task in tasks}
+        for tasks in zip(*((split.validation, split.test) for split in splits), strict=True)
+    )
+    controls = {
+        kind: {
+            split.test.name: evaluate(
+                model, split.test, placebo, baseline=test[split.test.name].baseline, **asked
+            )
+            for split in splits
         }
-    return SearchResult(cuts, objective, combine, validation, test, controls, cost, looks, settings)
+        for kind, placebo in controls_of(cuts, seed=options.seed).items()
+    }
+    return dict(validation=validation, test=test, controls=controls)

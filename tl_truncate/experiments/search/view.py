@@ -1,57 +1,77 @@
 """A search as HTML: what was chosen, validation beside test, controls, and the cost on running text."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.view import LONG, NAMES, frame_table, record_table, setup
-from tl_truncate.markup import details, interval, join, paragraphs, table
-from tl_truncate.statistics import Estimate
+from tl_truncate.experiments.scoring.metrics import first, label_of
+from tl_truncate.experiments.scoring.view import ShownCost, cost_table, frame_table, record_table, setup
+from tl_truncate.markup import details, join, paragraphs, table
+from tl_truncate.statistics import shown
 
-if TYPE_CHECKING:
-    from tl_truncate.experiments.scoring.evaluate import Metric, Scores
-    from tl_truncate.experiments.scoring.side_effects import SideEffects
-    from tl_truncate.experiments.search.result import SearchResult
-
-_METRICS: tuple["Metric", ...] = ("logit_diff", "accuracy", "p_in_context", "p_global")
+VALIDATION, TEST = "validation", "test"
 
 
-def search_html(found: "SearchResult") -> Markup:
+@dataclass(frozen=True, eq=False)
+class ShownSearch:
+    """A search as plain data.
+
+    Attributes:
+        cuts: that were chosen.
+        objective: the metric that was to rise.
+        changes: as `SearchResult.changes` gives them.
+        optimism: by task.
+        cost: on running text, if it was asked.
+        looks: one row for each look at candidates.
+        settings: of the search.
+        record: of the test scores.
+    """
+
+    cuts: tuple[str, ...]
+    objective: str
+    changes: pd.DataFrame
+    optimism: Mapping[str, float]
+    cost: ShownCost | None
+    looks: pd.DataFrame
+    settings: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Their names."""
+        return list(self.optimism)
+
+    def of(self, task: str, metric: str) -> pd.DataFrame:
+        """The changes of a metric on a task, one row for each column of the table, by its name."""
+        chosen = (self.changes["task"] == task) & (self.changes["metric"] == metric)
+        return self.changes[chosen].set_index("column")
+
+
+def search_html(found: ShownSearch) -> Markup:
     """What a notebook shows of a search."""
-    record = next(iter(found.test.values())).record
     return Markup("<div>{}{}{}{}{}</div>").format(
         paragraphs(search_words(found)),
-        join(splits_table(found, task) for task in found.test),
+        join(splits_table(found, task) for task in found.tasks),
         Markup("") if found.cost is None else cost_table(found.cost),
         details("What was looked at", looks_table(found)),
-        details("Where this comes from", record_table(record)),
+        details("Where this comes from", record_table(found.record)),
     )
 
 
-def search_words(found: "SearchResult") -> list[str]:
+def search_words(found: ShownSearch) -> list[str]:
     """What was chosen and what it is worth, in sentences."""
-    record = next(iter(found.test.values())).record
-    goal = LONG[found.objective]
-    asked = f"{found.settings['grid']} on {setup(record)}"
+    goal = label_of(found.objective).told
+    asked = f"{found.settings['grid']} on {setup(found.record)}"
     if not found.cuts:
-        names = ", ".join(found.test)
+        names = ", ".join(found.tasks)
         return [f"No cut of {asked}, raised {goal} on the validation prompts of {names}."]
-    names = ", ".join(map(repr, found.cuts))
+    names = ", ".join(found.cuts)
     words = [f"Of {asked}, these were chosen because they raise {goal} on validation prompts: {names}."]
-    for task in found.test:
-        change = found.change(task)
-        verdict = "The gain survives" if change.low > 0 else "The gain does not survive"
-        words.append(
-            f"{verdict} on {change.n} prompts of {task} that had no say in the choice: "
-            f"{interval(change, signed=True)}. Choosing alone was worth {found.optimism(task):+.3f} on "
-            "the validation prompts."
-        )
-        beside = [
-            f"{kind} {interval(paired(by_task[task], found.objective), signed=True)}"
-            for kind, by_task in found.controls.items()
-        ]
-        if beside:
-            words.append(f"Controls that remove as much, of no particular meaning: {'; '.join(beside)}.")
+    for task in found.tasks:
+        words += _task_words(found, task)
     if found.cost is not None:
         words.append(
             f"The cost on running text: perplexity {found.cost.uncut_perplexity:.1f} becomes "
@@ -60,46 +80,38 @@ def search_words(found: "SearchResult") -> list[str]:
     return words
 
 
-def splits_table(found: "SearchResult", task: str) -> Markup:
-    """The paired change of every metric on validation and on test prompts, and of the controls."""
-    columns = {
-        "validation": found.validation[task],
-        "test": found.test[task],
-        **{f"{kind}, test": by_task[task] for kind, by_task in found.controls.items()},
-    }
-    order = [found.objective, *(name for name in _METRICS if name != found.objective)]
-    rows = [
-        [NAMES[metric], *(interval(paired(each, metric), signed=True) for each in columns.values())]
-        for metric in order
+def _task_words(found: ShownSearch, task: str) -> list[str]:
+    rows = found.of(task, found.objective)
+    change = rows.loc[TEST]
+    verdict = "The gain survives" if change["low"] > 0 else "The gain does not survive"
+    words = [
+        f"{verdict} on {change['n']} prompts of {task} that had no say in the choice: {_cell(change)}. "
+        f"Choosing alone was worth {found.optimism[task]:+.3f} on the validation prompts."
     ]
+    controls = rows.drop(index=[VALIDATION, TEST])
+    if len(controls):
+        told = [f"{name.removesuffix(f', {TEST}')} {_cell(row)}" for name, row in controls.iterrows()]
+        words.append(f"Controls that remove as much, of no particular meaning: {'; '.join(told)}.")
+    return words
+
+
+def _cell(row: pd.Series) -> str:
+    return shown(row["change"], row["low"], row["high"], signed=True)
+
+
+def splits_table(found: ShownSearch, task: str) -> Markup:
+    """The paired change of every metric on validation and on test prompts, and of the controls."""
+    rows = []
+    for metric in first(found.objective):
+        cells = found.of(task, metric)
+        rows.append([label_of(metric).short, *(_cell(row) for _, row in cells.iterrows())])
     caption = (
         f"{task}: paired change from the uncut model (95% bootstrap intervals). The validation prompts "
         "chose the cuts, the test prompts did not"
     )
-    return table(["metric", *columns], rows, caption=caption)
+    return table(["metric", *found.of(task, found.objective).index], rows, caption=caption)
 
 
-def cost_table(cost: "SideEffects") -> Markup:
-    """What the cuts do to running text."""
-    rows = [
-        ("perplexity, uncut", f"{cost.uncut_perplexity:.2f}"),
-        ("perplexity, cut", f"{cost.perplexity:.2f}"),
-        ("change of the loss, nats a token", interval(cost.loss_change, signed=True)),
-        ("KL(uncut || cut), nats", interval(cost.kl)),
-        ("same most probable token", interval(cost.agreement)),
-    ]
-    tokens = int(cost.frame["tokens"].sum())
-    caption = f"Side effects on running text, {tokens} tokens of {len(cost.frame)} passages"
-    return table(["what", "value"], rows, caption=caption)
-
-
-def looks_table(found: "SearchResult") -> Markup:
+def looks_table(found: ShownSearch) -> Markup:
     """The candidates of each look, and the best of them."""
     return frame_table(found.looks, "Each look at candidates, on validation prompts alone")
-
-
-def paired(scores: "Scores", metric: "Metric") -> Estimate:
-    """The paired change, which is zero where nothing was cut."""
-    if scores.baseline is None:
-        return Estimate(0.0, low=0.0, high=0.0, se=0.0, n=len(scores.frame))
-    return scores.change(metric)

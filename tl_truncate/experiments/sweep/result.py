@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.scoring.answers import Outcome
-from tl_truncate.experiments.scoring.evaluate import Metric, Scores, score_frame
+from tl_truncate.experiments.scoring.evaluate import Scores, score_frame
+from tl_truncate.experiments.scoring.metrics import Metric, column_of
 from tl_truncate.experiments.sweep.grid import setting_key
+from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
+from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.record import Record
-from tl_truncate.statistics import bootstrap_columns
+from tl_truncate.statistics import bootstrap_columns, shown_in
 from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.site import Site
-
-# `rank` is how many components are kept, so the answer's rank has another name in the table.
-_COLUMNS: dict[str, str] = {"rank": "answer_rank"}
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,6 @@ class Setting:
     cut: SiteCut
     rank: int
     outcomes: tuple[Outcome, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for one line."""
-        outcomes = [outcome.to_json() for outcome in self.outcomes]
-        return {"cut": self.cut.to_json(), "rank": self.rank, "outcomes": outcomes}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Setting":
-        """Reads what `to_json` wrote."""
-        outcomes = tuple(Outcome.from_json(each) for each in data["outcomes"])
-        return cls(SiteCut.from_json(data["cut"]), data["rank"], outcomes)
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,7 +109,7 @@ class SweepResult:
             values = np.stack([each[metric].to_numpy() for each in outcomes], axis=1)
             changes = values - base.frame[metric].to_numpy()[:, None]
             seed, resamples = base.record.seed, self.resamples
-            name = _COLUMNS.get(metric, metric)
+            name = column_of(metric)
             for title, columns in ((name, values), (f"{name}_change", changes)):
                 found = bootstrap_columns(columns, seed=seed, resamples=resamples)
                 for suffix, column in zip(("", "_se", "_low", "_high"), found, strict=True):
@@ -182,8 +171,21 @@ class SweepResult:
             raise ValueError(
                 f"The sweep in {run_dir} must have begun to score, but it has not. Resume it."
             )
-        settings = [Setting.from_json(line) for line in folder.lines()]
-        return build_result(manifest, baseline, settings)
+        settings = [read(Setting, line) for line in folder.lines()]
+        return cls(**result_fields(manifest, baseline, settings))
+
+    @property
+    def shown(self) -> ShownSweep:
+        """The result as plain data, for pages."""
+        return ShownSweep(
+            frame=self.frame,
+            baselines={task: scores.shown for task, scores in self.baselines.items()},
+            metrics=tuple(map(column_of, self.metrics)),
+            sites=len({str(cut.site) for cut in self.grid}),
+            keeps=len({cut.label for cut in self.grid}),
+            asked=len(self.grid),
+            done=len(self.settings),
+        )
 
     def __str__(self) -> str:
         lines = [f"{len(self.settings)} of {len(self.grid)} settings on {len(self.tasks)} tasks"]
@@ -195,15 +197,13 @@ class SweepResult:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from tl_truncate.experiments.sweep.view import sweep_html
-
-        return sweep_html(self)
+        return sweep_html(self.shown)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _extremes(self, task: str) -> str:
-        metric = _COLUMNS.get(self.metrics[-1], self.metrics[-1])
+        metric = column_of(self.metrics[-1])
         table = self.frame[(self.frame["task"] == task) & (self.frame["kind"] == "Cut")]
         if table.empty:
             return "  nothing is finished"
@@ -213,10 +213,9 @@ class SweepResult:
             ("fall", table[f"{metric}_change"].idxmin()),
         ):
             row = table.loc[place]
-            change = f"{metric}_change"
             lines.append(
                 f"  largest {word} of {metric}: {row['site']} at keep {row['keep']}, "
-                f"{row[change]:+.3f} [{row[f'{change}_low']:+.3f}, {row[f'{change}_high']:+.3f}]"
+                f"{shown_in(row, f'{metric}_change', signed=True)}"
             )
         return "\n".join(lines)
 
@@ -224,31 +223,31 @@ class SweepResult:
 _SETTING_COLUMNS = ["task", "site", "layer", "matrix", "head", "kind", "keep", "rank"]
 
 
-def build_result(
+def result_fields(
     manifest: Mapping[str, Any],
     baseline: Sequence[dict[str, Any]],
     settings: Sequence[Setting],
     cuts: Sequence[SiteCut] | None = None,
-) -> SweepResult:
-    """A result from what a run folder holds; a setting that is there twice counts once.
+) -> dict[str, Any]:
+    """The fields of a result, from what a run folder holds; a setting that is there twice counts once.
 
     Cuts whose token means were never saved cannot be read back, so whoever has the cuts gives them.
     """
     tasks = tuple(Task.from_json(each) for each in manifest["tasks"])
     baselines = {}
     for task, data in zip(tasks, baseline, strict=True):
-        frame = score_frame(task, data["n_tokens"], Outcome.from_json(data["outcome"]))
-        record = Record.from_json(data["record"])
+        frame = score_frame(task, data["n_tokens"], read(Outcome, data["outcome"]))
+        record = read(Record, data["record"])
         baselines[task.name] = Scores(frame, record, resamples=manifest["resamples"])
     grid = tuple(map(SiteCut.from_json, manifest["grid"]) if cuts is None else cuts)
     finished = {setting_key(setting.cut): setting for setting in reversed(settings)}
     in_order = [replace(finished[key], cut=cut) for cut in grid if (key := setting_key(cut)) in finished]
-    return SweepResult(
-        tasks,
-        baselines,
-        tuple(in_order),
-        grid,
-        tuple(manifest["metrics"]),
-        manifest,
+    return dict(
+        tasks=tasks,
+        baselines=baselines,
+        settings=tuple(in_order),
+        grid=grid,
+        metrics=tuple(manifest["metrics"]),
+        manifest=manifest,
         resamples=manifest["resamples"],
     )

@@ -3,28 +3,29 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.answers import Outcome
-from tl_truncate.experiments.scoring.evaluate import METRICS, Metric, check_model, check_task
+from tl_truncate.experiments.scoring.evaluate import check_model, check_task
+from tl_truncate.experiments.scoring.metrics import SCORED, Metric
 from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.grid import Control, make_grid, setting_key
 from tl_truncate.experiments.sweep.memory import Plan, make_plan
-from tl_truncate.experiments.sweep.result import Setting, SweepResult, build_result
-from tl_truncate.runs.folder import RunFolder
+from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.experiments.sweep.result import Setting, SweepResult, result_fields
+from tl_truncate.runs.codec import plain, read
+from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
+from tl_truncate.weights.keep.defaults import KEEPS
 from tl_truncate.weights.site import Site
 
-KEEPS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.9)
 # Uncut scores that a resumed run may differ by, in nats: another number of threads rounds otherwise.
 _SAME_BASELINE = 0.02
 
@@ -37,7 +38,7 @@ def sweep(
     keeps: Sequence[Keep | int | float] = KEEPS,
     cuts: Sequence[SiteCut] = (),
     controls: Sequence[Control] = (),
-    metrics: Sequence[Metric] = ("accuracy", "p_in_context", "p_global", "logit_diff"),
+    metrics: Sequence[Metric] = SCORED,
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = True,
     prepend_bos: bool | None = None,
@@ -96,10 +97,7 @@ def sweep(
     """
     tasks = check_tasks(model, task)
     grid = make_grid(model, sites, keeps, controls, seed, cuts)
-    return sweep_cuts(
-        model,
-        tasks,
-        grid,
+    options = SweepOptions(
         metrics=metrics,
         run_dir=run_dir,
         resume=resume,
@@ -113,50 +111,33 @@ def sweep(
         label="sweep",
         says_memory=True,
     )
+    return sweep_cuts(model, tasks, grid, options)
 
 
 def sweep_cuts(
-    model: Any,
-    tasks: Sequence[Task],
-    grid: Sequence[SiteCut],
-    *,
-    metrics: Sequence[Metric] = ("accuracy", "p_in_context", "p_global", "logit_diff"),
-    run_dir: str | os.PathLike[str] | None = None,
-    resume: bool = True,
-    prepend_bos: bool | None = None,
-    batch_size: int = 64,
-    tokens_in_flight: int = 1024,
-    max_memory: int | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-    progress: bool = True,
-    label: str = "cuts",
-    says_memory: bool = False,
+    model: Any, tasks: Sequence[Task], grid: Sequence[SiteCut], options: SweepOptions
 ) -> SweepResult:
-    """`sweep` over a list of cuts instead of a grid; the arguments are those of `sweep`."""
-    _check_metrics(metrics)
-    for name, value in (("batch_size", batch_size), ("tokens_in_flight", tokens_in_flight)):
-        positive(name, value)
-    encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
+    """`sweep` over a list of cuts instead of a grid."""
+    encoded = [encode(model, each, prepend_bos=options.prepend_bos) for each in tasks]
     plan = make_plan(
         model,
         encoded,
         list(dict.fromkeys(cut.site for cut in grid)),
-        batch_size=batch_size,
-        tokens_in_flight=tokens_in_flight,
-        max_memory=max_memory,
+        batch_size=options.batch_size,
+        tokens_in_flight=options.tokens_in_flight,
+        max_memory=options.max_memory,
     )
-    if progress and says_memory:
-        tqdm.write(f"{label}: about {plan.memory} beside the model", file=sys.stderr)
-    records = _records(model, tasks, encoded, seed)
-    manifest = _manifest(tasks, records, grid, metrics, plan, resamples)
-    folder = None if run_dir is None else RunFolder(run_dir)
+    if options.progress and options.says_memory:
+        tqdm.write(f"{options.label}: about {plan.memory} beside the model", file=sys.stderr)
+    records = _records(model, tasks, encoded, options.seed)
+    manifest = _manifest(tasks, records, grid, plan, options)
+    folder = None if options.run_dir is None else RunFolder(options.run_dir)
     if folder is not None:
-        folder.open(manifest, resume=resume)
-    settings = [Setting.from_json(line) for line in folder.lines()] if folder else []
+        folder.open(manifest, resume=options.resume)
+    settings = [read(Setting, line) for line in folder.lines()] if folder else []
     run = _Run(model, tasks, plan, records, encoded, folder, settings)
-    baseline = run.finish(grid, progress, label)
-    return build_result(manifest, baseline, run.settings, grid)
+    baseline = run.finish(grid, options.progress, options.label)
+    return SweepResult(**result_fields(manifest, baseline, run.settings, grid))
 
 
 class _Run:
@@ -193,7 +174,7 @@ class _Run:
             for found in engine.run(grid, self._done):
                 new = [Setting(cut, cut.kept_rank(self._model), tuple(all_)) for cut, all_ in found]
                 if self._folder is not None:
-                    self._folder.append([setting.to_json() for setting in new])
+                    self._folder.append(plain(new))
                 self.settings += new
                 self._keys |= {setting_key(setting.cut) for setting in new}
                 bar.update(len(new))
@@ -203,8 +184,8 @@ class _Run:
     def _baseline(self, outcomes: Sequence[Outcome], stored: Any) -> list[dict[str, Any]]:
         found = [
             dict(
-                record=record.to_json(),
-                outcome=outcome.to_json(),
+                record=plain(record),
+                outcome=plain(outcome),
                 n_tokens=[len(each.prompt) for each in encoded.prompts],
             )
             for record, outcome, encoded in zip(self._records, outcomes, self._encoded, strict=True)
@@ -214,7 +195,7 @@ class _Run:
                 self._folder.write_baseline(found)
             return found
         for outcome, before in zip(outcomes, stored, strict=True):
-            _require_same(outcome, Outcome.from_json(before["outcome"]))
+            _require_same(outcome, read(Outcome, before["outcome"]))
         return list(stored)
 
 
@@ -251,12 +232,6 @@ def check_tasks(model: Any, task: Any) -> list[Task]:
     return tasks
 
 
-def _check_metrics(metrics: Sequence[Metric]) -> None:
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if isinstance(metrics, str) or unknown or not metrics:
-        raise ValueError(f"metrics must be a list from {', '.join(METRICS)}, got {metrics!r}.")
-
-
 def _records(
     model: Any, tasks: Sequence[Task], encoded: Sequence[EncodedTask], seed: int
 ) -> list[Record]:
@@ -271,21 +246,21 @@ def _manifest(
     tasks: Sequence[Task],
     records: Sequence[Record],
     grid: Sequence[SiteCut],
-    metrics: Sequence[str],
     plan: Plan,
-    resamples: int,
+    options: SweepOptions,
 ) -> dict[str, Any]:
     of_task = ("task", "task_hash", "n_prompts")
-    common = {name: value for name, value in asdict(records[0]).items() if name not in of_task}
-    return {
-        "format": 1,
-        "kind": "sweep",
-        **common,
-        "tasks": [task.to_json() for task in tasks],
-        "task_hashes": {task.name: task.hash for task in tasks},
-        "grid": [cut.to_json() for cut in grid],
-        "metrics": list(metrics),
-        "resamples": resamples,
-        "batches": [[len(batch.rows), len(batch.rows[0])] for batch in plan.batches],
-        "cuts_in_a_pass": plan.copies,
-    }
+    common = {name: value for name, value in plain(records[0]).items() if name not in of_task}
+    return make_manifest(
+        "sweep",
+        **common
+        | dict(
+            tasks=[task.to_json() for task in tasks],
+            task_hashes={task.name: task.hash for task in tasks},
+            grid=[cut.to_json() for cut in grid],
+            metrics=list(options.metrics),
+            resamples=options.resamples,
+            batches=[[len(batch.rows), len(batch.rows[0])] for batch in plan.batches],
+            cuts_in_a_pass=plan.copies,
+        ),
+    )

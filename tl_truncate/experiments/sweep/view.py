@@ -1,15 +1,16 @@
 """A sweep as HTML: what it found in words, and layer by rank as a table of colours."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.view import LONG, NAMES, scores_table, setup
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
+from tl_truncate.experiments.scoring.view import ShownScores, scores_table, setup
 from tl_truncate.markup import details, join, paragraphs, shade, table
-
-if TYPE_CHECKING:
-    from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.statistics import shown, shown_in
 
 PICKED = (
     "Settings are picked here by looking at the same prompts that score them, which flatters them: test "
@@ -17,55 +18,83 @@ PICKED = (
 )
 
 
-def sweep_html(result: "SweepResult") -> Markup:
+@dataclass(frozen=True, eq=False)
+class ShownSweep:
+    """A sweep as plain data.
+
+    Attributes:
+        frame: as `SweepResult.frame` has it.
+        baselines: the uncut model's scores by the task's name.
+        metrics: their columns in the frame.
+        sites: how many there are.
+        keeps: how many amounts were kept.
+        asked: settings in all.
+        done: settings that are scored.
+    """
+
+    frame: pd.DataFrame
+    baselines: Mapping[str, ShownScores]
+    metrics: tuple[str, ...]
+    sites: int
+    keeps: int
+    asked: int
+    done: int
+
+    @property
+    def shown_first(self) -> list[str]:
+        """Those of the metrics that there is room for."""
+        return [name for name in PROBABILITIES if name in self.metrics]
+
+
+def sweep_html(result: ShownSweep) -> Markup:
     """What a notebook shows of a sweep."""
     parts = [paragraphs(sweep_words(result))]
-    for task in result.tasks:
-        parts.append(scores_table(result.baselines[task.name], f"{task.name}, the uncut model"))
-        cells = heat_frame(result.frame, task.name)
-        for metric in (name for name in ("p_in_context", "p_global") if name in result.metrics):
+    for task, baseline in result.baselines.items():
+        parts.append(scores_table(baseline, f"{task}, the uncut model"))
+        cells = heat_frame(result.frame, task)
+        for metric in result.shown_first:
             for matrix in dict.fromkeys(cells["matrix"]):
-                title = f"{matrix}: change of {NAMES[metric]} on {task.name}"
+                title = f"{matrix}: change of {label_of(metric).short} on {task}"
                 own = cells[(cells["matrix"] == matrix) & (cells["kind"] == "Cut")]
                 if not own.empty:
                     parts.append(details(title, heat_table(own, metric, title)))
     return Markup("<div>{}</div>").format(join(parts))
 
 
-def sweep_words(result: "SweepResult") -> list[str]:
+def sweep_words(result: ShownSweep) -> list[str]:
     """What was done and what was found, in sentences."""
-    first = result.baselines[result.tasks[0].name].record
-    kept = len(dict.fromkeys(cut.label for cut in result.grid))
-    sites = len(dict.fromkeys(str(cut.site) for cut in result.grid))
-    whole, done = len(result.grid), len(result.settings)
+    first = next(iter(result.baselines.values()))
+    finished = result.done == result.asked
+    settings = f"all {result.asked}" if finished else f"{result.done} of {result.asked}"
     words = [
-        f"One weight matrix at a time was changed while the model ran, at {sites} sites with {kept} "
-        f"amounts kept: {f'all {whole}' if result.finished else f'{done} of {whole}'} settings are "
-        f"scored. The model is {setup(first)}."
+        f"One weight matrix at a time was changed while the model ran, at {result.sites} sites with "
+        f"{result.keeps} amounts kept: {settings} settings are scored. The model is "
+        f"{setup(first.record)}."
     ]
-    if not result.finished:
+    if not finished:
         words.append("The run is not finished; the same call with the same folder goes on.")
-    for task in result.tasks:
-        words += _task_words(result, task.name)
-    return [*words, PICKED] if result.settings else words
+    for task in result.baselines:
+        words += _task_words(result, task)
+    return [*words, PICKED] if result.done else words
 
 
-def _task_words(result: "SweepResult", task: str) -> list[str]:
+def _task_words(result: ShownSweep, task: str) -> list[str]:
     base = result.baselines[task]
+    told = {name: shown(*base.summary.loc[name, ["value", "low", "high"]]) for name in PROBABILITIES}
     words = [
-        f"On {base.record.n_prompts} prompts of {task} the uncut model gives the in-context answer "
-        f"probability {base.p_in_context} and the global answer {base.p_global}."
+        f"On {base.record['n_prompts']} prompts of {task} the uncut model gives the in-context answer "
+        f"probability {told['p_in_context']} and the global answer {told['p_global']}."
     ]
-    table = result.frame[(result.frame["task"] == task)] if result.settings else pd.DataFrame()
+    table = result.frame[(result.frame["task"] == task)] if result.done else pd.DataFrame()
     if table.empty:
         return words
     cuts = table[table["kind"] == "Cut"] if (table["kind"] == "Cut").any() else table
-    for metric in (name for name in ("p_in_context", "p_global") if name in result.metrics):
+    for metric in result.shown_first:
         change = f"{metric}_change"
         low, high = cuts[f"{change}_low"], cuts[f"{change}_high"]
         clear = int(((low > 0) | (high < 0)).sum())
         words.append(
-            f"{LONG[metric].capitalize()} rises most, by "
+            f"{label_of(metric).told.capitalize()} rises most, by "
             f"{_told(cuts.loc[cuts[change].idxmax()], change)}, and falls most, by "
             f"{_told(cuts.loc[cuts[change].idxmin()], change)}. {clear} of {len(cuts)} changes have an "
             f"interval without zero; about {round(0.05 * len(cuts))} would by chance if nothing had an "
@@ -76,10 +105,8 @@ def _task_words(result: "SweepResult", task: str) -> list[str]:
 
 
 def _told(row: pd.Series, change: str) -> str:
-    return (
-        f"{row[change]:+.3f} [{row[f'{change}_low']:+.3f}, {row[f'{change}_high']:+.3f}] at "
-        f"{row['site']} with {kept_text(row['keep'])} kept"
-    )
+    told = shown_in(row, change, signed=True)
+    return f"{told} at {row['site']} with {kept_text(row['keep'])} kept"
 
 
 def _control_words(table: pd.DataFrame, cuts: pd.DataFrame) -> str:
@@ -95,9 +122,8 @@ def _control_words(table: pd.DataFrame, cuts: pd.DataFrame) -> str:
         return "No cut has a control beside it."
     row = best.iloc[0]
     beside = table[(table["site"] == row["site"]) & (table["keep"] == row["keep"])]
-    low, high = f"{metric}_low", f"{metric}_high"
     told = [
-        f"{each['kind']} {each[metric]:+.3f} [{each[low]:+.3f}, {each[high]:+.3f}]"
+        f"{each['kind']} {shown_in(each, metric, signed=True)}"
         for _, each in beside[beside["kind"] != "Cut"].iterrows()
     ]
     return (

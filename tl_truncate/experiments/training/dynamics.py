@@ -11,11 +11,11 @@ from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.evaluate import Scores, check_task, evaluate
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.reading import Reading
-from tl_truncate.experiments.training.result import UNCUT, Dynamics, build_dynamics
-from tl_truncate.runs.folder import RunFolder
+from tl_truncate.experiments.training.result import UNCUT, Dynamics, dynamics_fields
+from tl_truncate.runs.codec import plain
+from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.provenance import versions
 
 Load = Callable[[int], Any]
 AnyCuts = SiteCut | Sequence[SiteCut]
@@ -104,7 +104,7 @@ def dynamics(
                 folder.append([line])
             lines.append(line)
             bar.update()
-    return build_dynamics(manifest, lines)
+    return Dynamics(**dynamics_fields(manifest, lines))
 
 
 def _manifest(
@@ -114,15 +114,13 @@ def _manifest(
     named: Mapping[str, Cuts],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    return dict(
-        format=1,
-        kind="dynamics",
+    return make_manifest(
+        "dynamics",
         model=name,
         task=task.to_json(),
         task_hash=task.hash,
         checkpoints=steps,
         cuts={name: [cut.to_json() for cut in each] for name, each in named.items()},
-        versions=versions(),
         **settings,
     )
 
@@ -139,9 +137,9 @@ def _read(
     scores: dict[str, Scores] = {UNCUT: uncut}
     for name, each in named.items():
         scores[name] = evaluate(model, task, each, baseline=uncut, **options)
-    line = dict(readings={name: Reading.of(each).to_json() for name, each in scores.items()})
+    line = dict(readings=plain({name: Reading.of(each) for name, each in scores.items()}))
     if parts is not None:
-        line["parts"] = parts.attribute(model, task, **options).to_json()
+        line["parts"] = plain(parts.attribute(model, task, **options))
     return line
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from tl_truncate.experiments.scoring.evaluate import METRICS, Scores
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.metrics import METRICS
 from tl_truncate.runs.record import Record
 from tl_truncate.tasks.task import Task
 
@@ -25,17 +25,6 @@ class Reading:
         columns = [name for name in scores.frame if name in METRICS]
         values = {name: tuple(map(float, scores.frame[name])) for name in columns}
         return cls(values, tuple(map(int, scores.frame["n_tokens"])), scores.record)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` is the inverse, to the last bit."""
-        values = {name: list(each) for name, each in self.values.items()}
-        return dict(values=values, n_tokens=list(self.n_tokens), record=self.record.to_json())
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Reading":
-        """Reads what `to_json` wrote."""
-        values = {name: tuple(each) for name, each in data["values"].items()}
-        return cls(values, tuple(data["n_tokens"]), Record.from_json(data["record"]))
 
     def scores(self, task: Task, baseline: Scores | None, *, resamples: int) -> Scores:
         """The scores that the reading holds, of the prompts of a task."""

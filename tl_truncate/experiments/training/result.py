@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tl_truncate.experiments.scoring.evaluate import METRICS, Metric, Scores
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.training.reading import Reading
+from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.statistics import bootstrap_columns
+from tl_truncate.statistics import bootstrap_columns, shown_in
 from tl_truncate.tasks.task import Task
 
 UNCUT = "uncut"
+_TOLD = (*PROBABILITIES, "accuracy")
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,7 +145,7 @@ class Dynamics:
                 f"The run folder must hold dynamics with a finished checkpoint, got kind "
                 f"{manifest.get('kind')!r} with {len(lines)} in {run_dir}."
             )
-        return build_dynamics(manifest, lines)
+        return cls(**dynamics_fields(manifest, lines))
 
     def __str__(self) -> str:
         left = len(set(self.asked) - set(self.readings))
@@ -153,32 +156,26 @@ class Dynamics:
         last = self.checkpoints[-1]
         for name in self.names:
             row = self._row(last, name)
-            shown = ", ".join(
-                f"{metric} {row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
-                for metric in ("p_in_context", "p_global", "accuracy")
-            )
-            lines.append(f"  step {last}, {name}: {shown}")
+            told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in _TOLD)
+            lines.append(f"  step {last}, {name}: {told}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return str(self)
 
 
-def build_dynamics(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Dynamics:
-    """A result from what a run folder holds; a checkpoint that is there twice counts once."""
-    readings = {
-        line["step"]: {name: Reading.from_json(each) for name, each in line["readings"].items()}
-        for line in reversed(lines)
+def dynamics_fields(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of a result, from what a run folder holds; a step that is there twice counts once."""
+    by_step = {line["step"]: line for line in reversed(lines)}
+    readings = {step: read(dict[str, Reading], line["readings"]) for step, line in by_step.items()}
+    parts = {
+        step: read(PartAttribution, line["parts"]) for step, line in by_step.items() if "parts" in line
     }
-    return Dynamics(
-        Task.from_json(manifest["task"]),
-        readings,
-        tuple(manifest["checkpoints"]),
-        manifest,
-        {
-            line["step"]: PartAttribution.from_json(line["parts"])
-            for line in reversed(lines)
-            if "parts" in line
-        },
+    return dict(
+        task=Task.from_json(manifest["task"]),
+        readings=readings,
+        asked=tuple(manifest["checkpoints"]),
+        manifest=manifest,
+        parts=parts,
         resamples=manifest["resamples"],
     )

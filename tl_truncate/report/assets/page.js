@@ -1,8 +1,6 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  // Okabe and Ito's colours, told apart with every common colour vision.
-  const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
   const quiet = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
   const number = (value, digits = 3, signed = true) =>
     value === null || value === undefined ? "–"
@@ -55,7 +53,7 @@
         `<br>${plain(panel.unit)} ${number(value, 3, false)}`;
       if (low <= 0 && high >= 0) { dots.x.push(column); dots.y.push(row); }
     }
-    const ends = dark() ? ["#4aa3df", colour("--panel"), "#ef7d3c"] : ["#0072b2", "#ffffff", "#d55e00"];
+    const ends = dark() ? ["#4aa3df", colour("--panel"), "#ef7d3c"] : [data.palette[1], "#ffffff", data.palette[0]];
     const traces = [{
       type: "heatmap", z, text, customdata: names, hovertemplate: "%{text}<extra></extra>", xgap: 1, ygap: 1,
       zmin: -panel.size, zmax: panel.size, colorscale: [[0, ends[0]], [0.5, ends[1]], [1, ends[2]]],
@@ -85,7 +83,7 @@
   function lines(panel) {
     const all = panel.series.flatMap((series) => series.x), traces = [];
     for (const series of panel.series) {
-      const own = COLOURS[series.colour % COLOURS.length], x = series.x.map(onLog);
+      const own = data.palette[series.colour % data.palette.length], x = series.x.map(onLog);
       const bars = series.low && {
         type: "data", symmetric: false, thickness: 1, width: 3,
         array: series.high.map((high, i) => high - series.y[i]), arrayminus: series.low.map((low, i) => series.y[i] - low),
@@ -116,7 +114,7 @@
     const places = panel.names.map((_, place) => panel.names.length - 1 - place);
     const traces = [{
       type: "scatter", mode: "markers", x: panel.y, y: places,
-      marker: { size: 9, color: panel.names.map((_, i) => COLOURS[Math.min(i, 2)]) },
+      marker: { size: 9, color: panel.names.map((_, i) => data.palette[Math.min(i, 2)]) },
       error_x: {
         type: "data", symmetric: false, thickness: 1.5, width: 4, color: colour("--text"),
         array: panel.high.map((high, i) => high - panel.y[i]), arrayminus: panel.low.map((low, i) => panel.y[i] - low),
@@ -156,7 +154,6 @@
 
   // Prompts ------------------------------------------------------------------------------------------
   const browser = document.getElementById("browser");
-  const NAMES = { p_in_context: "p(in-context)", p_global: "p(global)", logit_diff: "logit difference" };
   let order = { column: null, up: true };
 
   function show(name) {
@@ -183,10 +180,10 @@
       const after = value(cut), shown = Math.min(digits, 3);
       if (uncut) {
         const before = value(uncut);
-        made.push({ name: `${NAMES[metric]} uncut`, of: before, digits: shown });
+        made.push({ name: `${group.names[metric]} uncut`, of: before, digits: shown });
         made.push({ name: "cut", of: after, digits: shown });
         made.push({ name: "change", of: (i) => after(i) === null || before(i) === null ? null : after(i) - before(i), digits: shown, signed: true });
-      } else made.push({ name: NAMES[metric], of: after, digits: shown });
+      } else made.push({ name: group.names[metric], of: after, digits: shown });
     }
     return made;
   }

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from tl_truncate.checks import positive
 from tl_truncate.models import Backend, load_model
-from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.toys.nano.grammar import Grammar
 from tl_truncate.toys.nano.tokenizer import make_tokenizer, pieces, vocabulary
 from tl_truncate.toys.nano.weights import save_checkpoint
 from tl_truncate.toys.training import Training, log_spaced, train
 from tl_truncate.weights.files import replacing
-from tl_truncate.weights.provenance import versions
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def nano_pythia(
         _default_steps(config.steps) if checkpoints is None else checkpoints, config
     )
     place = Path(folder)
-    manifest = dict(kind="nano-pythia", config=asdict(config), checkpoints=steps, versions=versions())
+    manifest = make_manifest("nano-pythia", config=asdict(config), checkpoints=steps)
     RunFolder(place).open(manifest, resume=resume)
     model = _fresh_model(config)
     if device is not None:

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 
 from tl_truncate.checks import positive
 from tl_truncate.models import Backend
+from tl_truncate.runs.codec import plain, read
 from tl_truncate.toys.recall.bigrams import BigramTable
 from tl_truncate.toys.recall.data import RecallData
 
@@ -188,21 +188,11 @@ class RecallConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain data, its bigram table included."""
-        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "data"}
-        data = {each.name: getattr(self.data, each.name) for each in fields(RecallData)}
-        table = asdict(data.pop("table"))
-        lists = {name: value.tolist() for name, value in table.items() if isinstance(value, np.ndarray)}
-        return {**plain, "data": {**data, "table": {**table, **lists, "tokens": list(table["tokens"])}}}
+        found: dict[str, Any] = plain(self)
+        # The data stand last, as they did when the first configurations were hashed.
+        return {**{name: found[name] for name in found if name != "data"}, "data": found["data"]}
 
     @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> "RecallConfig":
+    def from_json(cls, data: dict[str, Any]) -> "RecallConfig":
         """Reads what `to_json` wrote."""
-        data = dict(plain["data"])
-        table = data.pop("table")
-        read = BigramTable(
-            tuple(table["tokens"]),
-            np.array(table["marginal"]),
-            np.array(table["conditional"]),
-            table["source"],
-        )
-        return cls(**{**plain, "data": RecallData(read, **data)})
+        return read(cls, data)

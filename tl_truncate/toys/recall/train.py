@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.tasks.task import Task
 from tl_truncate.toys.recall.config import RecallConfig
 from tl_truncate.toys.recall.data import RecallBatch, RecallData
@@ -19,7 +19,7 @@ from tl_truncate.toys.recall.model import build_recall_model, tensors, write
 from tl_truncate.toys.recall.probes import Probes
 from tl_truncate.toys.training import Training, log_spaced, train
 from tl_truncate.weights.files import replacing
-from tl_truncate.weights.provenance import note_source, versions
+from tl_truncate.weights.provenance import note_source
 
 #: What counts as learnt: the noise by its probability, recall by its accuracy.
 NOISE_LEARNT, RECALL_LEARNT = 0.4, 0.25
@@ -150,7 +150,7 @@ def train_recall(
     steps = _check_steps(_default_steps(config.steps) if checkpoints is None else checkpoints, config)
     store = _Store(None if run_dir is None else RunFolder(run_dir))
     store.open(
-        dict(kind="recall", config=config.to_json(), checkpoints=steps, versions=versions()),
+        make_manifest("recall", config=config.to_json(), checkpoints=steps),
         resume=resume,
     )
     model = _build(config, device)

@@ -1,0 +1,38 @@
+"""How a sweep is run: what is scored, how much at once, and where it is kept."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tl_truncate.checks import positive
+from tl_truncate.experiments.scoring.metrics import METRICS, SCORED, Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What `sweep` and the looks of a search share; `sweep` says what each option means.
+
+    Raises:
+        ValueError: if one does not fit.
+    """
+
+    metrics: Sequence[Metric] = SCORED
+    run_dir: str | os.PathLike[str] | None = None
+    resume: bool = True
+    prepend_bos: bool | None = None
+    batch_size: int = 64
+    tokens_in_flight: int = 1024
+    max_memory: int | None = None
+    resamples: int = 2000
+    seed: int = 0
+    progress: bool = True
+    label: str = "cuts"
+    says_memory: bool = False
+
+    def __post_init__(self) -> None:
+        metrics = self.metrics
+        unknown = [metric for metric in metrics if metric not in METRICS]
+        if isinstance(metrics, str) or unknown or not metrics:
+            raise ValueError(f"metrics must be a list from {', '.join(METRICS)}, got {metrics!r}.")
+        for name in ("batch_size", "tokens_in_flight"):
+            positive(name, getattr(self, name))

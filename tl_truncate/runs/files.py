@@ -1,0 +1,37 @@
+"""JSON and tables on disk: whole or not there, and with a word about what is wrong with them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tl_truncate.weights.files import replacing
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Writes plain data as JSON."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ValueError: if the file is damaged, or holds something else.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise ValueError(f"{path} must be JSON, but it is damaged: {problem}.") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold an object, got {type(data).__name__}.")
+    return data
+
+
+def write_table(path: str | os.PathLike[str], frame: pd.DataFrame, *, index: bool = False) -> None:
+    """Writes a table as CSV."""
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=index)

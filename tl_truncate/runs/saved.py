@@ -1,0 +1,131 @@
+"""Results as files: JSON, or safetensors where a result holds tensors."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tl_truncate.runs.codec import plain, read
+from tl_truncate.runs.files import read_json, write_json
+from tl_truncate.weights.files import replacing
+from tl_truncate.weights.provenance import versions
+
+#: Of the envelope around a result. What can be read tolerantly needs no new one.
+FORMAT = 1
+_NOTE, _TENSOR = "tl_truncate", "tensor"
+S = TypeVar("S", bound="Saved")
+
+
+class Saved:
+    """A result that is saved as one file and loaded as itself."""
+
+    _kinds: ClassVar[dict[str, type["Saved"]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Saved._kinds[cls.__name__] = cls
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the result under a temporary name first.
+
+        Args:
+            path: ends in `.json`, or in `.safetensors` for a result that holds tensors.
+
+        Raises:
+            ValueError: if it ends in something else.
+        """
+        tensors: dict[str, Tensor] = {}
+        data = _without_tensors(plain(self), tensors, "")
+        envelope = dict(format=FORMAT, kind=type(self).__name__, versions=versions(), result=data)
+        wanted = ".safetensors" if tensors else ".json"
+        if Path(path).suffix != wanted:
+            raise ValueError(
+                f"The file of a {type(self).__name__} must end in {wanted}, got {str(path)!r}."
+            )
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if not tensors:
+            write_json(path, envelope)
+            return
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={_NOTE: json.dumps(envelope)})
+
+    @classmethod
+    def load(cls: type[S], path: str | os.PathLike[str]) -> S:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: if the file holds something else.
+            FileNotFoundError: if there is none.
+        """
+        found = load_result(path)
+        if not isinstance(found, cls):
+            raise ValueError(f"{path} must hold a {cls.__name__}, got a {type(found).__name__}.")
+        return found
+
+
+def load_result(path: str | os.PathLike[str]) -> Saved:
+    """Reads a result of whatever kind was saved.
+
+    Raises:
+        ValueError: if the file holds none, or one of a later version that this one cannot read.
+        FileNotFoundError: if there is none.
+    """
+    tensors: dict[str, Tensor] = {}
+    in_tensors = Path(path).suffix == ".safetensors"
+    envelope = _read_tensors(path, tensors) if in_tensors else read_json(path)
+    kind = Saved._kinds.get(envelope.get("kind", ""))
+    if kind is None or "result" not in envelope:
+        raise ValueError(
+            f"{path} must be a result that was saved, one of {', '.join(sorted(Saved._kinds))}, got "
+            f"kind {envelope.get('kind')!r}."
+        )
+    if envelope.get("format", 0) > FORMAT:
+        made_by = envelope.get("versions", {}).get("tl-truncate", "a later version")
+        raise ValueError(
+            f"{path} must be of format {FORMAT} or earlier, got {envelope['format']}, written by "
+            f"tl-truncate {made_by}. Install that version."
+        )
+    return read(kind, _with_tensors(envelope["result"], tensors))
+
+
+def _read_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} must be a file that was saved, but there is none.")
+    try:
+        with safe_open(Path(path), framework="pt") as file:
+            note = (file.metadata() or {}).get(_NOTE, "{}")
+            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except SafetensorError as problem:
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged: {problem}.") from None
+    found: dict[str, Any] = json.loads(note)
+    return found
+
+
+def _without_tensors(data: Any, tensors: dict[str, Tensor], name: str) -> Any:
+    """The data with a reference in each tensor's place."""
+    if isinstance(data, Tensor):
+        tensors[name] = data.detach().cpu().contiguous()
+        return {_TENSOR: name}
+    if isinstance(data, Mapping):
+        return {
+            key: _without_tensors(value, tensors, f"{name}/{key}" if name else str(key))
+            for key, value in data.items()
+        }
+    if isinstance(data, (list, tuple)) and any(isinstance(each, (Tensor, Mapping)) for each in data):
+        return [_without_tensors(each, tensors, f"{name}/{i}") for i, each in enumerate(data)]
+    return data
+
+
+def _with_tensors(data: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not tensors:
+        return data
+    if isinstance(data, Mapping):
+        if set(data) == {_TENSOR}:
+            return tensors[data[_TENSOR]]
+        return {key: _with_tensors(value, tensors) for key, value in data.items()}
+    return [_with_tensors(each, tensors) for each in data] if isinstance(data, list) else data
