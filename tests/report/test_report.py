@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 import samples
+import torch
 
 import tl_truncate as tlt
 
@@ -330,6 +331,69 @@ class TestFiles:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'tl-truncate\[report\]'"):
             tlt.write_report(sweep, tmp_path / "report.html")
+
+
+class TestSavedResults:
+    """Scores, side effects, screens, parts and comparisons have a page, from the result or its file."""
+
+    @pytest.fixture(scope="class")
+    def results(self, shared, drinks_task):
+        model = shared("bridge", "gpt2")
+        cut = tlt.Cut("blocks.1.mlp.W_in", 0.2)
+        means = tlt.TokenMeans.fit(model, torch.arange(3, 30)[None], layers=[1], progress=False)
+        ways = tlt.Ways(keeps=[0.5], ks=[2])
+        texts = ["the <b>store</b> in Paris", "Mary gave a drink to John"]
+        return {
+            "scores": tlt.evaluate(model, drinks_task, cut, progress=False),
+            "side effects": tlt.side_effects(model, cut, texts, progress=False),
+            "screen": tlt.attribute(model, drinks_task, progress=False),
+            "parts": tlt.part_attribution(model, drinks_task, method="own_path", progress=False),
+            "comparison": tlt.compare(model, drinks_task, 1, means, ways=ways, progress=False),
+            "chosen": tlt.compare_chosen(model, drinks_task, means, ways=ways, texts=(), progress=False),
+        }
+
+    @pytest.mark.parametrize("width", WIDTHS)
+    @pytest.mark.parametrize(
+        ("name", "chart"),
+        [
+            ("scores", None),
+            ("side effects", None),
+            ("screen", "heat"),
+            ("parts", "layers"),
+            ("comparison", "ways"),
+            ("chosen", "ways"),
+        ],
+    )
+    def test_the_page(self, visit, results, tmp_path, name, chart, width):
+        path = tmp_path / ("a.safetensors" if name == "screen" else "a.json")
+        results[name].save(path)
+        from_file = tlt.write_report(path, tmp_path / "file.html")
+        direct = tlt.write_report(results[name], tmp_path / "direct.html")
+        assert from_file.read_text() == direct.read_text()
+        page = visit(direct, width=width)
+        assert page.locator("#summary p").first.inner_text()
+        assert page.locator("main b").count() == 0
+        if chart is not None:
+            assert page.locator(f"[data-chart={chart}] .plot .main-svg").count() > 0
+        wide = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert wide <= 0
+
+    def test_the_numbers_are_the_results(self, visit, results, tmp_path):
+        page = visit(tlt.write_report(results["screen"], tmp_path / "screen.html"))
+        cells = [[each for each in row if each is not None] for row in heat(page)]
+        wanted = [
+            [
+                float(results["screen"].effect(f"blocks.{layer}.mlp.W_in", keep))
+                for keep in (0.5, 0.75, 0.9, 0.95)
+            ]
+            for layer in range(3)
+        ]
+        close(cells, wanted)
+        page = visit(tlt.write_report(results["comparison"], tmp_path / "comparison.html"))
+        shown = page.evaluate("document.querySelector('[data-chart=ways] .plot').data[0].x")
+        assert shown == pytest.approx(results["comparison"].frame["p_in_context"].tolist(), rel=1e-3)
 
 
 class TestNotebooks:

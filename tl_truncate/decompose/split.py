@@ -15,7 +15,7 @@ from tl_truncate.decompose.parts import Method
 from tl_truncate.surgery.cut import kept_components
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.keep import Keep, as_keep
-from tl_truncate.weights.locate import locate
+from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import spectrum
 
@@ -80,6 +80,20 @@ class Split:
         """The same with its means at hand."""
         stored = isinstance(self.means, StoredMeans)
         return replace(self, means=self.means.read()) if stored else self  # type: ignore[union-attr]
+
+    def on(self, model: Any, layers: Sequence[int] | None) -> tuple["Split", list[int]]:
+        """The same with its means at hand, and the layers that it divides: by default all, or those that
+        the means are of.
+
+        Raises:
+            ValueError: if something does not fit the model.
+        """
+        ready = self.ready()
+        if layers is None and isinstance(ready.means, TokenMeans):
+            layers = ready.means.layers
+        chosen = [site.layer for site in find_sites(model, "W_out", layers)]
+        ready.check(model, chosen)
+        return ready, chosen
 
     def check(self, model: Any, layers: Sequence[int]) -> None:
         """Refuses what does not fit a model, before any pass."""

@@ -31,12 +31,13 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
         if own.empty:
             continue
         key = _key(choices, task=task, matrix=matrix, metric=label_of(metric).short, kind=kind)
-        panels.append(dict(key=key, **_heat_panel(own, metric, task)))
+        panels.append(dict(key=key, **heat_panel(own, metric, task)))
     label = "Heatmap: the change from the uncut model, by layer and amount kept. A table follows."
     return Chart("heat", "heat", label, choices, tuple(panels))
 
 
-def _heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
+def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
+    """The cells of one matrix, from rows with layer, keep, rank and the metric's change."""
     keeps, layers = list(dict.fromkeys(own["keep"])), sorted(set(own["layer"]))
     size = max(float(own[f"{metric}_change"].abs().quantile(0.9)), 1e-9)
     columns = [
@@ -143,3 +144,11 @@ def _choices(**options: Sequence[str]) -> tuple[Choice, ...]:
 
 def _key(choices: Sequence[Choice], **chosen: str) -> list[str]:
     return [chosen[choice.name] for choice in choices]
+
+
+def points_panel(
+    key: str, names: Sequence[str], values: dict[str, Any], x: str = "nats"
+) -> dict[str, Any]:
+    """Values with intervals, one below the other; the columns are told apart by their endings."""
+    y, low, high = (rounded(values[ending]) for ending in ("", "_low", "_high"))
+    return dict(key=[key], names=list(names), x=x, y=y, low=low, high=high)

@@ -83,14 +83,23 @@ class Page:
     prompts: tuple[Mapping[str, Any], ...] = ()
 
 
-def render(page: Page) -> str:
-    """The page as HTML, with its styles, scripts and data in it.
+def require_report() -> None:
+    """Checks, before any work, that what a page is made with is installed.
 
     Raises:
         ModuleNotFoundError: if plotly or Jinja2 is missing, with the command that installs them.
     """
     checks.require("jinja2", extra="report")
     checks.require("plotly", extra="report")
+
+
+def render(page: Page) -> str:
+    """The page as HTML, with its styles, scripts and data in it.
+
+    Raises:
+        ModuleNotFoundError: if plotly or Jinja2 is missing, with the command that installs them.
+    """
+    require_report()
     from jinja2 import Environment, PackageLoader
     from plotly.offline import get_plotlyjs
 

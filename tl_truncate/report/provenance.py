@@ -6,6 +6,8 @@ from typing import Any
 from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.view import record_table
+from tl_truncate.report.page import Section
+from tl_truncate.runs.record import Record
 
 _LONG = ("grid", "batches", "tasks", "task", "metrics", "checkpoints", "cuts")
 
@@ -17,3 +19,8 @@ def provenance(manifest: Mapping[str, Any]) -> Markup:
         if isinstance(task, Mapping) and task.get("description"):
             facts[f"about {task['name']}"] = task["description"]
     return record_table(facts)
+
+
+def where_section(record: Record) -> Section:
+    """The last section of a page about one record."""
+    return Section("provenance", "Where this comes from", provenance(record.to_json()))

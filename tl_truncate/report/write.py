@@ -1,21 +1,56 @@
 """A report from a run folder or a result, written whole."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
+from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.side_effects import SideEffects
+from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.search.file import FILE as SEARCH
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.report.of_comparison import comparison_page
+from tl_truncate.report.of_scores import scores_page, side_effects_page
+from tl_truncate.report.of_screening import attribution_page, part_attribution_page
 from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
-from tl_truncate.report.page import Page, render
+from tl_truncate.report.page import Page, render, require_report
 from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.saved import load_result
 from tl_truncate.toys.recall.train import RecallRun
 from tl_truncate.weights.files import replacing
 
-Reportable = SweepResult | SearchResult | Dynamics | RecallRun
+#: What has a page, and which.
+_PAGES: dict[type[Any], Callable[[Any], Page]] = {
+    SweepResult: sweep_page,
+    SearchResult: search_page,
+    Dynamics: dynamics_page,
+    RecallRun: recall_page,
+    Scores: scores_page,
+    SideEffects: side_effects_page,
+    Attribution: attribution_page,
+    PartAttribution: part_attribution_page,
+    Comparison: comparison_page,
+    ChosenComparison: comparison_page,
+}
+Reportable = (
+    SweepResult
+    | SearchResult
+    | Dynamics
+    | RecallRun
+    | Scores
+    | SideEffects
+    | Attribution
+    | PartAttribution
+    | Comparison
+    | ChosenComparison
+)
 _LOADERS: dict[str, type[SweepResult] | type[Dynamics] | type[RecallRun]] = {
     "sweep": SweepResult,
     "dynamics": Dynamics,
@@ -33,14 +68,14 @@ def write_report(
 
     Args:
         source: a run folder of a sweep, a search, dynamics or recall, also one that is not finished; the
-            folder that a command's `--out` named; or such a result.
+            folder that a command's `--out` named; a file that a result's `save` wrote; or a result.
         out: the file, which is replaced.
 
     Returns:
         The file's path.
 
     Raises:
-        ValueError: if the folder holds no run of these kinds.
+        ValueError: if there is no run or result of these kinds.
         ModuleNotFoundError: if plotly or Jinja2 is missing.
 
     Examples:
@@ -52,9 +87,10 @@ def write_report(
         >>> "blocks.1.mlp.W_out" in page.read_text()
         True
     """
+    require_report()
     result = source if isinstance(source, Reportable) else load_run(source)
     path = Path(out)
-    text = render(_page(result))
+    text = render(_PAGES[type(result)](result))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -62,15 +98,17 @@ def write_report(
 
 
 def load_run(folder: str | os.PathLike[str]) -> Reportable:
-    """The result that a run folder holds, whatever kind of run it was.
+    """The result that a run folder or a file holds, whatever kind it is.
 
     Args:
-        folder: the run's own, or the one around it that a command's `--out` named.
+        folder: the run's own, or the one around it that a command's `--out` named; or a saved file.
 
     Raises:
         ValueError: if there is no run, or one that has no report.
     """
     path = Path(folder)
+    if path.is_file():
+        return cast(Reportable, load_result(path))
     if (path / SEARCH).exists():
         return SearchResult.load(path)
     place = path / "run" if (path / "run").is_dir() else path
@@ -88,11 +126,3 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
             f"The run must be one of search, {', '.join(_LOADERS)}, got kind {kind!r} in {folder}."
         )
     return _LOADERS[kind].load(place)
-
-
-def _page(result: Reportable) -> Page:
-    if isinstance(result, SweepResult):
-        return sweep_page(result)
-    if isinstance(result, SearchResult):
-        return search_page(result)
-    return dynamics_page(result) if isinstance(result, Dynamics) else recall_page(result)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.site import Site
@@ -68,6 +68,11 @@ _HOOKS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any], Callable[[Any, 
     (_is_kind_of(Site), str, lambda data, _: Site.parse(data)),
     (_is_kind_of(Keep), lambda keep: keep.to_json(), lambda data, _: Keep.from_json(data)),
     (_is_kind_of(SiteCut), lambda cut: cut.to_json(), lambda data, _: SiteCut.from_json(data)),
+    (
+        _is_kind_of(Cuts),
+        lambda cuts: [cut.to_json() for cut in cuts],
+        lambda data, _: Cuts([SiteCut.from_json(cut) for cut in data]),
+    ),
     (_is_kind_of(Task), lambda task: task.to_json(), lambda data, _: Task.from_json(data)),
     (
         _is_kind_of(pd.DataFrame),
@@ -78,7 +83,7 @@ _HOOKS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any], Callable[[Any, 
         # Singular vectors are a spectrum's, which the weights have; a result keeps the values.
         _is_kind_of(SingularValues),
         lambda values: dict(site=str(values.site), S=values.S, shape=list(values.shape)),
-        lambda data, _: StoredValues(Site.parse(data["site"]), data["S"], tuple(data["shape"])),
+        lambda data, _: StoredValues(Site.parse(data["site"]), data["S"], *data["shape"]),
     ),
     (_is_array, lambda array: array.tolist(), lambda data, _: np.array(data)),
     (_is_tensor, lambda tensor: tensor, lambda data, _: data),

@@ -29,6 +29,10 @@ class _SeededControl(SiteCut):
     keep: Keep
     seed: int = 0
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        SiteCut._controls[cls.__name__] = cls
+
     def __init__(
         self, site: Site | str, keep: Keep | int | float, seed: int = 0, *, strength: float = 1.0
     ) -> None:

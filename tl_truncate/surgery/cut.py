@@ -4,7 +4,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,8 @@ class SiteCut(ABC):
     strength: float = field(default=1.0, kw_only=True)
 
     _kinds: ClassVar[dict[str, type["SiteCut"]]] = {}
+    #: What draws at random as much as a cut removes; each such kind adds itself.
+    _controls: ClassVar[dict[str, Callable[..., "SiteCut"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -57,22 +59,16 @@ class SiteCut(ABC):
     @property
     def label(self) -> float | int | str:
         """What is kept, as a table shows it: a fraction, a rank, or a text; 0.0 for a whole weight."""
-        keep = getattr(self, "keep", None)
-        if keep is None:
-            return 0.0
-        if type(keep).__name__ in ("Fraction", "Rank"):
-            value: float | int = getattr(keep, "rho", getattr(keep, "k", 0))
-            return value
-        return repr(keep)
+        keep: Keep | None = getattr(self, "keep", None)
+        return 0.0 if keep is None else keep.label
 
     def controls(self, seed: int) -> dict[str, "SiteCut"]:
         """Cuts of as much, of no particular meaning, by the kind of control."""
         keep = getattr(self, "keep", 0)
-        found: dict[str, SiteCut] = {}
-        for name in ("RandomSubspace", "NormMatched"):
-            kind: Any = SiteCut._kinds[name]
-            found[name] = kind(self.site, keep, seed, strength=self.strength)
-        return found
+        return {
+            name: make(self.site, keep, seed, strength=self.strength)
+            for name, make in SiteCut._controls.items()
+        }
 
     def kept_rank(self, model: Any) -> int:
         """How many components of its site's spectrum are kept."""
@@ -83,8 +79,6 @@ class SiteCut(ABC):
         count: int | None = keep.count(max_rank)
         if count is not None:
             return count
-        if isinstance(keep, LaserCompat):
-            return int(keep.rho * max_rank)
         return len(kept_components(spectrum(model, self.site), keep, self.site))
 
     def to_json(self) -> dict[str, Any]:

@@ -75,7 +75,13 @@ class StoredValues(SingularValues):
 
     site: Site
     S: Float[Tensor, " rank"]
-    shape: tuple[int, int]  # type: ignore[assignment]
+    n_in: int
+    n_out: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(n_in, n_out)` of the matrix."""
+        return (self.n_in, self.n_out)
 
 
 @dataclass(frozen=True)

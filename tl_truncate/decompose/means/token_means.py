@@ -112,6 +112,11 @@ class TokenMeans:
         """Whose outputs have been averaged."""
         return tuple(self.sums[FIT])
 
+    @property
+    def layers(self) -> list[int]:
+        """Whose MLP outputs have been averaged."""
+        return [site.layer for site in self.sites if site.matrix == "W_out"]
+
     @cached_property
     def whole(self) -> Mapping[Site, SiteSums]:
         """The sums over both folds."""

@@ -253,8 +253,7 @@ def compare_chosen(
         ['uncut', 'LASER', 'targeted', 'global removal', 'dropping']
     """
     split_task(task, test_fraction=0.5, seed=seed)
-    if layers is None:
-        layers = [site.layer for site in means.sites if site.matrix == "W_out"]
+    layers = means.layers if layers is None else layers
     chosen = last_token(model, task, prepend_bos=prepend_bos) if token is None else token
     families = ways.families(model, means, layers, chosen)
     folder = None if run_dir is None else Path(run_dir)

@@ -15,7 +15,6 @@ from tl_truncate.decompose.parts import PARTS, Method, MLPDecomposition
 from tl_truncate.decompose.split import Split
 from tl_truncate.markup import coloured_tokens
 from tl_truncate.weights.keep import Keep
-from tl_truncate.weights.locate import find_sites
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,10 +160,7 @@ def view_prompt(
         >>> int(view.frame["position"].max()), "span" in view.to_html(" the")
         (5, True)
     """
-    split = Split(method, means, from_layer, keep).ready()
-    if layers is None and isinstance(split.means, TokenMeans):
-        layers = [site.layer for site in split.means.sites if site.matrix == "W_out"]
-    chosen = [site.layer for site in find_sites(model, "W_out", layers)]
+    split, chosen = Split(method, means, from_layer, keep).on(model, layers)
     ids = _answer_ids(model, answers)
     with torch.no_grad():
         found = decompose(model, [prompt], chosen, split, prepend_bos=prepend_bos)

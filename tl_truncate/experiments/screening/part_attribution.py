@@ -26,7 +26,6 @@ from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedPrompt, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
-from tl_truncate.weights.locate import find_sites
 
 ANSWERS = ("in_context", "global")
 Array = NDArray[np.float64]
@@ -159,14 +158,33 @@ def part_attribution(
         >>> found.frame[["layer", "part", "answer"]].values[0].tolist()
         [0, 'global', 'in_context']
     """
+    options: dict[str, Any] = dict(
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+    )
+    return attribute_split(model, task, Split(method, means, from_layer, keep), layers, **options)
+
+
+def attribute_split(
+    model: Any,
+    task: Task,
+    split: Split,
+    layers: Sequence[int] | None,
+    *,
+    prepend_bos: bool | None,
+    batch_size: int,
+    resamples: int,
+    seed: int,
+    progress: bool,
+) -> PartAttribution:
+    """`part_attribution` by a split that is at hand."""
     check_task(task)
     check_model(model)
     positive("batch_size", batch_size)
-    split = Split(method, means, from_layer, keep).ready()
-    if layers is None and isinstance(split.means, TokenMeans):
-        layers = [site.layer for site in split.means.sites if site.matrix == "W_out"]
-    chosen = tuple(site.layer for site in find_sites(model, "W_out", layers))
-    split.check(model, chosen)
+    split, chosen = split.on(model, layers)
     encoded = encode(model, task, prepend_bos=prepend_bos)
     logits = np.zeros((len(task), len(chosen), len(PARTS), len(ANSWERS)))
     energy = np.zeros(logits.shape[:-1])
@@ -177,7 +195,7 @@ def part_attribution(
             bar.update(len(places))
     around = Cuts(active_cuts(model))
     record = make_record(model, task, cuts=around, prepend_bos=encoded.prepend_bos, seed=seed)
-    return PartAttribution(chosen, logits, energy, record, split.to_json(), resamples)
+    return PartAttribution(tuple(chosen), logits, energy, record, split.to_json(), resamples)
 
 
 def _batches(prompts: Sequence[EncodedPrompt], size: int) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.files import read_json, write_json
-from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.cut import Cuts
 
 FILE = "search.json"
 #: What the file has beside the summary, so that the result comes back.
@@ -52,7 +52,7 @@ def read_search(folder: str | os.PathLike[str]) -> dict[str, Any]:
         )
     scores = data["scores"]
     return dict(
-        cuts=Cuts([SiteCut.from_json(cut) for cut in data["cuts"]]),
+        cuts=read(Cuts, data["cuts"]),
         objective=data["objective"],
         combine=data["combine"],
         validation=read(dict[str, Scores], scores["validation"]),

@@ -74,7 +74,7 @@ def _count(rule: Keep, shape: tuple[int, int], site: Site) -> int | None:
     max_rank = min(shape)
     try:
         count = rule.count(max_rank)
-        if count is None and not isinstance(rule, LaserCompat):
+        if count is None:
             rule.indices(torch.linspace(1.0, 0.5, max_rank), shape)
         return count
     except ValueError as problem:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import Method
-from tl_truncate.experiments.screening.part_attribution import PartAttribution, part_attribution
+from tl_truncate.decompose.split import Split
+from tl_truncate.experiments.screening.part_attribution import PartAttribution, attribute_split
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep, as_keep
 
@@ -70,16 +71,8 @@ class Parts:
                 max_tokens=self.max_tokens,
                 progress=False,
             )
-        return part_attribution(
-            model,
-            task,
-            method=self.method,
-            means=means,
-            layers=self.layers,
-            from_layer=self.from_layer,
-            keep=self.keep,
-            **options,
-        )
+        split = Split(self.method, means, self.from_layer, self.keep)
+        return attribute_split(model, task, split, self.layers, **options)
 
     def to_json(self) -> dict[str, Any]:
         """The settings and a hash of the corpus, as plain data."""

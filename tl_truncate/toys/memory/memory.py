@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tl_truncate.checks import positive
-from tl_truncate.toys.recall.data import check_alpha
+from tl_truncate.checks import positive, probability
 from tl_truncate.weights.keep import Keep, as_keep
 
 Embeddings = Literal["orthonormal", "gaussian"]
@@ -80,7 +79,7 @@ class AssociativeMemory:
     def __post_init__(self) -> None:
         if positive("n", self.n) < 2:
             raise ValueError(f"n must be an integer from 2 up, got {self.n}.")
-        check_alpha(self.alpha)
+        probability("alpha", self.alpha)
         if self.embeddings not in get_args(Embeddings):
             raise ValueError(f"embeddings must be 'orthonormal' or 'gaussian', got {self.embeddings!r}.")
         if self.samples is not None:

@@ -189,10 +189,14 @@ class RecallConfig:
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain data, its bigram table included."""
         found: dict[str, Any] = plain(self)
-        # The data stand last, as they did when the first configurations were hashed.
-        return {**{name: found[name] for name in found if name != "data"}, "data": found["data"]}
+        return _last(found | dict(data=_last(found["data"], "table")), "data")
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "RecallConfig":
         """Reads what `to_json` wrote."""
         return read(cls, data)
+
+
+def _last(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """With one entry behind the others: the order is hashed, and was so from the first."""
+    return {**{each: data[each] for each in data if each != name}, name: data[name]}

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import positive, probability
 from tl_truncate.toys.recall.bigrams import BigramTable
 
 Triggers = Literal["fixed", "random"]
@@ -91,7 +91,7 @@ class RecallData:
             positive(name, getattr(self, name))
         if self.n_triggers >= size:
             raise ValueError(f"n_triggers must be less than the {size} tokens, got {self.n_triggers}.")
-        check_alpha(self.alpha)
+        probability("alpha", self.alpha)
         if self.triggers not in get_args(Triggers):
             raise ValueError(f"triggers must be 'fixed' or 'random', got {self.triggers!r}.")
         if self.noise_token not in range(size):
@@ -161,13 +161,3 @@ def count_triggers(inputs: NDArray[np.int64], triggers: NDArray[np.int64]) -> ND
         here = inputs == trigger[:, None]
         counts += here * here.cumsum(axis=1)
     return counts
-
-
-def check_alpha(alpha: float) -> None:
-    """Checks a noise probability.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be a probability from 0 to 1, got {alpha!r}.")

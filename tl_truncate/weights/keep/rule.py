@@ -62,6 +62,11 @@ class Keep(ABC):
         """How many components stay, where that does not depend on the singular values."""
         return None
 
+    @property
+    def label(self) -> float | int | str:
+        """What is kept, as a table shows it: a fraction, a rank, or a text."""
+        return repr(self)
+
     def to_json(self) -> dict[str, Any]:
         """The rule as plain data; `Keep.from_json` is the inverse.
 

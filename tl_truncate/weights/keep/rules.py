@@ -25,6 +25,11 @@ class Rank(Keep):
     def __post_init__(self) -> None:
         natural("Rank's k", self.k)
 
+    @property
+    def label(self) -> int:
+        """k."""
+        return self.k
+
     def count(self, max_rank: int) -> int:
         """k itself."""
         return at_most("Rank's k", self.k, max_rank)
@@ -49,6 +54,11 @@ class Fraction(Keep):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rho", unit("The kept fraction", self.rho))
+
+    @property
+    def label(self) -> float:
+        """rho."""
+        return self.rho
 
     def count(self, max_rank: int) -> int:
         """floor(rho * max_rank)."""

@@ -1,0 +1,193 @@
+"""Results on disk: each comes back as itself, and files of another version are read as far as can be."""
+
+import json
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tl_truncate as tlt
+from tl_truncate.runs.codec import plain, read
+from tl_truncate.runs.record import Record
+from tl_truncate.runs.saved import FORMAT, load_result
+from tl_truncate.surgery.cut import SiteCut
+
+
+@pytest.fixture(scope="module")
+def model(shared):
+    return shared("bridge", "gpt2")
+
+
+@pytest.fixture(scope="module")
+def means(model):
+    tokens = torch.randint(3, 40, (8, 9), generator=torch.Generator().manual_seed(1))
+    return tlt.TokenMeans.fit(model, tokens, layers=[1], progress=False)
+
+
+def attribution(model, means, task):
+    return tlt.attribute(model, task, progress=False)
+
+
+def side_effects(model, means, task):
+    texts = ["the store in Paris", "Mary gave a drink to John"]
+    return tlt.side_effects(model, tlt.Cut("blocks.1.mlp.W_in", 0.2), texts, progress=False)
+
+
+def scores(model, means, task):
+    cuts = [tlt.Cut("blocks.1.mlp.W_in", tlt.Energy(0.9)), tlt.Ablated("blocks.0.attn.W_O.1")]
+    return tlt.evaluate(model, task, cuts, progress=False)
+
+
+def part_attribution(model, means, task):
+    return tlt.part_attribution(model, task, means=means, progress=False)
+
+
+def comparison(model, means, task):
+    ways = tlt.Ways(keeps=[0.5], ks=[2])
+    return tlt.compare(model, task, 1, means, ways=ways, progress=False)
+
+
+def chosen_comparison(model, means, task):
+    return tlt.compare_chosen(
+        model, task, means, ways=tlt.Ways(keeps=[0.5], ks=[2]), texts=(), progress=False
+    )
+
+
+RESULTS = {
+    each.__name__: each
+    for each in (attribution, side_effects, scores, part_attribution, comparison, chosen_comparison)
+}
+
+
+def saved(result, folder):
+    path = folder / ("result" + (".safetensors" if isinstance(result, tlt.Attribution) else ".json"))
+    result.save(path)
+    return path
+
+
+def same(one, other) -> bool:
+    """Equal to the last bit, through dataclasses, mappings, frames and tensors."""
+    if isinstance(one, pd.DataFrame):
+        return (
+            one.astype(object)
+            .where(one.notna(), None)
+            .equals(other.astype(object).where(other.notna(), None))
+        )
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, tlt.Spectrum):
+        return one.site == other.site and torch.equal(one.S, other.S) and one.shape == other.shape
+    if isinstance(one, (tlt.Cut, tlt.GlobalRemoval, tlt.Site, tlt.Task)) or hasattr(one, "edit"):
+        return one == other or one.to_json() == other.to_json()
+    if is_dataclass(one):
+        return type(one) is type(other) and all(
+            same(getattr(one, each.name), getattr(other, each.name)) for each in fields(one)
+        )
+    if isinstance(one, dict):
+        return list(map(str, one)) == list(map(str, other)) and all(
+            same(value, other[key]) for key, value in one.items()
+        )
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other or (one != one and other != other)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_comes_back_as_itself(name, model, means, drinks_task, tmp_path):
+    result = RESULTS[name](model, means, drinks_task)
+    path = saved(result, tmp_path)
+    again = type(result).load(path)
+    assert same(result, again)
+    assert type(load_result(path)) is type(result)
+    assert str(again) == str(result)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_what_it_says_is_computed_from_what_was_stored(name, model, means, drinks_task, tmp_path):
+    result = RESULTS[name](model, means, drinks_task)
+    again = type(result).load(saved(result, tmp_path))
+    assert again.frame.equals(result.frame)
+    if isinstance(result, tlt.Attribution):
+        for site in result.by_row:
+            assert again.effect(site, 0.5) == result.effect(site, 0.5)
+        assert again.predict([0.5, tlt.DropTop(1)]).equals(result.predict([0.5, tlt.DropTop(1)]))
+    if isinstance(result, tlt.Comparison):
+        way = "LASER W_in, 50% kept"
+        assert again.scores(way).change("p_global") == result.scores(way).change("p_global")
+
+
+def test_a_file_of_another_version_loads(model, drinks_task, tmp_path):
+    """One field more is passed over, one that is missing takes its default, at every depth."""
+    result = tlt.evaluate(model, drinks_task, progress=False)
+    path = saved(result, tmp_path)
+    data = json.loads(path.read_text())
+    data["later"] = data["result"]["later"] = data["result"]["record"]["later"] = 1
+    del data["result"]["record"]["versions"], data["result"]["record"]["prepend_bos"]
+    path.write_text(json.dumps(data))
+    again = tlt.Scores.load(path)
+    assert again.frame.equals(result.frame)
+    assert again.record.versions == {}
+    assert again.record.prepend_bos is None
+    assert "with or without BOS" in str(again)
+
+
+class TestRefusals:
+    """What cannot be read is said, and what would be."""
+
+    def test_another_kind(self, model, drinks_task, tmp_path):
+        path = saved(tlt.evaluate(model, drinks_task, progress=False), tmp_path)
+        with pytest.raises(ValueError, match="must hold a SideEffects, got a Scores"):
+            tlt.SideEffects.load(path)
+
+    def test_a_later_format(self, model, drinks_task, tmp_path):
+        path = saved(tlt.evaluate(model, drinks_task, progress=False), tmp_path)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
+        with pytest.raises(ValueError, match=f"must be of format {FORMAT} or earlier, got {FORMAT + 1}"):
+            tlt.Scores.load(path)
+
+    @pytest.mark.parametrize(
+        ("text", "wording"),
+        [
+            ("{", "must be JSON, but it is damaged"),
+            ("[]", "must hold an object, got list"),
+            ("{}", "must be a result that was saved, one of .*Scores"),
+            ('{"kind": "Scores", "format": 1, "result": {}}', "must be those of a Scores, but: .*frame"),
+        ],
+    )
+    def test_something_else(self, text, wording, tmp_path):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(ValueError, match=wording):
+            tlt.Scores.load(tmp_path / "a.json")
+
+    def test_no_file(self, tmp_path):
+        for name in ("a.json", "a.safetensors"):
+            with pytest.raises(FileNotFoundError):
+                tlt.Scores.load(tmp_path / name)
+
+    def test_damaged_tensors(self, tmp_path):
+        (tmp_path / "a.safetensors").write_bytes(b"\x00" * 20)
+        with pytest.raises(ValueError, match="must be a safetensors file, but it is damaged"):
+            tlt.Attribution.load(tmp_path / "a.safetensors")
+
+    def test_a_wrong_ending(self, model, means, drinks_task, tmp_path):
+        with pytest.raises(ValueError, match=r"must end in \.safetensors, got"):
+            attribution(model, means, drinks_task).save(tmp_path / "a.json")
+        with pytest.raises(ValueError, match=r"must end in \.json, got"):
+            scores(model, means, drinks_task).save(tmp_path / "a.pt")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_plain_data_and_back():
+    cuts = (tlt.Cut("blocks.0.mlp.W_in", 3), tlt.NormMatched("blocks.0.mlp.W_in", 0.5))
+    values = {tlt.Site(1, "W_O", 2): cuts}
+    data = json.loads(json.dumps(plain(values)))
+    assert read(dict[tlt.Site, tuple[SiteCut, ...]], data) == values
+
+
+def test_a_record_has_a_default_for_everything():
+    assert read(Record, {}) == Record()

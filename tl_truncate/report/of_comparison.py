@@ -1,0 +1,50 @@
+"""The report of ways to take the global part away, side by side."""
+
+import pandas as pd
+
+from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED, first, label_of
+from tl_truncate.experiments.scoring.view import setup
+from tl_truncate.markup import paragraphs, table
+from tl_truncate.report.charts import points_panel
+from tl_truncate.report.page import Chart, Choice, Page, Section
+from tl_truncate.report.provenance import where_section
+from tl_truncate.statistics import shown_in
+
+
+def comparison_page(found: Comparison | ChosenComparison) -> Page:
+    """Ways to take the global part away, side by side."""
+    if isinstance(found, Comparison):
+        record = found.baseline.record
+        title = f"{record.task}: ways to change the MLP of block {found.layer} of {record.model}"
+        told = "All ways were scored on the same prompts; none was chosen."
+    else:
+        record = next(iter(found.found.values())).test[found.task].record
+        title = f"{found.task}: each family's best cut on {record.model}"
+        told = "Each family's cut was chosen on other prompts than those that it is shown on."
+    frame = found.frame
+    rows = [[str(way), *(shown_in(row, metric) for metric in SCORED)] for way, row in frame.iterrows()]
+    columns = ["way", *(label_of(metric).short for metric in SCORED)]
+    sections = [
+        Section("summary", "Summary", paragraphs([told, f"The model is {setup(record.to_json())}."])),
+        Section("ways", "Side by side", charts=(_ways(frame),)),
+        Section("table", "Every way", table(columns, rows, caption="Means with 95% intervals")),
+        where_section(record),
+    ]
+    return Page(title, tuple(sections))
+
+
+def _ways(frame: pd.DataFrame) -> Chart:
+    metrics = first(PROBABILITIES[0])
+    panels = [
+        points_panel(
+            label_of(metric).short,
+            [str(way) for way in frame.index],
+            {ending: frame[f"{metric}{ending}"] for ending in ("", "_low", "_high")},
+            label_of(metric).short,
+        )
+        for metric in metrics
+    ]
+    choice = Choice("metric", tuple(label_of(metric).short for metric in metrics))
+    told = "Dots with intervals: each way's mean of the metric. A table follows."
+    return Chart("ways", "points", told, (choice,), tuple(panels))

@@ -1,0 +1,47 @@
+"""The reports of scores on a task and on running text."""
+
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.side_effects import SideEffects
+from tl_truncate.experiments.scoring.view import scores_table, setup
+from tl_truncate.markup import interval, paragraphs
+from tl_truncate.report import prompts
+from tl_truncate.report.of_search import cost_section
+from tl_truncate.report.page import Page, Section
+from tl_truncate.report.provenance import where_section
+
+
+def scores_page(scores: Scores) -> Page:
+    """Every metric, every prompt, and where it comes from."""
+    cuts = len(scores.record.cuts)
+    told = [f"{scores.record.n_prompts} prompts were asked of {setup(scores.record.to_json())}."]
+    if scores.baseline is not None:
+        change = interval(scores.change("p_in_context"), signed=True)
+        told.append(
+            f"With {cuts} cuts at work the probability of the in-context answer changes by {change}."
+        )
+    base = None if scores.baseline is None else scores.baseline.frame
+    only = [prompts.Setting("cut" if cuts else "uncut", scores.frame, base)]
+    sections = [
+        Section("summary", "Summary", paragraphs(told)),
+        Section("scores", "Scores", scores_table(scores.shown)),
+        Section("prompts", "Prompt by prompt", prompts=True),
+        where_section(scores.record),
+    ]
+    groups = (prompts.group(scores.record.task, scores.frame, only, prompts.MOST_READINGS),)
+    return Page(f"{scores.record.task} on {scores.record.model}", tuple(sections), groups)
+
+
+def side_effects_page(found: SideEffects) -> Page:
+    """What cuts do to running text, passage by passage."""
+    told = [
+        f"{int(found.frame['tokens'].sum())} tokens of {len(found.frame)} passages were read without "
+        f"and with {len(found.record.cuts)} cuts on {setup(found.record.to_json())}.",
+        f"Perplexity {found.uncut_perplexity:.1f} becomes {found.perplexity:.1f}; the loss changes by "
+        f"{interval(found.loss_change, signed=True)} nats a token.",
+    ]
+    sections = [
+        Section("summary", "Summary", paragraphs(told)),
+        Section("cost", "Side effects", cost_section(found.shown)),
+        where_section(found.record),
+    ]
+    return Page(f"Side effects on {found.record.model}", tuple(sections))

@@ -1,0 +1,99 @@
+"""The reports of a screen of components, and of what the parts of MLP outputs push."""
+
+import pandas as pd
+
+from tl_truncate.decompose.parts import PARTS
+from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.view import frame_table, setup
+from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
+from tl_truncate.markup import paragraphs
+from tl_truncate.report.charts import heat_panel, points_panel
+from tl_truncate.report.page import Chart, Choice, Page, Section
+from tl_truncate.report.provenance import where_section
+from tl_truncate.weights.keep.defaults import GENTLE
+
+_TOP = 30
+
+
+def attribution_page(screen: Attribution) -> Page:
+    """Predicted changes by layer and amount kept, and the components that matter most."""
+    record = screen.record
+    told = [
+        f"The change of {label_of(screen.metric).told} on {screen.n_prompts} prompts of {record.task} "
+        f"was predicted for every component of {len(screen.by_row)} sites of "
+        f"{setup(record.to_json())}.",
+        "These are first-order estimates: a small prediction is no promise. Sweep what they find.",
+    ]
+    frame = screen.top(_TOP).drop(columns=["layer", "matrix", "head"])
+    sections = [
+        Section("summary", "Summary", paragraphs(told)),
+        Section("heatmap", "Predicted changes", charts=(_predicted(screen),)),
+        Section(
+            "components",
+            "Components",
+            frame_table(frame, f"The {len(frame)} components whose removal changes most, predicted"),
+        ),
+        where_section(record),
+    ]
+    return Page(f"{record.task}: a screen of {record.model}", tuple(sections))
+
+
+def _predicted(screen: Attribution) -> Chart:
+    rows = []
+    for site in screen.by_row:
+        for keep in GENTLE:
+            value = screen.effect(site, keep)
+            rank = len(screen.spectra[site].kept(keep))
+            name = f"{site.matrix}.{site.head}" if site.head is not None else site.matrix
+            row = dict(site=str(site), layer=site.layer, matrix=name, keep=keep, rank=rank, kind="Cut")
+            ends = dict(change=float(value), change_low=value.low, change_high=value.high)
+            rows.append(row | {screen.metric: float(value)} | _named(screen.metric, ends))
+    frame = pd.DataFrame(rows)
+    matrices = tuple(dict.fromkeys(frame["matrix"]))
+    panels = [
+        dict(
+            key=[matrix] if len(matrices) > 1 else [],
+            **heat_panel(frame[frame["matrix"] == matrix], screen.metric, screen.record.task),
+        )
+        for matrix in matrices
+    ]
+    choices = (Choice("matrix", matrices),) if len(matrices) > 1 else ()
+    told = "Heatmap: the predicted change by layer and amount kept. A table of components follows."
+    return Chart("heat", "heat", told, choices, tuple(panels))
+
+
+def _named(metric: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{metric}_{name}": value for name, value in values.items()}
+
+
+def part_attribution_page(found: PartAttribution) -> Page:
+    """What each layer's parts add to the two answers."""
+    record = found.record
+    pushes = found.largest("global", "global")[0]
+    told = [
+        f"What the global and the in-context part of each MLP's output ({found.split['method']}) add to "
+        f"the logits of the two answers was read off {record.n_prompts} prompts of {record.task} on "
+        f"{setup(record.to_json())}.",
+        f"The global part of block {pushes} pushes the global answer most, on these prompts.",
+    ]
+    sections = [
+        Section("summary", "Summary", paragraphs(told)),
+        Section("layers", "Layer by layer", charts=(_by_layer(found),)),
+        Section("table", "Every layer", frame_table(found.frame, "Logits added, in nats", texts=3)),
+        where_section(record),
+    ]
+    return Page(f"{record.task}: MLP outputs in two parts on {record.model}", tuple(sections))
+
+
+def _by_layer(found: PartAttribution) -> Chart:
+    frame = found.frame
+    panels, names = [], []
+    for part in PARTS:
+        for answer in ANSWERS:
+            own = frame[(frame["part"] == part) & (frame["answer"] == answer)]
+            names.append(f"{part} part to the {answer} answer".replace("_", "-"))
+            values = {"": own["logits"], "_low": own["low"], "_high": own["high"]}
+            panels.append(points_panel(names[-1], [f"block {i}" for i in own["layer"]], values))
+    told = "Dots with intervals: the logits that a part of each block's MLP adds. A table follows."
+    return Chart("layers", "points", told, (Choice("part", tuple(names)),), tuple(panels))
