@@ -43,6 +43,9 @@ def table(
 ) -> Markup:
     """A table with a caption; what is not a fragment is escaped.
 
+    Not pandas' Styler, which needs Jinja2 and so an extra: a notebook of the base install shows results
+    too. And its rows have no titles that a screen reader can say.
+
     Args:
         columns: titles.
         rows: cells, the first of which names its row.

@@ -11,7 +11,7 @@ import torch
 import tl_truncate as tlt
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.record import Record
-from tl_truncate.runs.saved import FORMAT, load_result
+from tl_truncate.runs.saved import FORMAT, find_result, load_result
 from tl_truncate.surgery.cut import SiteCut
 
 
@@ -180,6 +180,16 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"must end in \.json, got"):
             scores(model, means, drinks_task).save(tmp_path / "a.pt")
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [attribution, scores])
+def test_a_folder_holds_one_result(make, model, means, drinks_task, tmp_path):
+    assert find_result(tmp_path) is None
+    result = make(model, means, drinks_task)
+    assert find_result(tmp_path / "out") is None
+    path = result.save_into(tmp_path / "out")
+    assert find_result(tmp_path / "out") == path
+    assert same(result, load_result(path))
 
 
 def test_plain_data_and_back():

@@ -22,7 +22,7 @@ from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
 from tl_truncate.report.page import Page, render, require_report
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.saved import load_result
+from tl_truncate.runs.saved import find_result, load_result
 from tl_truncate.toys.recall.train import RecallRun
 from tl_truncate.weights.files import replacing
 
@@ -107,8 +107,9 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
         ValueError: if there is no run, or one that has no report.
     """
     path = Path(folder)
-    if path.is_file():
-        return cast(Reportable, load_result(path))
+    saved = path if path.is_file() else find_result(path)
+    if saved is not None:
+        return cast(Reportable, load_result(saved))
     if (path / SEARCH).exists():
         return SearchResult.load(path)
     place = path / "run" if (path / "run").is_dir() else path

@@ -17,7 +17,7 @@ from tl_truncate.weights.provenance import versions
 
 #: Of the envelope around a result. What can be read tolerantly needs no new one.
 FORMAT = 1
-_NOTE, _TENSOR = "tl_truncate", "tensor"
+_STEM, _NOTE, _TENSOR = "result", "tl_truncate", "tensor"
 S = TypeVar("S", bound="Saved")
 
 
@@ -39,20 +39,26 @@ class Saved:
         Raises:
             ValueError: if it ends in something else.
         """
-        tensors: dict[str, Tensor] = {}
-        data = _without_tensors(plain(self), tensors, "")
-        envelope = dict(format=FORMAT, kind=type(self).__name__, versions=versions(), result=data)
-        wanted = ".safetensors" if tensors else ".json"
+        envelope, tensors = self._envelope()
+        wanted = _suffix(tensors)
         if Path(path).suffix != wanted:
             raise ValueError(
                 f"The file of a {type(self).__name__} must end in {wanted}, got {str(path)!r}."
             )
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        if not tensors:
-            write_json(path, envelope)
-            return
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={_NOTE: json.dumps(envelope)})
+        _write(Path(path), envelope, tensors)
+
+    def save_into(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the result into a folder, where `find_result` looks for it, and gives its path."""
+        envelope, tensors = self._envelope()
+        path = Path(folder) / f"{_STEM}{_suffix(tensors)}"
+        _write(path, envelope, tensors)
+        return path
+
+    def _envelope(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        tensors: dict[str, Tensor] = {}
+        data = _without_tensors(plain(self), tensors, "")
+        kind = type(self).__name__
+        return dict(format=FORMAT, kind=kind, versions=versions(), result=data), tensors
 
     @classmethod
     def load(cls: type[S], path: str | os.PathLike[str]) -> S:
@@ -66,6 +72,25 @@ class Saved:
         if not isinstance(found, cls):
             raise ValueError(f"{path} must hold a {cls.__name__}, got a {type(found).__name__}.")
         return found
+
+
+def _suffix(tensors: Mapping[str, Tensor]) -> str:
+    return ".safetensors" if tensors else ".json"
+
+
+def _write(path: Path, envelope: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not tensors:
+        write_json(path, envelope)
+        return
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={_NOTE: json.dumps(envelope)})
+
+
+def find_result(folder: str | os.PathLike[str]) -> Path | None:
+    """The file that `save_into` wrote; None if there is none."""
+    places = (Path(folder) / f"{_STEM}{suffix}" for suffix in (".json", ".safetensors"))
+    return next((path for path in places if path.exists()), None)
 
 
 def load_result(path: str | os.PathLike[str]) -> Saved:
