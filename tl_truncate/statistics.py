@@ -33,7 +33,7 @@ class Estimate(float):
         return self
 
     def __str__(self) -> str:
-        return f"{float(self):.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return shown(self, self.low, self.high)
 
     def __repr__(self) -> str:
         return f"Estimate({self}, n={self.n})"
@@ -45,6 +45,17 @@ class Estimate(float):
     def excludes_zero(self) -> bool:
         """Whether zero lies outside the interval."""
         return self.low > 0 or self.high < 0
+
+
+def shown(value: float, low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
+    """A number with the ends of its interval, as every table and sentence shows it.
+
+    Examples:
+        >>> shown(0.5, 0.4, 0.6, signed=True)
+        '+0.500 [+0.400, +0.600]'
+    """
+    style = f"{'+' if signed else ''}.{digits}f"
+    return f"{float(value):{style}} [{float(low):{style}}, {float(high):{style}}]"
 
 
 def _rebuild(value: float, low: float, high: float, se: float, n: int) -> Estimate:
