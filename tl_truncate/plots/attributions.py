@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import TITLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@needs_matplotlib
 def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
     """The predicted change when the components of one part of a spectrum are removed.
 

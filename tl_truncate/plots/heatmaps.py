@@ -9,6 +9,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.evaluate import Metric
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.view import kept_text
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import TITLES
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _COLOURS = "RdBu_r"
 
 
+@needs_matplotlib
 def heatmap(
     result: SweepResult,
     *,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Metric, Scores
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import COLOURS, TITLES
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@needs_matplotlib
 def layer_effects(
     frame: pd.DataFrame,
     baselines: Mapping[str, Scores],

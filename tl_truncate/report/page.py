@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tl_truncate import checks
+from tl_truncate.checks import require_extra
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ def render(page: Page) -> str:
     Raises:
         ModuleNotFoundError: if plotly or Jinja2 is missing, with the command that installs them.
     """
-    checks.require("jinja2", extra="report")
-    checks.require("plotly", extra="report")
+    require_extra("report")
     from jinja2 import Environment, PackageLoader
     from plotly.offline import get_plotlyjs
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from tl_truncate.checks import require_extra
 from tl_truncate.experiments.search.file import FILE as SEARCH
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -41,7 +42,7 @@ def write_report(
 
     Raises:
         ValueError: if the folder holds no run of these kinds.
-        ModuleNotFoundError: if plotly or Jinja2 is missing.
+        ModuleNotFoundError: if plotly or Jinja2 is missing, before the run is read.
 
     Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
@@ -52,6 +53,7 @@ def write_report(
         >>> "blocks.1.mlp.W_out" in page.read_text()
         True
     """
+    require_extra("report")
     result = source if isinstance(source, Reportable) else load_run(source)
     path = Path(out)
     text = render(_page(result))
