@@ -27,8 +27,8 @@ def read_passages(path: str | os.PathLike[str]) -> Iterator[str]:
                 yield passage
     except UnicodeDecodeError as problem:
         raise ValueError(
-            f"A corpus must be a text file in UTF-8, got other bytes in {str(path)!r} ({problem.reason}). "
-            "Save it as UTF-8."
+            f"A corpus must be a text file in UTF-8, got other bytes in {str(path)!r} "
+            f"({problem.reason}). Save it as UTF-8."
         ) from None
     if not found:
         raise ValueError(f"A corpus must have at least one passage, got none in {str(path)!r}.")
