@@ -34,17 +34,37 @@ def probability(name: str, value: Any) -> float:
     return float(value)
 
 
-def require(package: str, *, extra: str) -> None:
-    """Checks that a package of an extra is installed.
+#: The packages of the extras, as pyproject.toml has them; each is imported only where it is needed.
+EXTRAS = {"demo": ("gguf",), "plots": ("matplotlib",), "report": ("plotly", "jinja2")}
 
-    Raises:
-        ModuleNotFoundError: if it is not, with the command that installs it.
+
+def missing_of(extra: str) -> list[str]:
+    """The packages of an extra that are not installed.
 
     Examples:
-        >>> require("torch", extra="report")
+        >>> missing_of("plots")
+        []
     """
-    if importlib.util.find_spec(package) is None:
+    return [package for package in EXTRAS[extra] if importlib.util.find_spec(package) is None]
+
+
+def require_extra(extra: str, *, otherwise: str = "") -> None:
+    """Checks that the packages of an extra are installed: called first, before any work.
+
+    Args:
+        extra: of `EXTRAS`.
+        otherwise: a sentence with the way that needs no extra, where there is one.
+
+    Raises:
+        ModuleNotFoundError: if one is not, with the command that installs them.
+
+    Examples:
+        >>> require_extra("plots")
+    """
+    missing = missing_of(extra)
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise ModuleNotFoundError(
-            f"{package} must be installed for this, but it is not. Run: pip install "
-            f"'tl-truncate[{extra}]'."
+            f"{' and '.join(EXTRAS[extra])} must be installed for this, but {' and '.join(missing)} "
+            f"{verb} not. Run: pip install 'tl-truncate[{extra}]'.{otherwise and ' ' + otherwise}"
         )

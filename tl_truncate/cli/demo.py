@@ -1,60 +1,66 @@
 """`tl-truncate demo`: the main job on the real model."""
 
-import json
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
-from tl_truncate.checks import require
 from tl_truncate.cli.layer_effects import LayerEffects, late_layer_effects
-from tl_truncate.cli.shared.app import ModelName, app, console, escape, kind, load
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.changes import change_of
+from tl_truncate.cli.shared.groups import grouped
+from tl_truncate.cli.shared.model import SWEPT, ModelOptions, PassOptions
+from tl_truncate.cli.shared.options import Figures, RunFolder
+from tl_truncate.cli.shared.tasks import PromptOptions
+from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.report import write_report
-from tl_truncate.weights.files import replacing
+
+_FOLDER = Path("demo")
+_MODEL = ModelOptions(model="demo")
+_PROMPTS = PromptOptions(n=50)
 
 
 @app.command()
 @kind
+@grouped
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the picture, the table and the report.")] = Path(
-        "demo"
-    ),
-    model: ModelName = "demo",
-    n: Annotated[int, typer.Option(help="Prompts for each task.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of prompts, controls and bootstrap.")] = 0,
+    *,
+    out: RunFolder = _FOLDER,
+    source: ModelOptions = _MODEL,
+    prompts: PromptOptions = _PROMPTS,
+    passes: PassOptions = SWEPT,
+    figures: Figures = True,
 ) -> None:
     """Cuts the MLPs of the last third of the layers, and shows what the model says then.
 
     Example: `tl-truncate demo --out demo`
     """
-    for package, extra in (("matplotlib", "plots"), ("plotly", "report"), ("jinja2", "report")):
-        require(package, extra=extra)  # before minutes of work, not after
-    loaded = load(model)
-    effects = late_layer_effects(loaded, n=n, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
+    check_figures(figures, "plots", "report")  # before minutes of work, not after
+    effects = late_layer_effects(
+        source.load(),
+        n=prompts.n,
+        seed=prompts.seed,
+        prepend_bos=prompts.prepend_bos,
+        **passes.to_arguments(),
+    )
     for name, scores in effects.baselines.items():
         console.print(f"[bold]uncut[/] {escape(str(scores))}")
         console.print(_effects_table(effects, name))
-        console.print(_verdict(effects, name))
-    with replacing(out / "effects.csv") as path:
-        effects.frame.to_csv(path, index=False)
+        console.print(_verdict(effects, name), markup=False)
     record = {name: scores.to_json() for name, scores in effects.baselines.items()}
-    with replacing(out / "record.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
-    _save_picture(effects, out / "effects.png")
-    page = write_report(effects.result, out / "report.html")
-    console.print(
-        f"Written: {out}/effects.csv, record.json, effects.png, {page.name}: open it in a browser"
-    )
+    written = write_tables(out, {"effects": effects.frame}, record)
+    if figures:
+        _save_picture(effects, out / "effects.png")
+        page = write_report(effects.result, out / "report.html")
+        written += ["effects.png", f"{page.name}: open it in a browser"]
+    say_written(out, written)
 
 
 def _save_picture(effects: LayerEffects, path: Path) -> None:
-    from tl_truncate.plots import layer_effects
+    from tl_truncate.plots import layer_effects, save
 
-    with replacing(path) as temporary:
-        layer_effects(effects.frame, effects.baselines).savefig(temporary, format="png")
+    save(layer_effects(effects.frame, effects.baselines), path)
 
 
 def _effects_table(effects: LayerEffects, task: str) -> Table:
@@ -68,24 +74,12 @@ def _effects_table(effects: LayerEffects, task: str) -> Table:
         table.add_row(
             str(row.layer),
             f"{float(row.keep):.0%}",
-            _interval(
-                row.p_in_context_change, row.p_in_context_change_low, row.p_in_context_change_high
-            ),
-            "same" if control is None else _signed(control.p_in_context_change),
-            _interval(row.p_global_change, row.p_global_change_low, row.p_global_change_high),
-            "same" if control is None else _signed(control.p_global_change),
+            change_of(row, "p_in_context"),
+            "same" if control is None else f"{control.p_in_context_change:+.3f}",
+            change_of(row, "p_global"),
+            "same" if control is None else f"{control.p_global_change:+.3f}",
         )
     return table
-
-
-def _signed(value: float) -> str:
-    """A change of a probability in five characters: +.039."""
-    return f"{value:+.3f}".replace("0.", ".", 1)
-
-
-def _interval(value: float, low: float, high: float) -> str:
-    style = "bold green" if low > 0 else "bold red" if high < 0 else "dim"
-    return f"[{style}]{_signed(value)}[/] \\[{_signed(low)}, {_signed(high)}]"
 
 
 def _verdict(effects: LayerEffects, task: str) -> str:
@@ -105,4 +99,4 @@ def _verdict(effects: LayerEffects, task: str) -> str:
         "The layer was picked by looking at these same prompts: read it as a picture, and test a "
         "layer on prompts that did not choose it. With nothing kept, a random subspace is the same "
         "cut.\n"
-    ).replace("[", r"\[")
+    )

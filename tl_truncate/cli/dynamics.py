@@ -1,80 +1,72 @@
 """`tl-truncate dynamics`: a task over training."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tl_truncate.checkpoints import checkpoint_steps, require_checkpoints
-from tl_truncate.cli.shared.app import (
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.cuts import CutOptions
+from tl_truncate.cli.shared.groups import grouped
+from tl_truncate.cli.shared.model import LoadOptions, PassOptions
+from tl_truncate.cli.shared.options import (
     AsJson,
-    BackendName,
-    Device,
-    Dtype,
-    app,
-    console,
-    escape,
-    kind,
-    load,
+    Corpus,
+    Figures,
+    Resume,
+    RunFolder,
+    TaskName,
+    WithControls,
 )
-from tl_truncate.cli.shared.options import BatchSize, Bos, Prompts, Seed
-from tl_truncate.cli.shared.parse import parse_cut
-from tl_truncate.cli.shared.tasks import check_task_name, make_task
+from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
+from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
+from tl_truncate.corpora.passages import read_passages
 from tl_truncate.corpora.texts import manual_texts
 from tl_truncate.decompose.parts import Method
 from tl_truncate.experiments.training.dynamics import dynamics
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.models import Backend
 from tl_truncate.surgery.controls import controls_of
-from tl_truncate.surgery.cut import Cuts
+from tl_truncate.surgery.cut import Cuts, SiteCut
 
 
 @app.command("dynamics")
 @kind
+@grouped
 def dynamics_command(
+    *,
     model: Annotated[
         str,
         typer.Option("--model", "-m", help="A Pythia model, `nano-pythia`, or a folder with step0, ..."),
     ],
-    out: Annotated[Path, typer.Option(help="The run folder.")],
+    out: RunFolder,
     steps: Annotated[
         str,
         typer.Option(help="Training steps; `...` between two stands for all published ones between."),
     ] = "all",
-    task: Annotated[str, typer.Option(help="A name such as `ioi`, or a JSON file.")] = "ioi",
-    cut: Annotated[
-        list[str] | None,
-        typer.Option(help="SITE=KEEP, such as `blocks.3.mlp.W_in=0.1`; may be repeated."),
-    ] = None,
-    cuts: Annotated[Path | None, typer.Option(help="A JSON file written by Cuts.save.")] = None,
-    controls: Annotated[
-        bool, typer.Option(help="Score a random subspace of each cut's rank too.")
-    ] = False,
+    task: TaskName = "ioi",
+    cutting: CutOptions,
+    controls: WithControls = False,
     parts: Annotated[
         str | None,
         typer.Option(
             help="Divide MLP outputs at each step: token_mean, own_path, context_ablation, spectral."
         ),
     ] = None,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(
-            help="For token_mean: passages, separated by empty lines; Python's manual by default."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
-    n: Prompts = None,
-    seed: Seed = 0,
-    prepend_bos: Bos = None,
-    batch_size: BatchSize = 32,
-    backend: BackendName = "bridge",
-    dtype: Dtype = "float32",
-    device: Device = None,
+    corpus: Corpus = None,
+    resume: Resume = False,
+    prompts: PromptOptions,
+    passes: PassOptions,
+    loading: LoadOptions,
+    figures: Figures = True,
     as_json: AsJson = False,
 ) -> None:
     """Scores a task at each training step, uncut and with all the cuts together.
@@ -83,52 +75,44 @@ def dynamics_command(
     --out runs/pythia-1b`
 
     Writes the run folder with table.csv and dynamics.png in it. One model is in memory at a time.
+    --controls scores a random subspace of each cut's rank.
     """
+    check_figures(figures, "plots")
     check_task_name(task)
-    chosen = Cuts([parse_cut(text) for text in cut or []], Cuts.load(cuts) if cuts else [])
-    named: dict[str, Any] = {"cut": chosen} if chosen else {}
-    if chosen and controls:
-        placebos = controls_of(chosen, seed=seed)
-        if "RandomSubspace" not in placebos:
-            raise ValueError(f"--controls must have a random counterpart of each cut, got {chosen!r}.")
-        named["random subspace"] = placebos["RandomSubspace"]
+    named = _named(cutting.read(), controls, prompts.seed)
     divided = _parts(parts, corpus)
     checkpoints = read_steps(steps, model)
-    options: dict[str, Any] = dict(backend=cast(Backend, backend), dtype=dtype, device=device)
-    at_step = partial(_load, model, options)
-    # The last checkpoint's tokenizer is that of all.
-    prompts = make_task(task, n, seed, at_step(checkpoints[-1]))
+    at_step = partial(loading.load_step, model)
     history = dynamics(
         at_step,
         checkpoints,
-        prompts,
+        prompts.make(task, at_step(checkpoints[-1])),  # its tokenizer is that of all
         named,
         parts=divided,
         name=model,
         run_dir=out / "run",
         resume=resume,
-        prepend_bos=prepend_bos,
-        batch_size=batch_size,
-        seed=seed,
+        prepend_bos=prompts.prepend_bos,
+        seed=prompts.seed,
+        **passes.to_arguments(),
     )
-    from tl_truncate.plots import dynamics as draw
-    from tl_truncate.plots import save
-    from tl_truncate.weights.files import replacing
-
-    with replacing(out / "table.csv") as path:
-        history.frame.to_csv(path, index=False)
-    save(draw(history), out / "dynamics.png")
-    if divided is not None:
-        from tl_truncate.plots import parts_over_training
-
-        with replacing(out / "parts.csv") as path:
-            history.parts_frame.to_csv(path, index=False)
-        save(parts_over_training(history), out / "parts.png")
+    written = _write(history, out, divided is not None, figures)
     if as_json:
         typer.echo(json.dumps(history.frame.to_dict(orient="records"), indent=2))
         return
     console.print(_table(history))
-    console.print(f"Written: {out}/run, table.csv, dynamics.png")
+    say_written(out, ["run", *written])
+
+
+def _named(cuts: Cuts, controls: bool, seed: int) -> dict[str, Sequence[SiteCut]]:
+    """The cuts by the name that they have in tables, and their control."""
+    named: dict[str, Sequence[SiteCut]] = {"cut": cuts} if cuts else {}
+    if cuts and controls:
+        placebos = controls_of(cuts, seed=seed)
+        if "RandomSubspace" not in placebos:
+            raise ValueError(f"--controls must have a random counterpart of each cut, got {cuts!r}.")
+        named["random subspace"] = placebos["RandomSubspace"]
+    return named
 
 
 def _parts(method: str | None, corpus: Path | None) -> Parts | None:
@@ -138,14 +122,25 @@ def _parts(method: str | None, corpus: Path | None) -> Parts | None:
         return None
     if method != "token_mean":
         return Parts(method=cast(Method, method))
-    if corpus is None:
-        return Parts(manual_texts(5_000), max_tokens=256)
-    passages = [" ".join(each.split()) for each in corpus.read_text("utf-8").split("\n\n")]
-    return Parts([each for each in passages if each], max_tokens=256)
+    texts = manual_texts(5_000) if corpus is None else list(read_passages(corpus))
+    return Parts(texts, max_tokens=256)
 
 
-def _load(name: str, options: dict[str, Any], step: int) -> Any:
-    return load(name, checkpoint=step, **options)
+def _write(history: Dynamics, out: Path, divided: bool, figures: bool) -> list[str]:
+    """Tables and pictures; the files' names."""
+    tables = {"table": history.frame}
+    if divided:
+        tables["parts"] = history.parts_frame
+    written = write_tables(out, tables)
+    if not figures:
+        return written
+    from tl_truncate.plots import dynamics as draw
+    from tl_truncate.plots import parts_over_training, save
+
+    save(draw(history), out / "dynamics.png")
+    if divided:
+        save(parts_over_training(history), out / "parts.png")
+    return [*written, "dynamics.png", *(["parts.png"] if divided else [])]
 
 
 def read_steps(text: str, model: str) -> list[int]:
@@ -183,5 +178,5 @@ def _table(history: Dynamics) -> Table:
         for name in history.names:
             scores = history.scores(step, name)
             cells = (str(step), name, str(scores.p_global), str(scores.p_in_context))
-            table.add_row(*map(escape, cells))
+            table.add_row(*map(Text, cells))
     return table

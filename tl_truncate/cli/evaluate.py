@@ -1,32 +1,24 @@
 """`tl-truncate evaluate`: a model on a task, uncut and cut."""
 
 import json
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any
 
+import pandas as pd
 import typer
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from tl_truncate.cli.shared.app import (
-    AsJson,
-    BackendName,
-    Checkpoint,
-    Device,
-    Dtype,
-    ModelName,
-    app,
-    console,
-    escape,
-    kind,
-    load,
-)
-from tl_truncate.cli.shared.parse import parse_cut
-from tl_truncate.cli.shared.tasks import check_task_name, make_task
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.cuts import CutOptions
+from tl_truncate.cli.shared.groups import grouped
+from tl_truncate.cli.shared.model import ModelOptions, PassOptions
+from tl_truncate.cli.shared.options import AsJson, Out, TaskName, WithControls
+from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
+from tl_truncate.cli.shared.writing import say_written, write_tables
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.metrics import METRICS
-from tl_truncate.models import Backend
 from tl_truncate.surgery.controls import controls_of
-from tl_truncate.surgery.cut import Cuts
 
 _NAMES = {
     "RandomSubspace": "random subspace",
@@ -37,26 +29,16 @@ _NAMES = {
 
 @app.command("evaluate")
 @kind
+@grouped
 def evaluate_command(
-    model: ModelName,
-    task: Annotated[str, typer.Option(help="A name such as `ioi` or `facts`, or a JSON file.")] = "ioi",
-    cut: Annotated[
-        list[str] | None,
-        typer.Option(help="SITE=KEEP, such as `blocks.27.mlp.W_in=0.01`; may be repeated."),
-    ] = None,
-    cuts: Annotated[Path | None, typer.Option(help="A JSON file written by Cuts.save.")] = None,
-    controls: Annotated[bool, typer.Option(help="Score random and norm-matched controls too.")] = False,
-    n: Annotated[int | None, typer.Option(help="Prompts (100 of ioi, all facts).")] = None,
-    seed: Annotated[int, typer.Option(help="Of prompts, controls and bootstrap.")] = 0,
-    prepend_bos: Annotated[
-        bool | None,
-        typer.Option("--prepend-bos/--no-prepend-bos", help="By default as the model has it."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Prompts in a pass.")] = 32,
-    backend: BackendName = "bridge",
-    checkpoint: Checkpoint = None,
-    dtype: Dtype = "float32",
-    device: Device = None,
+    *,
+    source: ModelOptions,
+    task: TaskName = "ioi",
+    cutting: CutOptions,
+    controls: WithControls = False,
+    prompts: PromptOptions,
+    passes: PassOptions,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Scores a model on a task, uncut and with all the cuts together.
@@ -65,23 +47,40 @@ def evaluate_command(
 
     KEEP is a rank (8), a fraction (0.1), or a rule (`Energy(0.95)`, `DropTop(4)`, `Band(2, 8)`).
     """
-    chosen = Cuts([parse_cut(text) for text in cut or []], Cuts.load(cuts) if cuts else [])
+    chosen = cutting.read()
     check_task_name(task)
-    loaded = load(
-        model, backend=cast(Backend, backend), checkpoint=checkpoint, dtype=dtype, device=device
-    )
-    prompts = make_task(task, n, seed, loaded)
-    options: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
-    options["progress"] = not as_json
-    scores = {"cut" if chosen else "uncut": evaluate(loaded, prompts, chosen, **options)}
+    model = source.load()
+    asked = prompts.make(task, model)
+    options: dict[str, Any] = dict(prepend_bos=prompts.prepend_bos, seed=prompts.seed)
+    options |= dict(progress=not as_json, **passes.to_arguments())
+    scores = {"cut" if chosen else "uncut": evaluate(model, asked, chosen, **options)}
     if chosen and controls:
         options["baseline"] = scores["cut"].baseline
-        for kind_of, placebo in controls_of(chosen, seed=seed).items():
-            scores[_NAMES[kind_of]] = evaluate(loaded, prompts, placebo, **options)
+        for kind_of, placebo in controls_of(chosen, seed=prompts.seed).items():
+            scores[_NAMES[kind_of]] = evaluate(model, asked, placebo, **options)
+    record = {name: each.to_json() for name, each in scores.items()}
+    written = [] if out is None else write_tables(out, _tables(scores), record)
     if as_json:
-        typer.echo(json.dumps({name: each.to_json() for name, each in scores.items()}, indent=2))
-    else:
-        console.print(_scores_table(scores))
+        typer.echo(json.dumps(record, indent=2))
+        return
+    console.print(_scores_table(scores))
+    if out is not None:
+        say_written(out, written)
+
+
+def _tables(scores: dict[str, Scores]) -> dict[str, pd.DataFrame]:
+    """The summaries, and what each prompt was answered with, of all that was scored."""
+    uncut = next(iter(scores.values())).baseline
+    frames = {name: each.frame for name, each in scores.items()}
+    return {
+        "table": _stacked({name: each.summary().reset_index() for name, each in scores.items()}),
+        "prompts": _stacked(frames if uncut is None else {"uncut": uncut.frame, **frames}),
+    }
+
+
+def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    whole = pd.concat(tables, names=["scores"])
+    return whole.reset_index(level="scores").reset_index(drop=True)
 
 
 def _scores_table(scores: dict[str, Scores]) -> Table:
@@ -108,5 +107,5 @@ def _scores_table(scores: dict[str, Scores]) -> Table:
             cells.append(str(each.estimate(metric)))
             if each.baseline is not None:
                 cells.append(str(each.change(metric)))
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(Text, cells))
     return table

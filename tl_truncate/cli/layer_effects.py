@@ -55,18 +55,24 @@ class LayerEffects:
 def late_layer_effects(
     model: Any,
     *,
-    n: int = 50,
+    n: int | None = 50,
     keeps: tuple[float, ...] = (0.0, 0.1, 0.5),
     seed: int = 0,
+    prepend_bos: bool | None = None,
+    batch_size: int = 64,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> LayerEffects:
     """Cuts the MLP output weights of the last third of the layers, one at a time.
 
     Args:
         model: a HookedTransformer or TransformerBridge with a tokenizer.
-        n: prompts for each task.
+        n: prompts for each task; all facts and 100 of the other with None.
         keeps: fractions of the rank that stay.
         seed: of the prompts, the controls and the bootstrap.
+        prepend_bos: overrides the model's default.
+        batch_size: most prompts in a batch.
+        max_memory: most bytes beside the model.
         progress: shows a bar.
 
     Returns:
@@ -79,7 +85,7 @@ def late_layer_effects(
     sites = find_sites(model, "W_out", layers=range(total - max(1, total // 3), total))
     tokenizer = model.tokenizer
     tasks = [
-        ioi(n=n, seed=seed, tokenizer=tokenizer),
+        ioi(n=100 if n is None else n, seed=seed, tokenizer=tokenizer),
         factual_recall(n=n, seed=seed, tokenizer=tokenizer),
     ]
     result = sweep(
@@ -88,6 +94,9 @@ def late_layer_effects(
         sites=sites,
         keeps=keeps,
         controls=["random_subspace"],
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        max_memory=max_memory,
         seed=seed,
         progress=progress,
     )

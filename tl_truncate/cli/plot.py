@@ -5,14 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tl_truncate.cli.shared.app import (
-    app,
-    console,
-    kind,
-)
-from tl_truncate.cli.shared.options import (
-    SiteNames,
-)
+from tl_truncate.checks import require_extra
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.options import SiteNames
 from tl_truncate.experiments.sweep.result import SweepResult
 
 
@@ -32,16 +27,15 @@ def plot_command(
 
     Example: `tl-truncate plot runs/ioi --figure ranks --out ranks.svg`
     """
+    require_extra("plots")
     from tl_truncate.plots import heatmap, ranks, save
 
+    if figure not in ("heatmap", "ranks"):
+        raise ValueError(f"--figure must be heatmap or ranks, got {figure!r}.")
     result = SweepResult.load(run / "run" if (run / "run").is_dir() else run)
     options: dict[str, Any] = dict(task=task)
     if metric:
         options["metrics"] = metric
-    if figure == "heatmap":
-        save(heatmap(result, **options), out)
-    elif figure == "ranks":
-        save(ranks(result, site, **options), out)
-    else:
-        raise ValueError(f"--figure must be heatmap or ranks, got {figure!r}.")
-    console.print(f"Written: {out}")
+    drawn = heatmap(result, **options) if figure == "heatmap" else ranks(result, site, **options)
+    save(drawn, out)
+    console.print(f"Written: {out}", markup=False, soft_wrap=True)

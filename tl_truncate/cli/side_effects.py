@@ -2,63 +2,63 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from tl_truncate.cli.shared.app import (
-    AsJson,
-    BackendName,
-    Checkpoint,
-    ModelName,
-    app,
-    console,
-    escape,
-    kind,
-    load,
-)
-from tl_truncate.cli.shared.options import (
-    Bos,
-    Seed,
-)
-from tl_truncate.cli.shared.parse import parse_cut
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.cuts import CutOptions
+from tl_truncate.cli.shared.groups import grouped
+from tl_truncate.cli.shared.model import ModelOptions, PassOptions
+from tl_truncate.cli.shared.options import AsJson, Bos, Out, Seed
+from tl_truncate.cli.shared.writing import say_written, write_tables
+from tl_truncate.corpora.passages import read_passages
 from tl_truncate.experiments.scoring.side_effects import side_effects
-from tl_truncate.models import Backend
-from tl_truncate.surgery.cut import Cuts
+
+# As many as the library takes: passages are long, and their logits are held at all positions.
+_ALONE = PassOptions(batch_size=1)
 
 
 @app.command("side-effects")
 @kind
+@grouped
 def side_effects_command(
-    model: ModelName,
-    cut: Annotated[
-        list[str] | None,
-        typer.Option(help="SITE=KEEP, such as `blocks.27.mlp.W_in=0.01`; may be repeated."),
-    ] = None,
-    cuts: Annotated[Path | None, typer.Option(help="A JSON file written by Cuts.save.")] = None,
+    *,
+    source: ModelOptions,
+    cutting: CutOptions,
     text: Annotated[
-        Path | None, typer.Option(help="Passages, separated by empty lines; a sample by default.")
+        Path | None,
+        typer.Option(help="A text file, empty lines between passages; a sample by default."),
     ] = None,
     seed: Seed = 0,
     prepend_bos: Bos = None,
-    backend: BackendName = "bridge",
-    checkpoint: Checkpoint = None,
+    passes: PassOptions = _ALONE,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Says what cuts do to running text: perplexity, divergence and agreement.
 
     Example: `tl-truncate side-effects --model demo --cut blocks.27.mlp.W_out=0.1`
     """
-    chosen = Cuts([parse_cut(each) for each in cut or []], Cuts.load(cuts) if cuts else [])
+    chosen = cutting.read()
     if not chosen:
         raise ValueError(
             "There must be at least one cut, got none. Give --cut SITE=KEEP or --cuts FILE."
         )
-    passages = [] if text is None else text.read_text().split("\n\n")
-    texts = None if text is None else [each.strip() for each in passages if each.strip()]
-    loaded = load(model, backend=cast(Backend, backend), checkpoint=checkpoint)
-    found = side_effects(loaded, chosen, texts, prepend_bos=prepend_bos, seed=seed, progress=not as_json)
+    texts = None if text is None else list(read_passages(text))
+    found = side_effects(
+        source.load(),
+        chosen,
+        texts,
+        prepend_bos=prepend_bos,
+        seed=seed,
+        progress=not as_json,
+        **passes.to_arguments(),
+    )
+    written = [] if out is None else write_tables(out, {"table": found.frame}, found.to_json())
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        console.print(escape(str(found)), soft_wrap=True)
+        return
+    console.print(str(found), markup=False, soft_wrap=True)
+    if out is not None:
+        say_written(out, written)

@@ -1,97 +1,105 @@
-"""`tl-truncate spectrum` and `sites`: what a model has that can be cut."""
+"""`tl-truncate spectrum` and `sites`: what a model has that can be cut.
+
+No prompt is run here, so that there is no size of a batch to choose, and no memory that it would save.
+"""
 
 import json
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
+import pandas as pd
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from tl_truncate.cli.shared.app import (
-    AsJson,
-    BackendName,
-    Checkpoint,
-    ModelName,
-    app,
-    console,
-    escape,
-    kind,
-    load,
-)
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.groups import grouped
+from tl_truncate.cli.shared.model import ModelOptions
+from tl_truncate.cli.shared.options import AsJson, Keeps, Out
 from tl_truncate.cli.shared.parse import parse_keep
-from tl_truncate.models import Backend
+from tl_truncate.cli.shared.writing import say_written, write_tables
 from tl_truncate.weights.locate import available, find_sites, locate, n_layers
 from tl_truncate.weights.processing import processing
 from tl_truncate.weights.provenance import versions
-from tl_truncate.weights.site import MATRICES
-from tl_truncate.weights.spectrum import spectrum
+from tl_truncate.weights.site import MATRICES, Site
+from tl_truncate.weights.spectrum import Spectrum, spectrum
 
 
 @app.command("spectrum")
 @kind
+@grouped
 def spectrum_command(
-    model: ModelName,
+    *,
+    source: ModelOptions,
     site: Annotated[str, typer.Option(help="Such as `blocks.3.mlp.W_out`.")],
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Show what these keep; may be repeated.")
-    ] = None,
+    keep: Keeps = None,
     tokens: Annotated[int, typer.Option(help="Tokens that each direction writes.")] = 0,
-    backend: BackendName = "bridge",
-    checkpoint: Checkpoint = None,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Shows the spectrum of one weight matrix.
+    """Shows the spectrum of one weight matrix, and what some keeps keep of it.
 
     Example: `tl-truncate spectrum --model demo --site blocks.28.mlp.W_out --keep 0.1 --tokens 5`
     """
     rules = [parse_keep(text) for text in keep or ["0.01", "0.1", "0.5", "MarchenkoPastur()"]]
-    loaded = load(model, backend=cast(Backend, backend), checkpoint=checkpoint)
-    spec = spectrum(loaded, site)
+    place = Site.parse(site)
+    model = source.load()
+    spec = spectrum(model, place)
     rows: list[dict[str, Any]] = [
         dict(keep=repr(rule), rank=len(spec.kept(rule)), energy=spec.energy(rule), gap=spec.gap(rule))
         for rule in rules
     ]
-    written = spec.tokens(loaded, tokens) if tokens else None
+    directions = spec.tokens(model, tokens) if tokens else None
+    data: dict[str, Any] = dict(site=site, shape=spec.shape, singular_values=spec.S.tolist())
+    data.update(method=spec.method, keeps=rows, versions=versions())
+    tables = {"table": pd.DataFrame(rows)}
+    if directions is not None:
+        data["tokens"] = directions.to_dict(orient="records")
+        tables["tokens"] = directions
+    written = [] if out is None else write_tables(out, tables, data)
     if as_json:
-        data: dict[str, Any] = dict(site=site, shape=spec.shape, singular_values=spec.S.tolist())
-        data.update(method=spec.method, keeps=rows, versions=versions())
-        if written is not None:
-            data["tokens"] = written.to_dict(orient="records")
         typer.echo(json.dumps(data, indent=2))
         return
-    console.print(escape(str(spec)))
+    _show(spec, rows, directions)
+    if out is not None:
+        say_written(out, written)
+
+
+def _show(spec: Spectrum, rows: list[dict[str, Any]], directions: pd.DataFrame | None) -> None:
+    console.print(str(spec), markup=False)
     table = Table("keep", "rank", "energy kept", "gap / S_1")
     for row in rows:
-        table.add_row(row["keep"], str(row["rank"]), f"{row['energy']:.3f}", f"{row['gap']:.1e}")
+        cells = (row["keep"], str(row["rank"]), f"{row['energy']:.3f}", f"{row['gap']:.1e}")
+        table.add_row(*map(Text, cells))
     console.print(table)
-    if written is not None:
-        for (component, sign), part in written.groupby(["component", "sign"], sort=False):
+    if directions is not None:
+        for (component, sign), part in directions.groupby(["component", "sign"], sort=False):
             texts = " ".join(repr(text) for text in part["token"])
-            console.print(f"{component} {'+' if sign > 0 else '-'}: {escape(texts)}")
+            console.print(f"{component} {'+' if sign > 0 else '-'}: {texts}", markup=False)
 
 
 @app.command()
 @kind
-def sites(
-    model: ModelName,
-    backend: BackendName = "bridge",
-    checkpoint: Checkpoint = None,
-    as_json: AsJson = False,
-) -> None:
+@grouped
+def sites(*, source: ModelOptions, out: Out = None, as_json: AsJson = False) -> None:
     """Lists the weight matrices of a model that can be cut.
 
     Example: `tl-truncate sites --model demo`
     """
-    loaded = load(model, backend=cast(Backend, backend), checkpoint=checkpoint)
-    found = find_sites(loaded, MATRICES)
+    model = source.load()
+    found = find_sites(model, MATRICES)
+    shapes = {str(site): list(locate(model, site).shape) for site in found}
+    rows = [(site, n_in, n_out) for site, (n_in, n_out) in shapes.items()]
+    table = pd.DataFrame(rows, columns=["site", "n_in", "n_out"])
+    written = [] if out is None else write_tables(out, {"table": table}, shapes)
     if as_json:
-        shapes = {str(site): list(locate(loaded, site).weight().shape) for site in found}
         typer.echo(json.dumps(shapes, indent=2))
         return
-    console.print(f"{n_layers(loaded)} blocks, weights: {processing(loaded)}")
-    table = Table("matrix", "layers", "shape")
-    for matrix in available(loaded, found[0].layer):
+    console.print(f"{n_layers(model)} blocks, weights: {processing(model)}")
+    shown = Table("matrix", "layers", "shape")
+    for matrix in available(model, found[0].layer):
         layers = [site.layer for site in found if site.matrix == matrix]
-        first = next(site for site in found if site.matrix == matrix)
-        n_in, n_out = locate(loaded, first).weight().shape
-        table.add_row(matrix, f"{min(layers)} to {max(layers)}", f"{n_in} x {n_out}")
-    console.print(table)
+        n_in, n_out = shapes[str(next(site for site in found if site.matrix == matrix))]
+        shown.add_row(matrix, f"{min(layers)} to {max(layers)}", f"{n_in} x {n_out}")
+    console.print(shown)
+    if out is not None:
+        say_written(out, written)

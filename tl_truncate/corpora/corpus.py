@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from tl_truncate.corpora.passages import read_passages
 from tl_truncate.tasks.encode import bos_token
 
 Corpus = Tensor | str | os.PathLike[str] | Iterable[Any]
@@ -123,24 +123,11 @@ def _passages(corpus: Corpus, mask: Tensor | None) -> Iterator[Any]:
             "pathlib.Path(name) for a file."
         )
     elif isinstance(corpus, os.PathLike):
-        yield from _paragraphs(Path(corpus))
+        yield from read_passages(corpus)
     elif isinstance(corpus, Mapping) or not isinstance(corpus, Iterable):
         raise TypeError(f"A corpus must be texts, tokens or a path, got {type(corpus).__name__}.")
     else:
         yield from corpus
-
-
-def _paragraphs(path: Path) -> Iterator[str]:
-    lines: list[str] = []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                lines.append(line.strip())
-            elif lines:
-                yield " ".join(lines)
-                lines = []
-    if lines:
-        yield " ".join(lines)
 
 
 def unpadded(tokens: Int64[Tensor, "batch pos"], mask: Tensor | None) -> list[tuple[int, ...]]:

@@ -2,6 +2,8 @@
 
 from importlib import resources
 
+from tl_truncate.corpora.passages import passages_of
+
 
 def sample_texts() -> tuple[str, ...]:
     """Passages in the public domain that ship with the package.
@@ -12,7 +14,7 @@ def sample_texts() -> tuple[str, ...]:
     """
     text = resources.files("tl_truncate.corpora").joinpath("sample.txt").read_text("utf-8")
     _, _, body = text.partition("\n---\n")
-    return tuple(" ".join(passage.split()) for passage in body.split("\n\n") if passage.strip())
+    return tuple(passages_of(body.splitlines()))
 
 
 def manual_texts(words: int = 30_000) -> tuple[str, ...]:

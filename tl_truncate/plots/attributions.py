@@ -6,11 +6,13 @@ import numpy as np
 
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.plots.needs import needs_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@needs_matplotlib
 def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
     """The predicted change when the components of one part of a spectrum are removed.
 

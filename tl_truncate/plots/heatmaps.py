@@ -9,6 +9,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.view import kept_text
+from tl_truncate.plots.needs import needs_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _COLOURS = "RdBu_r"
 
 
+@needs_matplotlib
 def heatmap(
     result: SweepResult,
     *,

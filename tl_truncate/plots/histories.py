@@ -11,6 +11,7 @@ from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.sweep.view import kept_text
 from tl_truncate.experiments.training.result import UNCUT, Dynamics
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import GLOBAL, IN_CONTEXT
 from tl_truncate.surgery.cut import SiteCut
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _COLOURS = {"p_global": GLOBAL, "p_in_context": IN_CONTEXT}
 
 
+@needs_matplotlib
 def dynamics(history: Dynamics) -> "Figure":
     """p(global) and p(in-context) against the training step: a panel for the uncut model and each cut.
 
@@ -70,6 +72,7 @@ def dynamics(history: Dynamics) -> "Figure":
     return figure
 
 
+@needs_matplotlib
 def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) -> "Figure":
     """What each layer's global and in-context part adds to the answers, against the training step.
 

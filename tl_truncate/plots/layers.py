@@ -7,6 +7,7 @@ import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import COLOURS
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@needs_matplotlib
 def layer_effects(
     frame: pd.DataFrame,
     baselines: Mapping[str, Scores],

@@ -10,6 +10,7 @@ from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import COLOURS, GLOBAL, IN_CONTEXT
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _NAMES = {"global": "global part", "in_context": "in-context part"}
 
 
+@needs_matplotlib
 def parts(found: PartAttribution) -> "Figure":
     """What each layer's global and in-context part adds to the two answers: a heat map and curves.
 
@@ -74,6 +76,7 @@ def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
     axis.figure.colorbar(image, ax=axis, shrink=0.7).ax.tick_params(labelsize=7)
 
 
+@needs_matplotlib
 def comparison(
     found: Comparison | ChosenComparison, *, metrics: tuple[str, ...] = PROBABILITIES
 ) -> "Figure":

@@ -8,6 +8,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.heatmaps import sweep_table
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import COLOURS
 from tl_truncate.weights.site import Site
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@needs_matplotlib
 def ranks(
     result: SweepResult,
     sites: Sequence[Site | str] | None = None,

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.weights.files import replacing
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 _FORMATS = (".png", ".svg")
 
 
+@needs_matplotlib
 def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """Writes a figure under a temporary name first.
 

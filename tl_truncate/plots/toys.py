@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.toys.recall.train import RecallRun
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _DARK = 2.6
 
 
+@needs_matplotlib
 def recall(run: RecallRun) -> "Figure":
     """A recall model over training: its predictions, in full and without its last MLP, and its probes.
 
@@ -71,6 +73,7 @@ def recall(run: RecallRun) -> "Figure":
     return figure
 
 
+@needs_matplotlib
 def phases(table: pd.DataFrame) -> "Figure":
     """Which end of the memory's spectrum holds the noise, by n and alpha, a panel for each time.
 
@@ -110,6 +113,7 @@ def phases(table: pd.DataFrame) -> "Figure":
     return figure
 
 
+@needs_matplotlib
 def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> "Figure":
     """Signal-to-noise of the first gradient against batch size, and the margins after one step.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tl_truncate import checks
+from tl_truncate.checks import require_extra
 from tl_truncate.markup import PALETTE
 
 
@@ -83,23 +83,13 @@ class Page:
     prompts: tuple[Mapping[str, Any], ...] = ()
 
 
-def require_report() -> None:
-    """Checks, before any work, that what a page is made with is installed.
-
-    Raises:
-        ModuleNotFoundError: if plotly or Jinja2 is missing, with the command that installs them.
-    """
-    checks.require("jinja2", extra="report")
-    checks.require("plotly", extra="report")
-
-
 def render(page: Page) -> str:
     """The page as HTML, with its styles, scripts and data in it.
 
     Raises:
         ModuleNotFoundError: if plotly or Jinja2 is missing, with the command that installs them.
     """
-    require_report()
+    require_extra("report")
     from jinja2 import Environment, PackageLoader
     from plotly.offline import get_plotlyjs
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from tl_truncate.checks import require_extra
 from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
@@ -20,7 +21,7 @@ from tl_truncate.report.of_screening import attribution_page, part_attribution_p
 from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
-from tl_truncate.report.page import Page, render, require_report
+from tl_truncate.report.page import Page, render
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.saved import find_result, load_result
 from tl_truncate.toys.recall.train import RecallRun
@@ -76,7 +77,7 @@ def write_report(
 
     Raises:
         ValueError: if there is no run or result of these kinds.
-        ModuleNotFoundError: if plotly or Jinja2 is missing.
+        ModuleNotFoundError: if plotly or Jinja2 is missing, before the run is read.
 
     Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
@@ -87,7 +88,7 @@ def write_report(
         >>> "blocks.1.mlp.W_out" in page.read_text()
         True
     """
-    require_report()
+    require_extra("report")
     result = source if isinstance(source, Reportable) else load_run(source)
     path = Path(out)
     text = render(_PAGES[type(result)](result))

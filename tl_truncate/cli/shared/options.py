@@ -1,20 +1,60 @@
-"""Options that several commands share."""
+"""The options of the commands, each defined once."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from tl_truncate.cli.shared.parse import parse_keep
-from tl_truncate.weights.keep import Keep
-from tl_truncate.weights.locate import find_sites
-from tl_truncate.weights.site import Site, as_matrices
+# the model and how it is loaded
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="`demo`, a hub name, `pythia-160m`, or a folder.")
+]
+BackendName = Annotated[str, typer.Option(help="`bridge`, or `hooked` on TransformerLens 3.")]
+Checkpoint = Annotated[int | None, typer.Option(help="Training step of a Pythia model.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights, such as float32 or bfloat16.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda.")]
 
+# how much of it runs at once
+BatchSize = Annotated[int, typer.Option(help="Most prompts or passages in a pass.")]
+MaxMemory = Annotated[
+    float | None, typer.Option(help="Most gigabytes beside the model; less shares a pass then.")
+]
+
+# what it is asked
+TaskName = Annotated[
+    str, typer.Option("--task", help="A name such as `ioi` or `facts`, or a JSON file.")
+]
 TaskNames = Annotated[
     list[str] | None,
     typer.Option(
         "--task", help="A name such as `ioi`, or a JSON file; may be repeated. By default ioi."
     ),
 ]
+Prompts = Annotated[
+    int | None,
+    typer.Option(
+        "--n", help="Prompts of a task; where no default is shown, 100, or all that there are."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn: prompts, controls, bootstrap.")]
+Bos = Annotated[
+    bool | None,
+    typer.Option("--prepend-bos/--no-prepend-bos", help="By default as the model has it."),
+]
+Corpus = Annotated[
+    Path | None,
+    typer.Option(
+        help="To fit token means on: a text file, empty lines between passages; by default Python's "
+        "manual."
+    ),
+]
+
+# what is cut
+CutTexts = Annotated[
+    list[str] | None,
+    typer.Option("--cut", help="SITE=KEEP, such as `blocks.27.mlp.W_in=0.01`; may be repeated."),
+]
+CutFile = Annotated[Path | None, typer.Option("--cuts", help="A JSON file written by Cuts.save.")]
 SiteNames = Annotated[
     list[str] | None, typer.Option("--site", help="Such as `blocks.3.mlp.W_in`; may be repeated.")
 ]
@@ -22,71 +62,20 @@ Matrices = Annotated[
     str,
     typer.Option(help="Without --site: which matrices, separated by commas, or `mlp` for all of it."),
 ]
-Layers = Annotated[
-    str | None, typer.Option(help="Without --site: layers such as `20-29` or `0,5,-1`; all by default.")
-]
+Layers = Annotated[str | None, typer.Option(help="Layers such as `20-29` or `0,5,-1`; all by default.")]
 Keeps = Annotated[
     list[str] | None, typer.Option("--keep", help="A rank, fraction or rule; may be repeated.")
 ]
-Prompts = Annotated[int | None, typer.Option("--n", help="Prompts (100, or all of a file).")]
-Seed = Annotated[int, typer.Option(help="Of prompts, controls and bootstrap.")]
-Bos = Annotated[
-    bool | None,
-    typer.Option("--prepend-bos/--no-prepend-bos", help="By default as the model has it."),
+WithControls = Annotated[bool, typer.Option("--controls", help="Score controls of the same ranks too.")]
+
+# what is left of it
+Out = Annotated[
+    Path | None, typer.Option(help="A folder for tables (CSV), a record (JSON) and pictures.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Most prompts in a batch.")]
-MaxMemory = Annotated[float | None, typer.Option(help="Most gigabytes beside the model.")]
-
-
-def check_matrices(matrices: str) -> tuple[str, ...]:
-    """The matrices of an option, checked before a model is loaded.
-
-    Examples:
-        >>> check_matrices("mlp")
-        ('W_in', 'W_gate', 'W_out')
-    """
-    if matrices == "mlp":
-        return ("W_in", "W_gate", "W_out")
-    return as_matrices(matrices.split(","))
-
-
-def read_keeps(keeps: list[str] | None, default: tuple[float, ...]) -> list[Keep]:
-    """Keep rules from their texts."""
-    return [parse_keep(text) for text in keeps or [repr(keep) for keep in default]]
-
-
-def read_layers(layers: str | None) -> list[int] | None:
-    """Layers from `20-29` or `0,5,-1`.
-
-    Raises:
-        ValueError: if the text is of neither form.
-
-    Examples:
-        >>> read_layers("20-22,-1")
-        [20, 21, 22, -1]
-    """
-    if layers is None:
-        return None
-    found: list[int] = []
-    for part in layers.split(","):
-        first, separator, last = part[1:].partition("-")
-        try:
-            start = int(part[0] + first)
-            found += range(start, int(last) + 1) if separator else [start]
-        except (ValueError, IndexError):
-            raise ValueError(f"--layers must read like 20-29 or 0,5,-1, got {layers!r}.") from None
-    return found
-
-
-def read_sites(
-    model: Any, sites: list[str] | None, matrices: tuple[str, ...], layers: list[int] | None
-) -> list[Site]:
-    """The sites that the options name."""
-    if sites:
-        return [Site.parse(site) for site in sites]
-    return find_sites(model, matrices, layers)
-
-
-def in_bytes(gigabytes: float | None) -> int | None:
-    """Bytes of an amount in gigabytes."""
-    return None if gigabytes is None else int(gigabytes * 2**30)
+RunFolder = Annotated[Path, typer.Option("--out", help="The run folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
+Figures = Annotated[
+    bool,
+    typer.Option("--figures/--no-figures", help="Draw what takes the extras `plots` and `report`."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

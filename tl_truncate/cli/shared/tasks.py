@@ -1,11 +1,31 @@
 """Tasks by name, as the commands take them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tl_truncate import tasks as generators
+from tl_truncate.cli.shared.options import Bos, Prompts, Seed
 from tl_truncate.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """Which prompts, and what stands in front of them."""
+
+    n: Prompts = None
+    seed: Seed = 0
+    prepend_bos: Bos = None
+
+    def make(self, name: str, model: Any) -> Task:
+        """The task with a name, for a model.
+
+        Raises:
+            ValueError: if n does not fit.
+        """
+        return make_task(name, self.n, self.seed, model)
+
 
 #: Generators that take n, seed and a tokenizer.
 GENERATED: dict[str, Callable[..., Task]] = {

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.answers import Outcome, Sheet, plan_batches
+from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
 from tl_truncate.replay.calls import last_logits
@@ -153,6 +154,7 @@ def evaluate(
     baseline: Scores | None = None,
     prepend_bos: bool | None = None,
     batch_size: int = 32,
+    max_memory: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
     progress: bool = True,
@@ -170,6 +172,7 @@ def evaluate(
         baseline: the uncut model's scores from an earlier call on the same task, to save a pass.
         prepend_bos: overrides the model's default; the record says what was done.
         batch_size: prompts in a pass.
+        max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: shows a bar if it takes longer than two seconds.
@@ -179,7 +182,8 @@ def evaluate(
 
     Raises:
         ValueError: if the task does not fit the tokenizer, a cut addresses nothing, the model has
-            active dropout, or the baseline is of other prompts; before any pass runs.
+            active dropout, the memory does not suffice, or the baseline is of other prompts; before any
+            pass runs.
         TypeError: if an argument is of the wrong kind.
 
     Examples:
@@ -193,12 +197,14 @@ def evaluate(
     encoded = encode(model, task, prepend_bos=prepend_bos)
     around = Cuts(active_cuts(model))  # of contexts that the caller has entered
     _check_baseline(baseline, task, encoded, around)
+    sites = [cut.site for cut in chosen]
+    rows = prompts_that_fit(model, encoded, sites, batch_size=batch_size, max_memory=max_memory)
 
     def scores(active: Cuts, uncut: Scores | None) -> Scores:
         both = Cuts(around, active)
         record = make_record(model, task, cuts=both, prepend_bos=encoded.prepend_bos, seed=seed)
         with truncated(model, *active):
-            frame = _score(model, task, encoded, batch_size, progress)
+            frame = _score(model, task, encoded, rows, progress)
         return Scores(frame, record, uncut, resamples=resamples)
 
     # The cut model comes first, so that a cut that cannot be made fails before any pass.

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_truncate.corpora.corpus import Filled, Row, batches
 from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.evaluate import check_model
+from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, rows_that_fit
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.record import Record, make_text_record
@@ -22,6 +24,7 @@ from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import bos_token
 from tl_truncate.weights.linear import where_float64_is
+from tl_truncate.weights.site import Site
 
 # Positions whose logits are held at once for the comparison, uncut and cut.
 _POSITIONS = 512
@@ -123,6 +126,8 @@ def side_effects(
     *,
     prepend_bos: bool | None = None,
     max_tokens: int = 256,
+    batch_size: int = 1,
+    max_memory: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
     progress: bool = True,
@@ -137,6 +142,9 @@ def side_effects(
         texts: passages; those that ship with the package by default. Each is read on its own.
         prepend_bos: overrides the model's default.
         max_tokens: of a passage; the rest is left out. At most the model's context.
+        batch_size: passages in a pass; shorter ones are filled up behind their ends, where no causal
+            model looks.
+        max_memory: most bytes beside the model, by an estimate; fewer passages share a pass then.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: shows a bar.
@@ -145,7 +153,8 @@ def side_effects(
         The effects, with intervals over passages.
 
     Raises:
-        ValueError: if there is no text of two tokens, or a cut addresses nothing.
+        ValueError: if there is no text of two tokens, the memory does not suffice, or a cut addresses
+            nothing.
         TypeError: if texts is one text, or something is not a cut.
 
     Examples:
@@ -155,14 +164,15 @@ def side_effects(
     """
     check_model(model)
     chosen = Cuts(cuts)
-    passages = _read_passages(model, texts, prepend_bos, max_tokens)
-    rows = []
-    for text, tokens in tqdm(passages, "side effects", disable=not progress):
-        uncut = last_logits(model, tokens, tokens.shape[1])
-        with truncated(model, chosen):
-            cut = last_logits(model, tokens, tokens.shape[1])
-        before, after = where_float64_is(uncut)[0, :-1], where_float64_is(cut)[0, :-1]
-        rows.append(dict(text=text, **_compare(before, after, tokens[0, 1:])))
+    passages = encode_passages(model, texts, prepend_bos, max_tokens)
+    rows = [Row(place, tokens) for place, (_, tokens) in enumerate(passages)]
+    sites = [cut.site for cut in chosen]
+    fits = passages_that_fit(model, passages, sites, batch_size=batch_size, max_memory=max_memory)
+    found: dict[int, dict[str, Any]] = {}
+    with tqdm(total=len(rows), desc="side effects", disable=not progress) as bar:
+        for batch in batches(rows, fits):
+            found |= _effects(model, chosen, batch, [text for text, _ in passages])
+            bar.update(len(batch.rows))
     bos = bos_token(model, model.tokenizer, prepend_bos) is not None
     record = make_text_record(
         model,
@@ -171,12 +181,21 @@ def side_effects(
         prepend_bos=bos,
         seed=seed,
     )
-    return SideEffects(pd.DataFrame(rows), record, resamples)
+    return SideEffects(pd.DataFrame([found[row.passage] for row in rows]), record, resamples)
 
 
-def _read_passages(
-    model: Any, texts: Sequence[str] | None, prepend_bos: bool | None, max_tokens: int
-) -> list[tuple[str, Tensor]]:
+def encode_passages(
+    model: Any,
+    texts: Sequence[str] | None = None,
+    prepend_bos: bool | None = None,
+    max_tokens: int = 256,
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Texts with their tokens, as `side_effects` reads them.
+
+    Raises:
+        ValueError: if there is no text of two tokens, or no tokenizer.
+        TypeError: if texts is one text.
+    """
     if isinstance(texts, str):
         raise TypeError("texts must be a list of passages, got one text. Write [text].")
     tokenizer = getattr(model, "tokenizer", None)
@@ -189,9 +208,49 @@ def _read_passages(
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = ([] if bos is None or ids[:1] == [bos] else [bos]) + list(ids)
         if len(ids) >= 2:
-            found.append((text, torch.tensor([ids[:most]])))
+            found.append((text, tuple(ids[:most])))
     if not found:
         raise ValueError("There must be at least one text of two tokens, got none.")
+    return found
+
+
+def passages_that_fit(
+    model: Any,
+    passages: Sequence[tuple[str, tuple[int, ...]]],
+    sites: Sequence[Site],
+    *,
+    batch_size: int,
+    max_memory: int | None,
+) -> int:
+    """`rows_that_fit` for passages, with the factors of some sites beside them.
+
+    Raises:
+        ValueError: if not even one passage fits.
+    """
+    longest = max(len(tokens) for _, tokens in passages)
+    compared = 2 * min(longest, _POSITIONS) * logit_bytes(model)  # of one passage at a time
+    return rows_that_fit(
+        model,
+        longest,
+        batch_size=batch_size,
+        max_memory=max_memory,
+        row=2 * longest * logit_bytes(model),  # of both models
+        fixed=compared + sum(factor_bytes(model, sites)),
+    )
+
+
+def _effects(model: Any, cuts: Cuts, batch: Filled, texts: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """The rows of the table for the passages of a batch, by the passage's place."""
+    width = batch.tokens.shape[1]
+    uncut = last_logits(model, batch.tokens, width)
+    with truncated(model, cuts):
+        cut = last_logits(model, batch.tokens, width)
+    found = {}
+    for place, row in enumerate(batch.rows):
+        said = slice(0, len(row.tokens) - 1)
+        before, after = where_float64_is(uncut[place, said]), where_float64_is(cut[place, said])
+        wanted = torch.tensor(row.tokens[1:])
+        found[row.passage] = dict(text=texts[row.passage], **_compare(before, after, wanted))
     return found
 
 

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
+from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.replay.calls import unembedding_only
 from tl_truncate.runs.record import make_record
@@ -36,6 +37,7 @@ def attribute(
     metric: Differentiable = "logit_diff",
     prepend_bos: bool | None = None,
     batch_size: int = 32,
+    max_memory: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Attribution:
@@ -55,6 +57,7 @@ def attribute(
         metric: `logit_diff`, `p_in_context` or `p_global`.
         prepend_bos: overrides the model's default.
         batch_size: prompts in a pass.
+        max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
         seed: of the intervals.
         progress: shows a bar.
 
@@ -84,8 +87,11 @@ def attribute(
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]
     linears = {site: locate(model, site) for site in chosen}
     encoded = encode(model, task, prepend_bos=prepend_bos)
+    rows = prompts_that_fit(
+        model, encoded, chosen, batch_size=batch_size, max_memory=max_memory, gradients=True
+    )
     spectra = {site: spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)}
-    batches = plan_batches([encoded], batch_size)
+    batches = plan_batches([encoded], rows)
     parts: dict[Site, list[Tensor]] = {site: [] for site in chosen}
     for batch in tqdm(batches, "attribute", disable=not progress):
         seen = _values_and_gradients(model, linears, batch, _METRICS[metric])
@@ -95,7 +101,7 @@ def attribute(
     record = make_record(
         model, task, cuts=Cuts(active_cuts(model)), prepend_bos=encoded.prepend_bos, seed=seed
     )
-    by_row = {site: torch.cat(rows) for site, rows in parts.items()}
+    by_row = {site: torch.cat(effects) for site, effects in parts.items()}
     return Attribution(metric, by_row, spectra, len(task), record)
 
 

@@ -17,6 +17,7 @@ from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import PARTS, Method
 from tl_truncate.decompose.split import Split
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
+from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, rows_that_fit
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.saved import Saved
@@ -26,6 +27,8 @@ from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedPrompt, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
+from tl_truncate.weights.locate import n_layers
+from tl_truncate.weights.site import Site
 
 ANSWERS = ("in_context", "global")
 Array = NDArray[np.float64]
@@ -125,6 +128,7 @@ def part_attribution(
     keep: Keep | int | float = 0.1,
     prepend_bos: bool | None = None,
     batch_size: int = 32,
+    max_memory: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
     progress: bool = True,
@@ -141,6 +145,7 @@ def part_attribution(
         keep: for `spectral`.
         prepend_bos: overrides the model's default.
         batch_size: prompts in a pass.
+        max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: shows a bar if it takes long.
@@ -161,6 +166,7 @@ def part_attribution(
     options: dict[str, Any] = dict(
         prepend_bos=prepend_bos,
         batch_size=batch_size,
+        max_memory=max_memory,
         resamples=resamples,
         seed=seed,
         progress=progress,
@@ -176,6 +182,7 @@ def attribute_split(
     *,
     prepend_bos: bool | None,
     batch_size: int,
+    max_memory: int | None,
     resamples: int,
     seed: int,
     progress: bool,
@@ -185,11 +192,21 @@ def attribute_split(
     check_model(model)
     positive("batch_size", batch_size)
     split, chosen = split.on(model, layers)
+    sites = [Site(layer, "W_out") for layer in chosen]
     encoded = encode(model, task, prepend_bos=prepend_bos)
+    rows = rows_that_fit(
+        model,
+        max(len(prompt.prompt) for prompt in encoded.prompts),
+        batch_size=batch_size,
+        max_memory=max_memory,
+        row=logit_bytes(model),
+        fixed=sum(factor_bytes(model, sites)) if split.method == "spectral" else 0,
+        blocks=n_layers(model),  # own_path follows the tokens through all of them
+    )
     logits = np.zeros((len(task), len(chosen), len(PARTS), len(ANSWERS)))
     energy = np.zeros(logits.shape[:-1])
     with tqdm(total=len(task), disable=not progress, desc="parts", delay=2, leave=False) as bar:
-        for places in _batches(encoded.prompts, batch_size):
+        for places in _batches(encoded.prompts, rows):
             prompts = [encoded.prompts[place] for place in places]
             logits[places], energy[places] = _attribute(model, prompts, chosen, split)
             bar.update(len(places))

@@ -10,7 +10,13 @@ import pandas as pd
 from tl_truncate.checks import positive
 from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.evaluate import evaluate
-from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
+from tl_truncate.experiments.scoring.memory import factor_bytes, prompts_that_fit
+from tl_truncate.experiments.scoring.side_effects import (
+    SideEffects,
+    encode_passages,
+    passages_that_fit,
+    side_effects,
+)
 from tl_truncate.experiments.search.file import write_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_task
 from tl_truncate.experiments.search.result import SearchResult
@@ -20,7 +26,7 @@ from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
-from tl_truncate.tasks.encode import encode
+from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
@@ -97,9 +103,10 @@ def search(
     positive("greedy", greedy)
     _check_choices(objective, combine, method, budget, test_fraction)
     splits = [split_task(each, test_fraction=test_fraction, seed=seed) for each in tasks]
-    for each in tasks:
-        encode(model, each, prepend_bos=prepend_bos)
+    encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
     grid = make_grid(model, sites, keeps, (), seed, cuts)
+    if max_memory is not None:
+        _check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
     options = SweepOptions(
         prepend_bos=prepend_bos,
         batch_size=batch_size,
@@ -120,12 +127,31 @@ def search(
     settings.update(_asked(grid, keeps))
     found = Cuts() if best is None else best.cuts
     looks = pd.DataFrame(judge.looks)
-    cost = _cost(model, found, texts, prepend_bos)
+    cost = _cost(model, found, texts, prepend_bos, max_memory)
     scores = _report(model, splits, found, options)
     result = SearchResult(found, objective, combine, **scores, cost=cost, looks=looks, settings=settings)
     if folder is not None:
         write_search(result.to_json(), vars(result), folder)
     return result
+
+
+def _check_report_fits(
+    model: Any,
+    encoded: Sequence[EncodedTask],
+    grid: Sequence[SiteCut],
+    greedy: int,
+    texts: Sequence[str] | None,
+    prepend_bos: bool | None,
+    max_memory: int,
+) -> None:
+    """The search itself asks for its memory before it starts; its report must not fail after it."""
+    largest = max((cut.site for cut in grid), key=lambda site: factor_bytes(model, [site])[0])
+    sites = [largest] * greedy
+    for each in encoded:
+        prompts_that_fit(model, each, sites, batch_size=1, max_memory=max_memory)
+    if texts is None or texts:
+        passages = encode_passages(model, texts, prepend_bos)
+        passages_that_fit(model, passages, sites, batch_size=1, max_memory=max_memory)
 
 
 def _asked(grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float]) -> dict[str, Any]:
@@ -149,12 +175,17 @@ def _check_choices(objective: str, combine: str, method: str, budget: Any, test_
 
 
 def _cost(
-    model: Any, cuts: Cuts, texts: Sequence[str] | None, prepend_bos: bool | None
+    model: Any,
+    cuts: Cuts,
+    texts: Sequence[str] | None,
+    prepend_bos: bool | None,
+    max_memory: int | None,
 ) -> SideEffects | None:
     chosen = sample_texts() if texts is None else texts
     if not cuts or not chosen:
         return None
-    return side_effects(model, cuts, chosen, prepend_bos=prepend_bos, progress=False)
+    options: dict[str, Any] = dict(prepend_bos=prepend_bos, max_memory=max_memory, progress=False)
+    return side_effects(model, cuts, chosen, **options)
 
 
 def _report(
@@ -164,6 +195,7 @@ def _report(
     asked: dict[str, Any] = dict(
         prepend_bos=options.prepend_bos,
         batch_size=options.batch_size,
+        max_memory=options.max_memory,
         seed=options.seed,
         progress=False,
     )

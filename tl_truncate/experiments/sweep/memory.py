@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches
+from tl_truncate.experiments.scoring.memory import (
+    OVERHEAD,
+    amount,
+    factor_bytes,
+    logit_bytes,
+    token_bytes,
+)
 from tl_truncate.tasks.encode import EncodedTask
-from tl_truncate.weights.linear import compute_dtype
-from tl_truncate.weights.locate import available, locate
+from tl_truncate.weights.locate import available
 from tl_truncate.weights.site import Site
-
-# Copies of a block's widest values and of its residual stream that are alive at once in a pass.
-_WIDE, _STREAM, _SCORES = 4, 8, 4
-# What the allocator and small things take, measured beside small plans.
-_OVERHEAD = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Memory:
 
     def __str__(self) -> str:
         return (
-            f"{_size(self.total)} (streams {_size(self.streams)}, one block {_size(self.states)}, "
-            f"in flight {_size(self.in_flight)}, factors {_size(self.factors)})"
+            f"{amount(self.total)} (streams {amount(self.streams)}, one block {amount(self.states)}, "
+            f"in flight {amount(self.in_flight)}, factors {amount(self.factors)})"
         )
 
 
@@ -97,25 +98,17 @@ def _estimate(
     config = model.cfg
     weight = next(iter(model.parameters()))
     item, d_model = weight.element_size(), int(config.d_model)
-    d_mlp, heads = int(getattr(config, "d_mlp", None) or 4 * d_model), int(config.n_heads)
-    vocabulary = int(getattr(config, "d_vocab", 0) or 0)
+    d_mlp = int(getattr(config, "d_mlp", None) or 4 * d_model)
     tokens = sum(batch.n_tokens for batch in batches)
     largest = max(batch.n_tokens for batch in batches)
     longest = max(len(batch.rows[0]) for batch in batches)
     branches = 2 if "W_gate" in available(model, sites[0].layer) else 1
     state = (3 * d_model + branches * d_mlp) * item
     answers = max(len(batch.rows) * batch.positions for batch in batches)
-    per_token = (_WIDE * d_mlp + _STREAM * d_model + _SCORES * heads * longest) * item
-    shapes = [locate(model, site).shape for site in sites]
-    stored = compute_dtype(weight.dtype).itemsize
+    in_a_block = largest * token_bytes(model, longest)
     return Memory(
         streams=2 * tokens * d_model * item,
         states=(tokens if remembers else largest) * state,
-        in_flight=_OVERHEAD + copies * (largest * per_token + answers * vocabulary * (item + 8)),
-        # The factors, and the vectors that the edits take from them.
-        factors=max((n_in + 3 * n_out) * min(n_in, n_out) for n_in, n_out in shapes) * stored,
+        in_flight=OVERHEAD + copies * (in_a_block + answers * logit_bytes(model)),
+        factors=max(factor_bytes(model, sites)),
     )
-
-
-def _size(value: int) -> str:
-    return f"{value / 2**20:.0f} MB" if value < 2**30 else f"{value / 2**30:.1f} GB"

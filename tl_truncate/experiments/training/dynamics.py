@@ -33,6 +33,7 @@ def dynamics(
     resume: bool = True,
     prepend_bos: bool | None = None,
     batch_size: int = 32,
+    max_memory: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
     progress: bool = True,
@@ -54,6 +55,7 @@ def dynamics(
         resume: False refuses a folder that holds a run.
         prepend_bos: overrides the models' default.
         batch_size: prompts in a pass.
+        max_memory: most bytes beside a model, by an estimate; fewer prompts share a pass then.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: shows a bar.
@@ -88,9 +90,8 @@ def dynamics(
     if folder is not None:
         folder.open(manifest, resume=resume)
     lines = [] if folder is None else folder.lines()
-    options: dict[str, Any] = dict(
-        prepend_bos=prepend_bos, batch_size=batch_size, resamples=resamples, seed=seed, progress=False
-    )
+    options: dict[str, Any] = dict(prepend_bos=prepend_bos, resamples=resamples, seed=seed)
+    options |= dict(batch_size=batch_size, max_memory=max_memory, progress=False)
     done = {line["step"] for line in lines}
     left = [step for step in steps if step not in done]
     with tqdm(

@@ -10,9 +10,16 @@ from torch import Tensor
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import Method
 from tl_truncate.decompose.split import Split
-from tl_truncate.experiments.screening.part_attribution import PartAttribution, attribute_split
+from tl_truncate.experiments.scoring.memory import corpus_rows_that_fit
+from tl_truncate.experiments.screening.part_attribution import (
+    PartAttribution,
+    attribute_split,
+)
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep, as_keep
+
+# Most rows of the corpus in a pass: they are longer than most prompts.
+_CORPUS_ROWS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +64,26 @@ class Parts:
             )
         object.__setattr__(self, "keep", as_keep(self.keep))
 
-    def attribute(self, model: Any, task: Task, **options: Any) -> PartAttribution:
+    def attribute(
+        self,
+        model: Any,
+        task: Task,
+        *,
+        batch_size: int = 32,
+        max_memory: int | None = None,
+        **options: Any,
+    ) -> PartAttribution:
         """The attribution of one checkpoint's parts on a task."""
         means = None
         if self.method == "token_mean":
+            rows = corpus_rows_that_fit(
+                model,
+                self.corpus,
+                layers=self.layers,
+                max_tokens=self.max_tokens,
+                batch_size=min(batch_size, _CORPUS_ROWS),
+                max_memory=max_memory,
+            )
             means = TokenMeans.fit(
                 model,
                 self.corpus,
@@ -69,9 +92,11 @@ class Parts:
                 shares=False,
                 held_out=0.0,
                 max_tokens=self.max_tokens,
+                batch_size=rows,
                 progress=False,
             )
         split = Split(self.method, means, self.from_layer, self.keep)
+        options |= dict(batch_size=batch_size, max_memory=max_memory)
         return attribute_split(model, task, split, self.layers, **options)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""A model as the options name it, and how much of it runs at once."""
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tl_truncate.cli.shared.options import (
+    BackendName,
+    BatchSize,
+    Checkpoint,
+    Device,
+    Dtype,
+    MaxMemory,
+    ModelName,
+)
+from tl_truncate.models import Backend, load_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How models are loaded."""
+
+    backend: BackendName = "bridge"
+    dtype: Dtype = "float32"
+    device: Device = None
+
+    def load_step(self, name: str, step: int | None) -> Any:
+        """A model, with what the libraries print sent to stderr, so that stdout is the result."""
+        options: dict[str, Any] = dict(dtype=self.dtype, device=self.device, checkpoint=step)
+        with contextlib.redirect_stdout(sys.stderr):
+            return load_model(name, backend=cast(Backend, self.backend), **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(LoadOptions):
+    """One model."""
+
+    model: ModelName
+    checkpoint: Checkpoint = None
+
+    def load(self) -> Any:
+        """The model."""
+        return self.load_step(self.model, self.checkpoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassOptions:
+    """How much runs at once."""
+
+    batch_size: BatchSize = 32
+    max_memory: MaxMemory = None
+
+    def to_arguments(self) -> dict[str, Any]:
+        """As the library takes them, the memory in bytes."""
+        limit = None if self.max_memory is None else int(self.max_memory * 2**30)
+        return dict(batch_size=self.batch_size, max_memory=limit)
+
+
+#: Of the commands that sweep: prompts share a pass with many cuts there, or run in few blocks.
+SWEPT = PassOptions(batch_size=64)
