@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tl_truncate.experiments.scoring.evaluate import evaluate
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import sweep_cuts
@@ -15,6 +17,9 @@ from tl_truncate.tasks.task import Task
 
 Objective = Literal["logit_diff", "accuracy", "p_in_context"]
 Combine = Literal["mean", "worst"]
+# By how much the same scores from passes of other shapes differ at most, in nats.
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5}
+_ROUNDING_HALF = 1e-3
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,15 @@ class Judge:
             )
         )
         return found
+
+    def improves(self, found: Candidate, best: Candidate | None) -> bool:
+        """Whether a candidate is better than the best so far, or than no cut, by more than rounding.
+
+        A cut that changes nothing shares its pass with others, and so differs in the last bits.
+        """
+        weight = next(iter(self.model.parameters()))
+        least = _ROUNDING.get(weight.dtype, _ROUNDING_HALF)
+        return found.value > (0.0 if best is None else best.value) + least
 
     def value(self, changes: Sequence[float]) -> float:
         """One number for the changes of all tasks."""

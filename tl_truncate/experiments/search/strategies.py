@@ -41,7 +41,7 @@ def halving(
         if not left:
             break
         found = _halve(judge, around, _affordable(judge, left, budget, seed + step), step)
-        if found.value <= (0.0 if best is None else best.value):
+        if not judge.improves(found, best):
             break
         best = found
     return best
@@ -89,13 +89,13 @@ def laser(judge: Judge, grid: Sequence[SiteCut], *, greedy: int) -> Candidate | 
     """
     if greedy == 1:
         found = judge.look(Cuts(), grid, judge.prompts, "grid")[0]
-        return found if found.value > 0 else None
+        return found if judge.improves(found, None) else None
     best: Candidate | None = None
     for layer in sorted({cut.site.layer for cut in grid}, reverse=True):
         here = [cut for cut in grid if cut.site.layer == layer]
         around = Cuts() if best is None else best.cuts
         found = judge.look(around, here, judge.prompts, f"layer {layer}")[0]
-        if found.value > (0.0 if best is None else best.value):
+        if judge.improves(found, best):
             best = found
         if best is not None and len(best.cuts) == greedy:
             break
