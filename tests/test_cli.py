@@ -440,3 +440,164 @@ class TestDecompose:
         table = pd.read_csv(tmp_path / "run" / "parts.csv")
         assert sorted(table["step"].unique()) == [64, 2000]
         assert (tmp_path / "run" / "parts.png").exists()
+
+
+PROMPTED = ("--prompt", "Mary gave a drink to", "--answers", " John", " the")
+#: Where the library is called: module of the command, name in it, further arguments.
+LIBRARY = {
+    "demo": ("demo", "late_layer_effects", []),
+    "evaluate": ("evaluate", "evaluate", ["--task", "TASK"]),
+    "sweep": ("sweep", "sweep", ["--task", "TASK", "--out", "OUT"]),
+    "search": ("search", "search", ["--task", "TASK"]),
+    "attribute": ("attribute", "attribute", ["--task", "TASK"]),
+    "decompose": ("decompose", "corpus_rows_that_fit", PROMPTED),
+    "dynamics": ("dynamics", "dynamics", ["--task", "TASK", "--out", "OUT"]),
+    "side-effects": ("side_effects", "side_effects", ["--cut", "blocks.1.mlp.W_in=3"]),
+}
+
+
+class TestOptions:
+    """Every command that runs a model takes the same options, and what it takes it does."""
+
+    @staticmethod
+    def with_a_model():
+        import typer
+
+        for name, command in typer.main.get_command(app).commands.items():
+            options = (
+                {option for each in command.params for option in each.opts} if command.params else set()
+            )
+            if "--model" in options:
+                yield name, options
+
+    def test_the_set_is_there(self):
+        found = dict(self.with_a_model())
+        assert set(found) == {*LIBRARY, "spectrum", "sites"}
+        for name, options in found.items():
+            wanted = {"--backend", "--dtype", "--device", "--out"}
+            # A training run has its steps, and the demo its files.
+            wanted |= {"--steps"} if name == "dynamics" else {"--checkpoint"}
+            wanted |= set() if name == "demo" else {"--json"}
+            # No prompt is run where only weights are looked at.
+            wanted |= {"--batch-size", "--max-memory"} if name in LIBRARY else set()
+            assert wanted <= options, name
+
+    def test_an_option_says_the_same_everywhere(self):
+        import typer
+
+        said = {}
+        for command in typer.main.get_command(app).commands.values():
+            for option in command.params:
+                said.setdefault(option.name, set()).add(option.help)
+        for name in ("backend", "checkpoint", "dtype", "device", "batch_size", "max_memory", "n", "seed",
+                     "prepend_bos", "cut", "cuts", "matrices", "layers", "resume", "corpus",
+                     "controls", "figures", "as_json"):  # fmt: skip
+            assert len(said[name]) == 1, name
+
+    @pytest.mark.parametrize("name", LIBRARY)
+    def test_they_reach_the_library(self, name, folder, task_file, tmp_path, monkeypatch):
+        import importlib
+
+        import torch
+
+        module, function, more = LIBRARY[name]
+        seen = {}
+
+        def record(model, *arguments, **options):
+            seen.update(options, model=model(0) if name == "dynamics" else model)
+            raise ValueError("this far")
+
+        monkeypatch.setattr(importlib.import_module(f"tl_truncate.cli.{module}"), function, record)
+        if name == "dynamics":
+            architectures.save_folder("gpt2", tmp_path / "steps" / "step0")
+            folder = str(tmp_path / "steps")
+        places = {"TASK": task_file, "OUT": tmp_path / "out"}
+        result = run(name, "-m", folder, *[places.get(each, each) for each in more], "--dtype", "float64",
+                     "--device", "cpu", "--batch-size", 3, "--max-memory", 0.5, code=2)  # fmt: skip
+        assert "this far" in result.stderr
+        assert (seen["batch_size"], seen["max_memory"]) == (3, 2**29)
+        weight = next(seen["model"].parameters())
+        assert (weight.dtype, weight.device.type) == (torch.float64, "cpu")
+
+    @pytest.mark.parametrize("name", ["spectrum", "sites"])
+    def test_weights_are_loaded_as_asked(self, name, folder):
+        more = ["--site", "blocks.1.mlp.W_out"] if name == "spectrum" else []
+        refused = run(name, "-m", folder, *more, "--dtype", "int8", code=2).stderr
+        assert "dtype must be a floating torch dtype" in " ".join(refused.split())
+        run(name, "-m", folder, *more, "--dtype", "float64", "--device", "cpu")
+
+    def test_the_record_says_so(self, folder, task_file):
+        data = json.loads(run("evaluate", "-m", folder, "--task", task_file, "--dtype", "float64",
+                              "--batch-size", 3, "--max-memory", 1, "--json").stdout)  # fmt: skip
+        assert data["uncut"]["record"]["dtype"] == "float64"
+        refused = run("evaluate", "-m", folder, "--task", task_file, "--max-memory", 0.001, code=2)
+        assert "max_memory must be at least" in " ".join(refused.stderr.split())
+
+
+class TestOut:
+    """--out writes the table and what --json prints, and says so."""
+
+    def written(self, tmp_path, *arguments):
+        out = tmp_path / "new" / "out"
+        printed = json.loads(run(*arguments, "--out", out, "--json").stdout)
+        assert json.loads((out / "record.json").read_text()) == printed
+        said = run(*arguments, "--out", out).stdout
+        assert all(path.name in said for path in out.iterdir())
+        return printed, {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
+
+    def test_evaluate(self, folder, task_file, tmp_path):
+        printed, tables = self.written(tmp_path, "evaluate", "-m", folder, "--task", task_file, "--cut",
+                                       "blocks.1.mlp.W_in=0.3", "--controls")  # fmt: skip
+        names = ["cut", "random subspace", "norm matched"]
+        table = tables["table"].set_index(["scores", "metric"])
+        assert list(dict.fromkeys(tables["table"]["scores"])) == names
+        for name in names:
+            for row in printed[name]["summary"]:
+                assert table.loc[(name, row["metric"]), "change"] == pytest.approx(row["change"])
+        counts = tables["prompts"]["scores"].value_counts()
+        assert counts.to_dict() == dict.fromkeys(["uncut", *names], 4)
+
+    def test_evaluate_without_cuts(self, folder, task_file, tmp_path):
+        _, tables = self.written(tmp_path, "evaluate", "-m", folder, "--task", task_file)
+        assert set(tables["table"]["scores"]) == set(tables["prompts"]["scores"]) == {"uncut"}
+
+    def test_side_effects(self, folder, tmp_path):
+        (tmp_path / "text.txt").write_text("the store in\nParis\n\nWhen Mary went to London\n")
+        printed, tables = self.written(tmp_path, "side-effects", "-m", folder, "--cut",
+                                       "blocks.1.mlp.W_in=3", "--text", tmp_path / "text.txt")  # fmt: skip
+        assert tables["table"]["text"].tolist() == ["the store in Paris", "When Mary went to London"]
+        assert tables["table"]["tokens"].sum() == printed["summary"]["tokens"]
+
+    def test_spectrum(self, folder, tmp_path):
+        printed, tables = self.written(tmp_path, "spectrum", "-m", folder, "--site", "blocks.1.mlp.W_out",
+                                       "--tokens", 2)  # fmt: skip
+        assert tables["table"]["rank"].tolist() == [row["rank"] for row in printed["keeps"]]
+        assert len(tables["tokens"]) == len(printed["tokens"])
+
+    def test_sites(self, folder, tmp_path):
+        printed, tables = self.written(tmp_path, "sites", "-m", folder)
+        rows = {row.site: [row.n_in, row.n_out] for row in tables["table"].itertuples()}
+        assert rows == printed
+
+
+def test_a_bad_file_of_passages_is_found_before_a_model_is_loaded(tmp_path):
+    cut = ["--cut", "blocks.1.mlp.W_in=3"]
+    missing = ["--text", tmp_path / "none.txt"]
+    assert "text file that exists" in run("side-effects", "-m", "./no", *cut, *missing, code=2).stderr
+    (tmp_path / "empty.txt").write_text("\n\n")
+    answers = ["--prompt", "x", "--answers", " a", " b"]
+    refused = run("decompose", "-m", "./no", *answers, "--corpus", tmp_path / "empty.txt", code=2).stderr
+    assert "at least one passage" in " ".join(refused.split())
+    more = ["--parts", "token_mean", "--corpus", tmp_path / "empty.txt", "--out", tmp_path / "out"]
+    refused = run("dynamics", "-m", "nano-pythia", *more, code=2).stderr
+    assert "at least one passage" in " ".join(refused.split())
+
+
+@pytest.mark.parametrize(
+    "text", ["[bold]", "a [/] b", "\\[x]", "\\[0.1, 0.2]", "C:\\", ":key:", "[0.1, 0.2]"]
+)
+def test_texts_are_shown_as_they_are(text):
+    refused = run("evaluate", "-m", "./no", "--task", text, code=2).stderr
+    assert f"got {text!r}." in refused
+    refused = run("spectrum", "-m", "x", "--site", text, code=2).stderr
+    assert f"got {text!r}" in " ".join(refused.split())

@@ -64,7 +64,9 @@ def _save_picture(effects: LayerEffects, path: Path) -> None:
 
 
 def _effects_table(effects: LayerEffects, task: str) -> Table:
-    table = Table(title=f"{task}: change when one W_out is cut, 95% interval", box=box.SIMPLE_HEAD)
+    title = f"{task}: change when one W_out is cut, 95% interval"
+    # Without padding two intervals and their controls fit into 80 columns.
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=0)
     for column in ("layer", "kept", "p(in-context)", "random", "p(global)", "random "):
         table.add_column(column, justify="right", no_wrap=True)
     frame = effects.frame[effects.frame["task"] == task]

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from tl_truncate.checks import require_extra
 from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.report import write_report
 
@@ -24,7 +23,6 @@ def report_command(
 
     Example: `tl-truncate report runs/ioi --open`
     """
-    require_extra("report")
     path = write_report(run, run / "report.html" if out is None else out)
     console.print(f"Written: {path}", markup=False, soft_wrap=True)
     if show:

@@ -98,6 +98,7 @@ def _largest(result: SweepResult, task: str) -> Table:
             f"{task}: uncut p(in-context) {base.p_in_context}, p(global) {base.p_global}; largest rises"
         ),
         box=box.SIMPLE_HEAD,
+        padding=0,  # so that two intervals fit into 80 columns
     )
     for column in ("site", "keep", "rank", "p(in-context)", "p(global)"):
         table.add_column(column, justify="left" if column == "site" else "right", no_wrap=True)

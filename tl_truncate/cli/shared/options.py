@@ -72,7 +72,7 @@ WithControls = Annotated[bool, typer.Option("--controls", help="Score controls o
 Out = Annotated[
     Path | None, typer.Option(help="A folder for tables (CSV), a record (JSON) and pictures.")
 ]
-RunFolder = Annotated[Path, typer.Option("--out", help="The run folder.")]
+RunFolder = Annotated[Path, typer.Option("--out", help="The folder to write to, made if need be.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
 Figures = Annotated[
     bool,

@@ -9,12 +9,14 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.evaluate import Scores, check_task, evaluate
+from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.reading import Reading
 from tl_truncate.experiments.training.result import UNCUT, Dynamics, dynamics_fields
 from tl_truncate.runs.codec import plain
 from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
 
 Load = Callable[[int], Any]
@@ -134,6 +136,7 @@ def _read(
     options: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """The readings of one checkpoint as plain data; nothing of the model is kept."""
+    _check_cuts_fit(model, task, named, options)
     uncut = evaluate(model, task, **options)
     scores: dict[str, Scores] = {UNCUT: uncut}
     for name, each in named.items():
@@ -142,6 +145,17 @@ def _read(
     if parts is not None:
         line["parts"] = plain(parts.attribute(model, task, **options))
     return line
+
+
+def _check_cuts_fit(
+    model: Any, task: Task, named: Mapping[str, Cuts], options: Mapping[str, Any]
+) -> None:
+    """Each set of cuts takes room for its factors: asked for before the uncut pass, not after it."""
+    limits = {name: options[name] for name in ("batch_size", "max_memory")}
+    if limits["max_memory"] is not None:
+        encoded = encode(model, task, prepend_bos=options["prepend_bos"])
+        for each in named.values():
+            prompts_that_fit(model, encoded, [cut.site for cut in each], **limits)
 
 
 def check_checkpoints(checkpoints: Any) -> tuple[int, ...]:
