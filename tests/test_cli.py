@@ -557,6 +557,14 @@ class TestOut:
         counts = tables["prompts"]["scores"].value_counts()
         assert counts.to_dict() == dict.fromkeys(["uncut", *names], 4)
 
+    def test_what_is_left_has_a_report(self, folder, task_file, tmp_path):
+        cut = ("--cut", "blocks.1.mlp.W_in=0.3")
+        for name, more in (("evaluate", ("--task", task_file)), ("side-effects", ())):
+            run(name, "-m", folder, *more, *cut, "--out", tmp_path / name)
+            run("report", tmp_path / name)
+            page = (tmp_path / name / "report.html").read_text()
+            assert "<h2" in page
+
     def test_evaluate_without_cuts(self, folder, task_file, tmp_path):
         _, tables = self.written(tmp_path, "evaluate", "-m", folder, "--task", task_file)
         assert set(tables["table"]["scores"]) == set(tables["prompts"]["scores"]) == {"uncut"}

@@ -17,6 +17,7 @@ from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.experiments.screening.attribute import Differentiable, attribute
 from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.weights.keep.defaults import GENTLE
 
 
 @app.command("attribute")
@@ -42,7 +43,7 @@ def attribute_command(
     figures = figures and out is not None
     check_figures(figures, "plots")
     check_task_name(task)
-    grid = cutting.read((0.5, 0.75, 0.9, 0.95))
+    grid = cutting.read(GENTLE)
     model = source.load()
     screen = attribute(
         model,
@@ -57,7 +58,8 @@ def attribute_command(
     record = screen.record.to_json()
     written: list[str] = []
     if out is not None:
-        written = write_tables(out, dict(components=screen.frame, predicted=predicted), record)
+        tables = dict(components=screen.frame, predicted=predicted)
+        written = write_tables(out, tables, record)
     if figures and out is not None:
         from tl_truncate.plots import attribution, save
 

@@ -58,8 +58,9 @@ def evaluate_command(
         options["baseline"] = scores["cut"].baseline
         for kind_of, placebo in controls_of(chosen, seed=prompts.seed).items():
             scores[_NAMES[kind_of]] = evaluate(model, asked, placebo, **options)
+    first = next(iter(scores.values()))
     record = {name: each.to_json() for name, each in scores.items()}
-    written = [] if out is None else write_tables(out, _tables(scores), record)
+    written = [] if out is None else write_tables(out, _tables(scores), record, first)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return
@@ -89,7 +90,7 @@ def _scores_table(scores: dict[str, Scores]) -> Table:
     table = Table(
         title=escape(
             f"{record.task}: {record.n_prompts} prompts, {record.model}, {record.weights} weights, "
-            f"{'with' if record.prepend_bos else 'without'} BOS"
+            f"{record.bos} BOS"
         )
     )
     table.add_column("metric")

@@ -55,7 +55,7 @@ def side_effects_command(
         progress=not as_json,
         **passes.to_arguments(),
     )
-    written = [] if out is None else write_tables(out, {"table": found.frame}, found.to_json())
+    written = [] if out is None else write_tables(out, {"table": found.frame}, found.to_json(), found)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return

@@ -1,6 +1,5 @@
 """What commands leave behind: tables, a record, pictures, each whole or not there."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ import pandas as pd
 
 from tl_truncate.checks import require_extra
 from tl_truncate.cli.shared.app import console
-from tl_truncate.weights.files import replacing
+from tl_truncate.runs.files import write_json, write_table
+from tl_truncate.runs.saved import Saved
 
 
 def check_figures(wanted: bool, *extras: str) -> None:
@@ -22,27 +22,28 @@ def check_figures(wanted: bool, *extras: str) -> None:
         require_extra(extra, otherwise="Or go without pictures: --no-figures.")
 
 
-def write_tables(out: Path, tables: Mapping[str, pd.DataFrame], record: Any = None) -> list[str]:
-    """Writes tables as CSV, and a record as record.json, into a folder that is made if need be.
+def write_tables(
+    out: Path, tables: Mapping[str, pd.DataFrame], record: Any = None, result: Saved | None = None
+) -> list[str]:
+    """Writes tables, a record and a result into a folder, which is made if need be.
 
     Args:
         out: the folder.
-        tables: by their files' names, without the ending.
-        record: plain data.
+        tables: by their files' names, without the ending; written as CSV.
+        record: plain data, for record.json.
+        result: from which a report can be made.
 
     Returns:
         The files' names.
     """
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        with replacing(out / f"{name}.csv") as path:
-            table.to_csv(path, index=False)
+        write_table(out / f"{name}.csv", table)
     names = [f"{name}.csv" for name in tables]
-    if record is None:
-        return names
-    with replacing(out / "record.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
-    return [*names, "record.json"]
+    if record is not None:
+        write_json(out / "record.json", record)
+        names.append("record.json")
+    return names if result is None else [*names, result.save_into(out).name]
 
 
 def say_written(out: Path, names: Iterable[str]) -> None:
