@@ -4,6 +4,7 @@ import architectures
 import numpy as np
 import pandas as pd
 import pytest
+import recall_models
 import torch
 import torch.nn.functional as F
 from children import killed_often
@@ -20,10 +21,11 @@ BACKENDS = ["bridge"] if architectures.HookedTransformer is None else ["bridge",
 TINY = RecallConfig.small(d_model=24, length=20, batch_size=6, steps=12, eval_size=10)
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=recall_models.STORED)
 def trained(request) -> RecallRun:
-    """The small preset, trained from scratch."""
-    return train_recall(RecallConfig.small(seed=request.param), progress=False)
+    """The small preset. A tutorial trains it from scratch, and asserts the same of its history."""
+    from_scratch, seed = request.param
+    return recall_models.small(seed).run(from_scratch)
 
 
 class TestTheSmallPreset:
