@@ -14,6 +14,9 @@ if "TL_TRUNCATE_TESTS_CACHE" not in os.environ:
 os.environ["TL_TRUNCATE_CACHE"] = os.environ["TL_TRUNCATE_TESTS_CACHE"]
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
+# Two workers share two cores, and what they start does too: one thread each. A second one of NumPy's waits
+# in a loop, which made a decomposition of a real matrix take fifty times as long.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import architectures
 import luck  # noqa: F401 -- before a property is defined

@@ -1,12 +1,16 @@
-"""The recall models that tests share: trained once, kept in `data/recall/`, and read from there.
+"""The recall models that tests share.
 
-`make recall-models` trains them again, `python tests/recall_models.py [NAME ...]` those whose names begin
-so; some minutes each on one core. What is kept is an ordinary run folder of `train_recall`, with its
-manifest (configuration and versions) and its history, of which only the checkpoints that tests ask for
-are left, in half precision, as the nano-Pythia's are.
+The separable ones take minutes each, so they are kept in `data/recall/` and read from there. What is kept
+is an ordinary run folder of `train_recall`, with its manifest (configuration and versions) and its
+history, of which only the checkpoints that tests ask for are left, in half precision, as the
+nano-Pythia's are. `make recall-models` trains them again, `python tests/recall_models.py [NAME ...]` those
+whose names begin so.
+
+The small ones are trained in every run, and both legs of a run share them.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -38,12 +42,19 @@ class Model:
     """
 
     config: RecallConfig
-    looked_at: tuple[int, ...] | None
-    kept: tuple[int, ...]
+    looked_at: tuple[int, ...] | None = None
+    kept: tuple[int, ...] = ()
 
     def trained(self) -> RecallRun:
-        """From scratch, in memory."""
-        return train_recall(self.config, checkpoints=self.looked_at, progress=False)
+        """From scratch, once a run."""
+        folder = Path(os.environ["TL_TRUNCATE_TESTS_CACHE"]) / "recall" / self.config.hash
+        if not folder.exists():
+            folder.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                run = Path(scratch) / "run"
+                train_recall(self.config, run_dir=run, checkpoints=self.looked_at, progress=False)
+                run.rename(folder)
+        return RecallRun.load(folder)
 
     def stored(self) -> RecallRun:
         """What is kept.
@@ -88,13 +99,12 @@ def separable(loss: str, seed: int) -> Model:
 
 def small(seed: int) -> Model:
     """The small preset, with its whole history."""
-    return Model(RecallConfig.small(seed=seed), None, (0, 32, 64, 400))
+    return Model(RecallConfig.small(seed=seed))
 
 
 def models() -> dict[str, Model]:
-    """All by the names of their folders."""
-    found = {f"small-{seed}": small(seed) for seed in SEEDS}
-    return found | {
+    """Those that are kept, by the names of their folders."""
+    return {
         f"{loss}-{seed}": separable(loss, seed) for loss in ("triggers", "everywhere") for seed in SEEDS
     }
 

@@ -21,11 +21,10 @@ BACKENDS = ["bridge"] if architectures.HookedTransformer is None else ["bridge",
 TINY = RecallConfig.small(d_model=24, length=20, batch_size=6, steps=12, eval_size=10)
 
 
-@pytest.fixture(scope="module", params=recall_models.STORED)
+@pytest.fixture(scope="module", params=recall_models.SEEDS)
 def trained(request) -> RecallRun:
-    """The small preset. A tutorial trains it from scratch, and asserts the same of its history."""
-    from_scratch, seed = request.param
-    return recall_models.small(seed).run(from_scratch)
+    """The small preset, trained from scratch."""
+    return recall_models.small(request.param).trained()
 
 
 class TestTheSmallPreset:
