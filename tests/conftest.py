@@ -15,7 +15,7 @@ os.environ["TL_TRUNCATE_CACHE"] = os.environ["TL_TRUNCATE_TESTS_CACHE"]
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
 # Two workers share two cores, and what they start does too: one thread each. A second one of NumPy's waits
-# in a loop, which made a decomposition of a real matrix take fifty times as long.
+# in a loop while the cores are busy, which made the decomposition of a real matrix take fifty times as long.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import architectures
