@@ -49,14 +49,18 @@ SLOW = (
     "test_docs.py::test_it_builds_strictly",
     "test_tutorials.py::test_it_runs",
     "toys/recall/test_parts_of_recall",
+    "toys/recall/test_recall.py::TestTheSmallPreset",
 )
 
 #: Handed out first, the longest before the others, so that no worker is left with one at the end.
 FIRST = (
     "toys/recall/test_parts_of_recall.py",
     "real/",
-    "test_tutorials.py::test_it_runs",
+    "toys/recall/test_recall.py::TestTheSmallPreset",
     "report/",
+    "test_tutorials.py::test_it_runs",
+    "toys/recall/test_parts_of_recall_everywhere.py",
+    "test_docs.py::test_it_builds_strictly",
 )
 
 #: Files whose tests need nothing that is built for the file: each test is handed out by itself. Of other
