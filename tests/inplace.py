@@ -5,6 +5,7 @@ Nothing here uses the package. Where a parameter lies is spelt out again on purp
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,8 +15,13 @@ _BRIDGE = dict(W_Q="q", W_K="k", W_V="v", W_O="o", W_in="in", W_gate="gate", W_o
 
 def truncate(matrix: np.ndarray, kept) -> np.ndarray:
     """The matrix with only some components of its spectrum."""
-    u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+    u, s, vh = _svd(np.ascontiguousarray(matrix).tobytes(), matrix.shape, matrix.dtype.str)
     return (u[:, kept] * s[kept]) @ vh[kept]
+
+
+@lru_cache(maxsize=32)  # the same matrix is edited again for other prompts and ranks
+def _svd(content: bytes, shape: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
+    return tuple(np.linalg.svd(np.frombuffer(content, dtype).reshape(shape), full_matrices=False))
 
 
 def top(fraction: float) -> Callable[[np.ndarray], np.ndarray]:

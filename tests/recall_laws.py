@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.toys import RecallConfig, RecallRun, bayes_predictions, train_recall
+from tl_truncate.toys import RecallRun, bayes_predictions
 
 SITE = "blocks.1.mlp.W_out"
 RANKS = (1, 2, 4, 8, 16, 32, 64, 96, 112, 120)
@@ -18,11 +18,6 @@ class Separated:
     """A trained model with means from noisy sequences, and clean prompts that it never saw."""
 
     run: RecallRun
-
-    @classmethod
-    def trained(cls, loss: str, seed: int) -> "Separated":
-        config = RecallConfig.separable(loss, seed=seed)
-        return cls(train_recall(config, checkpoints=(64, config.steps), progress=False))
 
     @property
     def model(self):

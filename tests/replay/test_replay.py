@@ -5,6 +5,7 @@ import torch
 from architectures import CASES, VOCAB
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from luck import examples
 
 import tl_truncate as tlt
 from tl_truncate.replay.calls import BlockCall, last_logits, record
@@ -29,7 +30,7 @@ def test_a_replay_is_the_whole_pass(shared, kind, name):
             assert log_probability_gap(found, wanted) < 1e-12
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(1, 4), length=st.integers(1, 12), copies=st.integers(1, 3), data=st.data())
 def test_any_shape(shared, rows, length, copies, data):
     model = shared("bridge", "llama-grouped", torch.float64)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from luck import examples
 
 import tl_truncate as tlt
 
 SITES = ("blocks.1.mlp.W_in", "blocks.1.mlp.W_out", "blocks.1.attn.W_Q", "blocks.1.attn.W_O.2")
 quick = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -9,6 +9,7 @@ from architectures import CASES
 from conftest import hooks_left, weights_hash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from luck import examples
 
 import tl_truncate as tlt
 from tl_truncate.weights.site import ATTENTION_MATRICES, MATRICES
@@ -217,7 +218,9 @@ def test_kept_and_removed_make_the_whole(shared, tokens, kind, name):
         assert float((kept + removed - whole - bias).abs().max()) <= 1e-9
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     case=st.sampled_from(CASES),
     matrix=st.sampled_from(("W_Q", "W_K", "W_V", "W_O", "W_in", "W_out")),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from luck import examples
 
 import tl_truncate as tlt
 from tl_truncate.tasks.facts import fact_table
@@ -19,7 +20,7 @@ def names_in(prompt: str) -> list[str]:
     return [word for word in words if word in NAMES]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(1, 60), st.integers(0, 1000))
 def test_ioi_prompts(n, seed):
     task = tlt.tasks.ioi(n=n, seed=seed)

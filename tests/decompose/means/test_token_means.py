@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from luck import examples
 
 import tl_truncate as tlt
 from tl_truncate.decompose.means.groups import Groups
@@ -254,7 +255,7 @@ class TestCorpora:
             tlt.TokenMeans.fit(toy, corpus, **{"layers": [1], **options})
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     keys=st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=30),
     width=st.integers(1, 4),

@@ -7,6 +7,7 @@ import torch
 from architectures import CASES, with_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from luck import examples
 
 import tl_truncate as tlt
 from tl_truncate.tasks.encode import encode
@@ -67,7 +68,9 @@ def test_sequences_by_hand(toy):
         assert scores.frame[metric].tolist() == pytest.approx(values, rel=1e-4, abs=1e-7), metric
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(order=st.permutations(range(4)), size=st.integers(1, 5), side=st.sampled_from(("left", "right")))
 def test_a_prompts_score_does_not_depend_on_its_company(shared, drinks, order, size, side):
     """Order, batch size, batch composition and the tokenizer's padding side change nothing."""

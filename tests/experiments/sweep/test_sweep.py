@@ -7,6 +7,7 @@ import torch
 from architectures import CASES, with_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from luck import examples
 from samples import SEQUENCES
 
 import tl_truncate as tlt
@@ -319,7 +320,7 @@ def test_the_same_call_gives_the_same_numbers_and_leaves_no_trace(toy, drinks):
     assert torch.equal(state, torch.get_rng_state())
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     keeps=st.lists(st.integers(0, 32), min_size=1, max_size=5, unique=True),
     matrix=st.sampled_from(("W_in", "W_out", "W_gate")),

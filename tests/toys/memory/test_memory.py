@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from luck import examples
 
 import tl_truncate as tlt
 from tl_truncate.toys import AssociativeMemory, memory_phases
@@ -116,7 +117,7 @@ def test_samples_and_gaussian_embeddings_do_the_same_less_cleanly():
     assert noise > association > 0
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     n=st.integers(2, 20),
     alpha=st.floats(0.05, 0.95),

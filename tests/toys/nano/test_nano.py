@@ -159,7 +159,7 @@ class TestWhatShips:
         model = tlt.load_model("nano-pythia")
         assert (model.cfg.n_layers, model.cfg.d_model) == (4, 128)
         assert model.cfg.parallel_attn_mlp
-        folder = Path(tlt.toys.__file__).parent / "nano-pythia"
+        folder = Path(tlt.toys.__file__).parent / "nano" / "nano-pythia"
         assert sum(path.stat().st_size for path in folder.rglob("*.*")) < 8e6
         manifest = json.loads((folder / "manifest.json").read_text())
         assert NanoConfig(**manifest["config"]) == NanoConfig()

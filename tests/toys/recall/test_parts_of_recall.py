@@ -2,16 +2,17 @@
 
 import pytest
 import recall_laws
+import recall_models
 from recall_laws import Separated
 
 import tl_truncate as tlt
 from tl_truncate import plots
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=[recall_models.TRAINED, *recall_models.STORED])
 def own(request) -> Separated:
-    """Trained from scratch."""
-    return Separated.trained("triggers", request.param)
+    from_scratch, seed = request.param
+    return Separated(recall_models.separable("triggers", seed).run(from_scratch))
 
 
 class TestLossOnTriggers:

@@ -2,13 +2,14 @@
 
 import pytest
 import recall_laws
+import recall_models
 from recall_laws import Separated
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=recall_models.STORED)
 def own(request) -> Separated:
-    """Trained from scratch."""
-    return Separated.trained("everywhere", request.param)
+    from_scratch, seed = request.param
+    return Separated(recall_models.separable("everywhere", seed).run(from_scratch))
 
 
 class TestLossEverywhere:

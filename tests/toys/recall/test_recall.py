@@ -4,6 +4,7 @@ import architectures
 import numpy as np
 import pandas as pd
 import pytest
+import recall_models
 import torch
 import torch.nn.functional as F
 from children import killed_often
@@ -20,10 +21,10 @@ BACKENDS = ["bridge"] if architectures.HookedTransformer is None else ["bridge",
 TINY = RecallConfig.small(d_model=24, length=20, batch_size=6, steps=12, eval_size=10)
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=recall_models.SEEDS)
 def trained(request) -> RecallRun:
     """The small preset, trained from scratch."""
-    return train_recall(RecallConfig.small(seed=request.param), progress=False)
+    return recall_models.small(request.param).trained()
 
 
 class TestTheSmallPreset:

@@ -1,0 +1,119 @@
+"""Which tests run where, and in which order: beginnings of their names, in one place.
+
+The suite runs twice, on two versions of TransformerLens. What has nothing to do with TransformerLens
+runs on one of these legs only, the newest version's: there `-m "not one_leg"` is not given.
+"""
+
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+
+#: Tests of what would compute the same without TransformerLens, or whose other leg would only repeat it.
+ONE_LEG = (
+    # Numbers and text alone.
+    "test_statistics.py",
+    "tasks/test_tasks.py",
+    "tasks/test_generated.py::test_a_hundred",
+    "tasks/test_generated.py::test_the_global_random_state",
+    "tasks/test_generated.py::test_bad_numbers",
+    "tasks/test_generated.py::TestCounterFact",
+    "toys/memory/",
+    "toys/test_gradients.py",
+    "toys/recall/test_bayes.py",
+    "toys/recall/test_data.py",
+    "toys/nano/test_nano.py::test_the_grammar",
+    "toys/nano/test_nano.py::test_the_vocabulary",
+    "toys/nano/test_nano.py::test_training_tokens",
+    "weights/test_cache.py",
+    "weights/test_keep.py",
+    "weights/test_spectrum.py::test_factors_of_any_matrix",
+    # Pictures and pages of results: a result is the same plain data on either version, and the tests of
+    # what makes it run on both.
+    "report/",
+    "test_plots.py",
+    # Static: the names in the documentation, and what an import loads.
+    "test_docs.py::test_it_builds_strictly",
+    "test_docs.py::test_shell_blocks",
+    "test_import.py",
+    # Tutorials carry the outputs of the newest version (`make tutorials`), which is what they are compared
+    # with; whatever they call has tests of its own on both.
+    "test_tutorials.py",
+)
+
+#: Left out of `make test-quick`: more than some seconds each.
+SLOW = (
+    "real/",
+    "report/",
+    "test_docs.py::test_it_builds_strictly",
+    "test_tutorials.py::test_it_runs",
+    "toys/recall/test_parts_of_recall",
+    "toys/recall/test_recall.py::TestTheSmallPreset",
+)
+
+#: Handed out first, the longest before the others, so that no worker is left with one at the end.
+FIRST = (
+    "toys/recall/test_parts_of_recall.py",
+    "real/",
+    "toys/recall/test_recall.py::TestTheSmallPreset",
+    "report/",
+    "test_tutorials.py::test_it_runs",
+    "toys/recall/test_parts_of_recall_everywhere.py",
+    "test_docs.py::test_it_builds_strictly",
+)
+
+#: Files whose tests need nothing that is built for the file: each test is handed out by itself. Of other
+#: files all tests, or those with the same parameter of a fixture of the module, go to one worker.
+ALONE = ("test_tutorials.py", "test_docs.py", "test_cli.py", "test_doctests.py", "surgery/")
+
+
+def name(item: pytest.Item) -> str:
+    """The test's name without the folder of the tests."""
+    return item.nodeid.removeprefix("tests/")
+
+
+def place(item: pytest.Item) -> int:
+    """In the order in which tests are handed out."""
+    return next((index for index, start in enumerate(FIRST) if name(item).startswith(start)), len(FIRST))
+
+
+def group(item: pytest.Item) -> str | None:
+    """Tests of one group run in one worker, one after the other."""
+    file = name(item).split("::")[0]
+    if file.startswith(ALONE):
+        return None
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    model = parameters.get("own", parameters.get("trained"))  # the trained models of the recall tests
+    return file if model is None else f"{file} {model}"
+
+
+def arrange(items: list[pytest.Item], *, whole: bool) -> None:
+    """Marks and orders what was collected.
+
+    Raises:
+        pytest.UsageError: if the whole suite was collected and an entry of this file fits no test.
+    """
+    if whole and unused(items):
+        raise pytest.UsageError(f"tests/plan.py names no test with: {', '.join(unused(items))}")
+    for item in items:
+        if name(item).startswith(ONE_LEG):
+            item.add_marker(pytest.mark.one_leg)
+        if name(item).startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+        if group(item) is not None:
+            item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=place)
+
+
+def unused(items: list[pytest.Item]) -> list[str]:
+    """Entries of this file that no test's name begins with; of files that could be collected."""
+    names = [name(item) for item in items]
+    files = {each.split("::")[0] for each in names}
+    return [
+        start
+        for start in dict.fromkeys((*ONE_LEG, *SLOW, *FIRST, *ALONE))
+        if not any(each.startswith(start) for each in names)
+        and ("::" not in start or start.split("::")[0] in files)
+        and not (FOLDER / start).exists()
+    ]
