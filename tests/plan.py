@@ -38,6 +38,7 @@ ONE_LEG = (
     "test_docs.py::test_shell_blocks",
     "test_import.py",
     "test_versions.py",
+    "test_house.py",
     # Tutorials carry the outputs of the newest version (`make tutorials`), which is what they are compared
     # with; whatever they call has tests of its own on both.
     "test_tutorials.py",
