@@ -147,8 +147,22 @@ def _key(choices: Sequence[Choice], **chosen: str) -> list[str]:
 
 
 def points_panel(
-    key: str, names: Sequence[str], values: dict[str, Any], x: str = "nats"
+    key: Sequence[str],
+    values: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    x: str,
+    colours: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Values with intervals, one below the other; the columns are told apart by their endings."""
-    y, low, high = (rounded(values[ending]) for ending in ("", "_low", "_high"))
-    return dict(key=[key], names=list(names), x=x, y=y, low=low, high=high)
+    """Values with intervals, one below the other.
+
+    Args:
+        key: the chosen options.
+        values: y, low and high, one for each name.
+        names: of the points.
+        x: what the axis says.
+        colours: places in the palette; all the same by default.
+    """
+    ends = {name: rounded(values[name]) for name in ("y", "low", "high")}
+    places = [1] * len(names) if colours is None else list(colours)
+    return dict(key=list(key), names=list(names), x=x, colours=places, **ends)

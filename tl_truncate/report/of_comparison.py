@@ -11,6 +11,8 @@ from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section
 from tl_truncate.statistics import shown_in
 
+_ENDS = {"y": "", "low": "_low", "high": "_high"}
+
 
 def comparison_page(found: Comparison | ChosenComparison) -> Page:
     """Ways to take the global part away, side by side."""
@@ -36,15 +38,14 @@ def comparison_page(found: Comparison | ChosenComparison) -> Page:
 
 def _ways(frame: pd.DataFrame) -> Chart:
     metrics = first(PROBABILITIES[0])
-    panels = [
-        points_panel(
-            label_of(metric).short,
-            [str(way) for way in frame.index],
-            {ending: frame[f"{metric}{ending}"] for ending in ("", "_low", "_high")},
-            label_of(metric).short,
-        )
-        for metric in metrics
-    ]
+    names = [str(way) for way in frame.index]
+    # The uncut model, ways, and what they are compared with.
+    colours = [0 if way == "uncut" else 4 if "(control)" in way else 1 for way in names]
+    panels = []
+    for metric in metrics:
+        values = {end: frame[f"{metric}{ending}"] for end, ending in _ENDS.items()}
+        short = label_of(metric).short
+        panels.append(points_panel([short], values, names, x=short, colours=colours))
     choice = Choice("metric", tuple(label_of(metric).short for metric in metrics))
     told = "Dots with intervals: each way's mean of the metric. A table follows."
     return Chart("ways", "points", told, (choice,), tuple(panels))

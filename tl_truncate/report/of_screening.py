@@ -93,7 +93,8 @@ def _by_layer(found: PartAttribution) -> Chart:
         for answer in ANSWERS:
             own = frame[(frame["part"] == part) & (frame["answer"] == answer)]
             names.append(f"{part} part to the {answer} answer".replace("_", "-"))
-            values = {"": own["logits"], "_low": own["low"], "_high": own["high"]}
-            panels.append(points_panel(names[-1], [f"block {i}" for i in own["layer"]], values))
+            values = dict(y=own["logits"], low=own["low"], high=own["high"])
+            blocks = [f"block {layer}" for layer in own["layer"]]
+            panels.append(points_panel([names[-1]], values, blocks, x="nats"))
     told = "Dots with intervals: the logits that a part of each block's MLP adds. A table follows."
     return Chart("layers", "points", told, (Choice("part", tuple(names)),), tuple(panels))

@@ -22,7 +22,8 @@ from tl_truncate.experiments.search.view import (
 )
 from tl_truncate.markup import details, join, paragraphs
 from tl_truncate.report import prompts
-from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
+from tl_truncate.report.charts import points_panel
+from tl_truncate.report.page import Chart, Choice, Page, Section
 
 
 def search_page(found: SearchResult) -> Page:
@@ -67,13 +68,13 @@ def _chart(found: ShownSearch) -> Chart:
     for task in tasks:
         for metric in metrics:
             rows = found.of(task, metric).rename({VALIDATION: f"{VALIDATION} (chose the cuts)"})
-            panel: dict[str, Any] = dict(
-                key=[*([task] if len(tasks) > 1 else []), label_of(metric).short],
-                names=list(rows.index),
-                x=f"paired change of {label_of(metric).short}",
-                y=rounded(rows["change"]),
-                low=rounded(rows["low"]),
-                high=rounded(rows["high"]),
+            short = label_of(metric).short
+            panel = points_panel(
+                [*([task] if len(tasks) > 1 else []), short],
+                rows.rename(columns={"change": "y"}),
+                list(rows.index),
+                x=f"paired change of {short}",
+                colours=[0, 1, *[2] * (len(rows) - 2)],
             )
             panels.append(panel)
     told = "Dots with intervals: the change on validation and test prompts and under controls."

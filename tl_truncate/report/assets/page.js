@@ -114,7 +114,7 @@
     const places = panel.names.map((_, place) => panel.names.length - 1 - place);
     const traces = [{
       type: "scatter", mode: "markers", x: panel.y, y: places,
-      marker: { size: 9, color: panel.names.map((_, i) => data.palette[Math.min(i, 2)]) },
+      marker: { size: 9, color: panel.colours.map((place) => data.palette[place]) },
       error_x: {
         type: "data", symmetric: false, thickness: 1.5, width: 4, color: colour("--text"),
         array: panel.high.map((high, i) => high - panel.y[i]), arrayminus: panel.low.map((low, i) => panel.y[i] - low),
