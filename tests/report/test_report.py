@@ -382,6 +382,8 @@ class TestSavedResults:
 
     def test_the_numbers_are_the_results(self, visit, results, tmp_path):
         page = visit(tlt.write_report(results["screen"], tmp_path / "screen.html"))
+        text = page.evaluate("document.querySelector('[data-chart=heat] .plot').data[0].text[0][0]")
+        assert "logit difference" not in text  # what it is under the cut is not known
         cells = [[each for each in row if each is not None] for row in heat(page)]
         wanted = [
             [
@@ -394,6 +396,74 @@ class TestSavedResults:
         page = visit(tlt.write_report(results["comparison"], tmp_path / "comparison.html"))
         shown = page.evaluate("document.querySelector('[data-chart=ways] .plot').data[0].x")
         assert shown == pytest.approx(results["comparison"].frame["p_in_context"].tolist(), rel=1e-3)
+
+
+class TestKeeps:
+    """Ranks stand beside shares as what they are, whatever is in one column."""
+
+    @pytest.fixture(scope="class")
+    def mixed(self, shared, drinks_task):
+        model = shared("bridge", "gpt2")
+        keeps = [1, 8, 0.5, 1.0]
+        return tlt.sweep(model, drinks_task, sites=["blocks.1.mlp.W_out"], keeps=keeps, progress=False)
+
+    def test_the_table(self, mixed):
+        assert mixed.frame["keep"].tolist() == [1, 8, 0.5, 1.0]
+        assert [type(keep) for keep in mixed.frame["keep"]] == [int, int, float, float]
+        assert "keep 8.0" not in str(mixed)
+
+    def test_the_notebook(self, mixed):
+        page = mixed._repr_html_()
+        assert "800%" not in page
+        for head in ("1 kept", "8 kept", "50% kept", "100% kept"):
+            assert f">{head}<" in page
+        changes = mixed.frame["p_in_context_change"]
+        assert sum(
+            page.count(f">{change:+.3f}<") + page.count(f">({change:+.3f})<") for change in set(changes)
+        )
+
+    def test_the_page(self, visit, mixed, tmp_path):
+        page = visit(tlt.write_report(mixed, tmp_path / "mixed.html"))
+        axis = page.evaluate("document.querySelector('[data-chart=heat] .plot').layout.xaxis.ticktext")
+        assert axis == ["1", "8", "50%", "100%"]
+        assert heat(page)[0] == pytest.approx(
+            mixed.frame["p_in_context_change"].tolist(), rel=1e-3, abs=1e-9
+        )
+
+    def test_predictions(self, shared, drinks_task):
+        screen = tlt.attribute(shared("bridge", "gpt2"), drinks_task, progress=False)
+        assert {type(keep) for keep in screen.predict([8, 0.5])["keep"]} == {int, float}
+
+
+def test_a_folder_with_a_result_and_a_run_is_not_guessed_at(sweep, shared, drinks_task, tmp_path):
+    model = shared("bridge", "gpt2")
+    tlt.evaluate(model, drinks_task, progress=False).save_into(tmp_path)
+    tlt.sweep(
+        model,
+        drinks_task,
+        sites=["blocks.1.mlp.W_out"],
+        keeps=[0.5],
+        run_dir=tmp_path / "run",
+        progress=False,
+    )
+    with pytest.raises(ValueError, match=r"must hold one run or result, got result\.json and run in"):
+        tlt.write_report(tmp_path, tmp_path / "report.html")
+    assert "drinks" in tlt.write_report(tmp_path / "result.json", tmp_path / "report.html").read_text()
+
+
+def test_removals_alone_can_be_shown(shared, drinks_task, tmp_path):
+    model = shared("bridge", "gpt2")
+    result = tlt.sweep(model, drinks_task, cuts=[tlt.GlobalRemoval(1, "own_path")], progress=False)
+    assert "GlobalRemoval" in tlt.write_report(result, tmp_path / "report.html").read_text()
+    assert "No controls were scored" in result._repr_html_()
+
+
+def test_cuts_of_a_context_are_no_cuts_of_the_call(shared, drinks_task, tmp_path):
+    model = shared("bridge", "gpt2")
+    outer, inner = tlt.Cut("blocks.0.mlp.W_in", 0.5), tlt.Cut("blocks.1.mlp.W_in", 0.2)
+    with tlt.truncated(model, outer):
+        scores = tlt.evaluate(model, drinks_task, inner, progress=False)
+    assert "1 cut at work" in tlt.write_report(scores, tmp_path / "report.html").read_text()
 
 
 class TestNotebooks:

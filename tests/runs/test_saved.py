@@ -136,6 +136,37 @@ def test_a_file_of_another_version_loads(model, drinks_task, tmp_path):
     assert "with or without BOS" in str(again)
 
 
+def test_what_is_in_a_task_may_be_more_too(model, drinks_task, means, tmp_path):
+    result = comparison(model, means, drinks_task)
+    path = saved(result, tmp_path)
+    data = json.loads(path.read_text())
+    data["result"]["result"]["tasks"][0]["later"] = 1
+    path.write_text(json.dumps(data))
+    assert tlt.Comparison.load(path).frame.equals(result.frame)
+
+
+@pytest.mark.parametrize("keep", [tlt.Components((1, 2, 3)), tlt.Without((0,)), tlt.Band(1, 4)])
+def test_a_loaded_baseline_is_as_good_as_the_one_that_was_saved(model, drinks_task, tmp_path, keep):
+    """Inside a context, whose cuts it records."""
+    cut = tlt.Cut("blocks.1.mlp.W_in", 0.2)
+    with tlt.truncated(model, tlt.Cut("blocks.0.mlp.W_out", keep)):
+        baseline = tlt.evaluate(model, drinks_task, progress=False)
+        again = tlt.Scores.load(saved(baseline, tmp_path))
+        assert again.record == baseline.record
+        wanted = tlt.evaluate(model, drinks_task, cut, baseline=baseline, progress=False)
+        found = tlt.evaluate(model, drinks_task, cut, baseline=again, progress=False)
+    assert found.summary().equals(wanted.summary())
+
+
+@pytest.mark.parametrize(
+    "changes", [dict(alpha=1), dict(alpha=0.0), dict(weight_decay=0), dict(momentum=0)]
+)
+def test_a_configuration_keeps_its_hash(changes):
+    config = tlt.toys.RecallConfig.small(**changes)
+    again = tlt.toys.RecallConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert again.hash == config.hash
+
+
 class TestRefusals:
     """What cannot be read is said, and what would be."""
 
@@ -156,7 +187,19 @@ class TestRefusals:
             ("{", "must be JSON, but it is damaged"),
             ("[]", "must hold an object, got list"),
             ("{}", "must be a result that was saved, one of .*Scores"),
-            ('{"kind": "Scores", "format": 1, "result": {}}', "must be those of a Scores, but: .*frame"),
+            (
+                '{"kind": "Scores", "format": 1, "result": {}}',
+                "must be those of a Scores, but: .*baseline",
+            ),
+            (
+                '{"kind": "Scores", "format": 1, "result": {"frame": null, "record": {}, "baseline": null}}',
+                "but: must be columns of a table, got None",
+            ),
+            (
+                '{"kind": "Scores", "format": 1, "result": {"frame": {}, "record": {"seed": "x"}, '
+                '"baseline": null}}',
+                "must be a int, got 'x'",
+            ),
         ],
     )
     def test_something_else(self, text, wording, tmp_path):
@@ -190,6 +233,18 @@ def test_a_folder_holds_one_result(make, model, means, drinks_task, tmp_path):
     path = result.save_into(tmp_path / "out")
     assert find_result(tmp_path / "out") == path
     assert same(result, load_result(path))
+
+
+def test_a_folder_holds_results_of_one_kind(model, means, drinks_task, tmp_path):
+    scores(model, means, drinks_task).save_into(tmp_path)
+    scores(model, means, drinks_task).save_into(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for make in (attribution, side_effects):
+        with pytest.raises(
+            ValueError, match=r"must be new, or hold a .*, got .*result\.json of another kind"
+        ):
+            make(model, means, drinks_task).save_into(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_plain_data_and_back():

@@ -13,17 +13,20 @@ from tl_truncate.report import write_report
 @app.command("report")
 @kind
 def report_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, or the folder that --out named.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run folder, the folder that --out named, or a saved result.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="The file; report.html in the folder by default.")
+        Path | None, typer.Option(help="The file; report.html in or beside it by default.")
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Writes one self-contained HTML page about a sweep, a search, dynamics or recall.
+    """Writes one self-contained HTML page about a run or a result.
 
     Example: `tl-truncate report runs/ioi --open`
     """
-    path = write_report(run, run / "report.html" if out is None else out)
+    folder = run if run.is_dir() else run.parent
+    path = write_report(run, folder / "report.html" if out is None else out)
     console.print(f"Written: {path}", markup=False, soft_wrap=True)
     if show:
         webbrowser.open(path.resolve().as_uri())

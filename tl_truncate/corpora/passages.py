@@ -8,7 +8,7 @@ from pathlib import Path
 def read_passages(path: str | os.PathLike[str]) -> Iterator[str]:
     """The passages of a text file, which are divided by empty lines; read as they are asked for.
 
-    White space within a passage is one space, whatever the lines were.
+    The lines of a passage become one, with a space where a line ended.
 
     Args:
         path: of a UTF-8 file.
@@ -38,15 +38,15 @@ def passages_of(lines: Iterable[str]) -> Iterator[str]:
     """Lines put together to passages; an empty line ends one.
 
     Examples:
-        >>> list(passages_of(["The king  walked", "home.", "", "", "It rained."]))
+        >>> list(passages_of(["The king walked", "home.", "", "", "It rained."]))
         ['The king walked home.', 'It rained.']
     """
-    words: list[str] = []
+    own: list[str] = []
     for line in lines:
         if line.strip():
-            words += line.split()
-        elif words:
-            yield " ".join(words)
-            words = []
-    if words:
-        yield " ".join(words)
+            own.append(line.strip())
+        elif own:
+            yield " ".join(own)
+            own = []
+    if own:
+        yield " ".join(own)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
-from tl_truncate.experiments.sweep.view import kept_text
 from tl_truncate.plots.needs import needs_matplotlib
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def heatmap(
 
     table = sweep_table(result, task=task, kind=kind, metrics=metrics)
     matrices = list(dict.fromkeys(table["matrix"]))
-    keeps = list(dict.fromkeys(table["keep"]))
+    keeps = list(dict.fromkeys(table["keep"].map(kept_text)))
     layers = sorted(set(table["layer"]))
     size = (
         1.2 + 0.62 * len(keeps) * len(metrics),
@@ -112,13 +112,13 @@ def _panel(
     part: pd.DataFrame,
     metric: str,
     layers: list[int],
-    keeps: list[object],
+    keeps: list[str],
     norm: "Normalize",
 ) -> None:
     values = np.full((len(layers), len(keeps)), np.nan)
     unsure: list[tuple[int, int]] = []
     for row in part.itertuples():
-        place = layers.index(row.layer), keeps.index(row.keep)
+        place = layers.index(row.layer), keeps.index(kept_text(row.keep))
         values[place] = getattr(row, f"{metric}_change")
         if getattr(row, f"{metric}_change_low") <= 0 <= getattr(row, f"{metric}_change_high"):
             unsure.append(place)
@@ -126,6 +126,6 @@ def _panel(
     if unsure:
         y, x = zip(*unsure, strict=True)
         axis.scatter(x, y, s=2, color="0.4", linewidths=0)
-    axis.set_xticks(range(len(keeps)), [kept_text(keep) for keep in keeps], fontsize=7)
+    axis.set_xticks(range(len(keeps)), keeps, fontsize=7)
     step = max(1, len(layers) // 10)
     axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=7)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
+from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
-from tl_truncate.experiments.sweep.view import kept_text
 from tl_truncate.experiments.training.result import UNCUT, Dynamics
 from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import GLOBAL, IN_CONTEXT

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, title_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
 from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import COLOURS, GLOBAL, IN_CONTEXT
@@ -103,7 +103,7 @@ def comparison(
         axis.axvline(table.loc["uncut", metric], color="black", linewidth=1)
         axis.set_yticks(range(len(ways)), ways, fontsize=7)
         axis.set_ylim(len(ways) - 0.5, -0.5)
-        axis.set_title(label_of(metric).title, fontsize=8)
+        axis.set_title(title_of(metric), fontsize=8)
         axis.tick_params(axis="x", labelsize=8)
         axis.grid(axis="x", linewidth=0.3)
     figure.suptitle(_title(found), fontsize=10)

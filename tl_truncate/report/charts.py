@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.view import ShownScores
-from tl_truncate.experiments.sweep.view import heat_frame, kept_text
+from tl_truncate.experiments.sweep.view import heat_frame
 from tl_truncate.report.page import Chart, Choice, rounded
 
 #: The choices of rank curves that are shown first: their order, and which end of it.
@@ -38,15 +39,15 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
 
 def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
     """The cells of one matrix, from rows with layer, keep, rank and the metric's change."""
-    keeps, layers = list(dict.fromkeys(own["keep"])), sorted(set(own["layer"]))
+    kept = own["keep"].map(kept_text)
+    keeps, layers = list(dict.fromkeys(kept)), sorted(set(own["layer"]))
     size = max(float(own[f"{metric}_change"].abs().quantile(0.9)), 1e-9)
     columns = [
         rounded(own[name])
         for name in (f"{metric}_change", f"{metric}_change_low", f"{metric}_change_high", metric)
     ]
     places = [
-        (layers.index(layer), keeps.index(keep))
-        for layer, keep in zip(own["layer"], own["keep"], strict=True)
+        (layers.index(layer), keeps.index(keep)) for layer, keep in zip(own["layer"], kept, strict=True)
     ]
     cells = [
         [row, column, *numbers, rank, setting_name(site, keep, kind)]
@@ -61,7 +62,7 @@ def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
         )
     ]
     return dict(
-        x=[kept_text(keep) for keep in keeps],
+        x=keeps,
         y=layers,
         size=size,
         cells=cells,

@@ -12,12 +12,15 @@ from tl_truncate.report.provenance import where_section
 
 def scores_page(scores: Scores) -> Page:
     """Every metric, every prompt, and where it comes from."""
+    # A context's cuts belong to both sides.
     cuts = len(scores.record.cuts)
+    own = cuts - (0 if scores.baseline is None else len(scores.baseline.record.cuts))
     told = [f"{scores.record.n_prompts} prompts were asked of {setup(scores.record.to_json())}."]
     if scores.baseline is not None:
         change = interval(scores.change("p_in_context"), signed=True)
         told.append(
-            f"With {cuts} cuts at work the probability of the in-context answer changes by {change}."
+            f"{own} cut{'s' if own != 1 else ''} at work: the probability of the in-context answer "
+            f"changes by {change}."
         )
     base = None if scores.baseline is None else scores.baseline.frame
     only = [prompts.Setting("cut" if cuts else "uncut", scores.frame, base)]
@@ -35,7 +38,7 @@ def side_effects_page(found: SideEffects) -> Page:
     """What cuts do to running text, passage by passage."""
     told = [
         f"{int(found.frame['tokens'].sum())} tokens of {len(found.frame)} passages were read without "
-        f"and with {len(found.record.cuts)} cuts on {setup(found.record.to_json())}.",
+        f"and with the cuts on {setup(found.record.to_json())}.",
         f"Perplexity {found.uncut_perplexity:.1f} becomes {found.perplexity:.1f}; the loss changes by "
         f"{interval(found.loss_change, signed=True)} nats a token.",
     ]

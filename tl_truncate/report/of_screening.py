@@ -1,5 +1,7 @@
 """The reports of a screen of components, and of what the parts of MLP outputs push."""
 
+import math
+
 import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
@@ -11,6 +13,7 @@ from tl_truncate.markup import paragraphs
 from tl_truncate.report.charts import heat_panel, points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section
+from tl_truncate.statistics import shown
 from tl_truncate.weights.keep.defaults import GENTLE
 
 _TOP = 30
@@ -48,7 +51,8 @@ def _predicted(screen: Attribution) -> Chart:
             name = f"{site.matrix}.{site.head}" if site.head is not None else site.matrix
             row = dict(site=str(site), layer=site.layer, matrix=name, keep=keep, rank=rank, kind="Cut")
             ends = dict(change=float(value), change_low=value.low, change_high=value.high)
-            rows.append(row | {screen.metric: float(value)} | _named(screen.metric, ends))
+            # What the metric is without a cut is not known here, so neither is its value under one.
+            rows.append(row | {screen.metric: math.nan} | _named(screen.metric, ends))
     frame = pd.DataFrame(rows)
     matrices = tuple(dict.fromkeys(frame["matrix"]))
     panels = [
@@ -71,11 +75,15 @@ def part_attribution_page(found: PartAttribution) -> Page:
     """What each layer's parts add to the two answers."""
     record = found.record
     pushes = found.largest("global", "global")[0]
+    rows = found.frame.set_index(["layer", "part", "answer"])
+    most = rows.loc[(pushes, "global", "global")]
+    by = shown(most["logits"], most["low"], most["high"], signed=True)
     told = [
         f"What the global and the in-context part of each MLP's output ({found.split['method']}) add to "
         f"the logits of the two answers was read off {record.n_prompts} prompts of {record.task} on "
         f"{setup(record.to_json())}.",
-        f"The global part of block {pushes} pushes the global answer most, on these prompts.",
+        f"Of all blocks' global parts that of block {pushes} adds most to the global answer on these "
+        f"prompts, {by} nats.",
     ]
     sections = [
         Section("summary", "Summary", paragraphs(told)),

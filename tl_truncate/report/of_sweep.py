@@ -3,6 +3,7 @@
 import pandas as pd
 from markupsafe import Markup
 
+from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import scores_table
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -11,7 +12,6 @@ from tl_truncate.experiments.sweep.view import (
     controlled,
     heat_frame,
     heat_table,
-    kept_text,
     sweep_words,
 )
 from tl_truncate.markup import details, join, paragraphs, table
@@ -104,7 +104,7 @@ def _controls(frame: pd.DataFrame, tasks: list[str], metric: str) -> Markup:
             row = [cut["site"], kept_text(cut["keep"]), shown_in(cut, f"{metric}_change", signed=True)]
             for kind in kinds:
                 beside = own[(own["kind"] == kind) & (own["site"] == cut["site"])]
-                beside = beside[beside["keep"] == cut["keep"]]
+                beside = beside[beside["keep"].map(kept_text) == kept_text(cut["keep"])]
                 row.append(
                     shown_in(beside.iloc[0], f"{metric}_change", signed=True)
                     if len(beside)

@@ -91,7 +91,8 @@ def write_report(
     require_extra("report")
     result = source if isinstance(source, Reportable) else load_run(source)
     path = Path(out)
-    text = render(_PAGES[type(result)](result))
+    make = next(make for kind, make in _PAGES.items() if isinstance(result, kind))
+    text = render(make(result))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -109,6 +110,12 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
     """
     path = Path(folder)
     saved = path if path.is_file() else find_result(path)
+    runs = [name for name in (SEARCH, "run", "manifest.json") if (path / name).exists()]
+    if saved is not None and runs:
+        raise ValueError(
+            f"The folder must hold one run or result, got {saved.name} and {runs[0]} in {folder}. Give "
+            f"{saved} itself, or {path / 'run'}."
+        )
     if saved is not None:
         return cast(Reportable, load_result(saved))
     if (path / SEARCH).exists():
@@ -119,7 +126,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
         hint = (
             " A search that has not ended has no report; the same search goes on where it stopped."
             if looks
-            else " Give the folder that --out or run_dir named."
+            else " Give the folder that --out or run_dir named, of a sweep, a search, dynamics, recall, "
+            "evaluate or side-effects; or a file that a result was saved as."
         )
         raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
     kind = RunFolder(place).manifest().get("kind")

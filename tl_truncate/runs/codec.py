@@ -7,11 +7,14 @@ known is passed over, and one that is missing takes its default, so that a file 
 
 import typing
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import cattrs
 import numpy as np
 import pandas as pd
+from cattrs.gen import make_dict_structure_fn
+from cattrs.v import format_exception
 from torch import Tensor
 
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -22,6 +25,8 @@ from tl_truncate.weights.spectrum import SingularValues, StoredValues
 
 T = TypeVar("T")
 _codec = cattrs.Converter()
+#: In the metadata of a dataclass's field.
+NEEDED = "needed"
 
 
 def plain(value: Any) -> Any:
@@ -44,11 +49,54 @@ def read(kind: type[T], data: Any) -> T:
         >>> read(Site, "blocks.0.mlp.W_in")
         Site(layer=0, matrix='W_in', head=None)
     """
+    name = getattr(kind, "__name__", str(kind))
     try:
         return _codec.structure(data, kind)
     except cattrs.BaseValidationError as problem:
-        told = "; ".join(cattrs.transform_error(problem, path=kind.__name__))
-        raise ValueError(f"The data must be those of a {kind.__name__}, but: {told}.") from problem
+        told = "; ".join(cattrs.transform_error(problem, path=name, format_exception=_told))
+        raise ValueError(f"The data must be those of a {name}, but: {told}.") from problem
+    except (ValueError, TypeError) as problem:
+        raise ValueError(f"The data must be those of a {name}, but: {problem}.") from problem
+
+
+def _told(problem: BaseException, kind: type | None) -> str:
+    """The reason that is given, where there is one."""
+    return (
+        str(problem) if isinstance(problem, (ValueError, TypeError)) else format_exception(problem, kind)
+    )
+
+
+def _as_it_is(data: Any, kind: Any) -> Any:
+    """A number stays what it was, whole or not: a configuration is known by how it is written."""
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(data, wanted) or (isinstance(data, bool) and kind is not bool):
+        raise TypeError(f"must be a {kind.__name__}, got {data!r:.40}")
+    return data
+
+
+def _frame(data: Any, _: Any) -> pd.DataFrame:
+    if not isinstance(data, dict):
+        raise TypeError(f"must be columns of a table, got {data!r:.40}")
+    return pd.DataFrame(data)
+
+
+def _task(data: Any, _: Any) -> Task:
+    known = {each.name for each in fields(Task)}
+    return Task.from_json({name: value for name, value in dict(data).items() if name in known})
+
+
+def _with_all_that_is_needed(kind: type[T]) -> Callable[[Any, Any], T]:
+    """Fields that have a default, but whose absence in a file would mean something else."""
+    structure = make_dict_structure_fn(kind, _codec)
+    needed = [each.name for each in fields(kind) if each.metadata.get(NEEDED)]  # type: ignore[arg-type]
+
+    def whole(data: Any, _: Any) -> T:
+        missing = [name for name in needed if name not in data]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} must be there")
+        return structure(data, _)
+
+    return whole
 
 
 def _is_kind_of(base: type) -> Callable[[Any], bool]:
@@ -73,11 +121,11 @@ _HOOKS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any], Callable[[Any, 
         lambda cuts: [cut.to_json() for cut in cuts],
         lambda data, _: Cuts([SiteCut.from_json(cut) for cut in data]),
     ),
-    (_is_kind_of(Task), lambda task: task.to_json(), lambda data, _: Task.from_json(data)),
+    (_is_kind_of(Task), lambda task: task.to_json(), _task),
     (
         _is_kind_of(pd.DataFrame),
         lambda frame: frame.to_dict(orient="list"),
-        lambda data, _: pd.DataFrame(data),
+        _frame,
     ),
     (
         # Singular vectors are a spectrum's, which the weights have; a result keeps the values.
@@ -88,6 +136,9 @@ _HOOKS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any], Callable[[Any, 
     (_is_array, lambda array: array.tolist(), lambda data, _: np.array(data)),
     (_is_tensor, lambda tensor: tensor, lambda data, _: data),
 )
+_codec.register_structure_hook_factory(is_dataclass, _with_all_that_is_needed)
+for _primitive in (bool, int, float, str):
+    _codec.register_structure_hook(_primitive, _as_it_is)
 for _fits, _write, _read in _HOOKS:
     _codec.register_unstructure_hook_func(_fits, _write)
     _codec.register_structure_hook_func(_fits, _read)

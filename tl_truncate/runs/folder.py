@@ -57,7 +57,8 @@ class RunFolder:
                     f"The run folder must be new without resume, got {self.path}, which holds a run."
                 )
             found = self.manifest()
-            different = list(_differences(found, manifest))
+            # The first manifests did not say their format.
+            different = list(_differences({"format": 1, **found}, {"format": 1, **manifest}))
             if different:
                 shown = "; ".join(different[:_SHOWN])
                 more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""

@@ -48,8 +48,18 @@ class Saved:
         _write(Path(path), envelope, tensors)
 
     def save_into(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes the result into a folder, where `find_result` looks for it, and gives its path."""
+        """Writes the result into a folder, where `find_result` looks for it, and gives its path.
+
+        Raises:
+            ValueError: if the folder holds a result of another kind.
+        """
         envelope, tensors = self._envelope()
+        before = find_result(folder)
+        if before is not None and type(load_result(before)) is not type(self):
+            raise ValueError(
+                f"The folder must be new, or hold a {type(self).__name__}, got {before} of another "
+                "kind. Use another folder."
+            )
         path = Path(folder) / f"{_STEM}{_suffix(tensors)}"
         _write(path, envelope, tensors)
         return path

@@ -8,7 +8,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,8 @@ from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import Spectrum, spectrum
 
+Control = TypeVar("Control", bound=SiteCut)
+
 
 @dataclass(frozen=True, repr=False)
 class _SeededControl(SiteCut):
@@ -28,10 +30,6 @@ class _SeededControl(SiteCut):
 
     keep: Keep
     seed: int = 0
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        SiteCut._controls[cls.__name__] = cls
 
     def __init__(
         self, site: Site | str, keep: Keep | int | float, seed: int = 0, *, strength: float = 1.0
@@ -52,6 +50,13 @@ class _SeededControl(SiteCut):
         return _orthonormal(spec.max_rank, directions, f"{self.seed} {self.site}")
 
 
+def _control(kind: type[Control]) -> type[Control]:
+    """Makes a kind one of those that every cut is compared with."""
+    SiteCut._controls[kind.__name__] = kind
+    return kind
+
+
+@_control
 @dataclass(frozen=True, repr=False, init=False)
 class RandomSubspace(_SeededControl):
     """Keeps a random subspace of the same rank as a cut would: `W -> W Q Q^T`.
@@ -83,6 +88,7 @@ class RandomSubspace(_SeededControl):
         return Projection((spec.V.double() @ rotation).to(spec.V.dtype), keeps)
 
 
+@_control
 @dataclass(frozen=True, repr=False, init=False)
 class NormMatched(_SeededControl):
     """Removes a random component with the Frobenius norm of what a cut would remove.

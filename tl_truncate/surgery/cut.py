@@ -33,7 +33,7 @@ class SiteCut(ABC):
     strength: float = field(default=1.0, kw_only=True)
 
     _kinds: ClassVar[dict[str, type["SiteCut"]]] = {}
-    #: What draws at random as much as a cut removes; each such kind adds itself.
+    #: What draws at random as much as a cut removes, by the kind's name.
     _controls: ClassVar[dict[str, Callable[..., "SiteCut"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -60,7 +60,7 @@ class SiteCut(ABC):
     def label(self) -> float | int | str:
         """What is kept, as a table shows it: a fraction, a rank, or a text; 0.0 for a whole weight."""
         keep: Keep | None = getattr(self, "keep", None)
-        return 0.0 if keep is None else keep.label
+        return 0.0 if keep is None else keep.table_label
 
     def controls(self, seed: int) -> dict[str, "SiteCut"]:
         """Cuts of as much, of no particular meaning, by the kind of control."""
@@ -95,7 +95,7 @@ class SiteCut(ABC):
                 value = str(value)
             elif hasattr(value, "to_json"):
                 value = value.to_json()
-            data[each.name] = value
+            data[each.name] = list(value) if isinstance(value, tuple) else value
         return data
 
     @staticmethod

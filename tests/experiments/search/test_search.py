@@ -200,6 +200,68 @@ def test_a_search_comes_back_from_its_folder(model, tmp_path):
     assert again.settings == json.loads(json.dumps(found.settings))
 
 
+def test_a_search_of_the_first_format_comes_back(model, tmp_path):
+    """Baselines lay beside the scores, and passages beside their record."""
+    texts = ["the store in Paris", "Mary gave a drink to John"]
+    found = tlt.search(model, pairs_task(), run_dir=tmp_path, **{**options(), "texts": texts})
+    data = json.loads((tmp_path / "search.json").read_text())
+    scores = data.pop("scores")
+    del data["format"], data["kind"]
+
+    def apart(each):
+        base = each.pop("baseline")
+        base.pop("baseline")
+        return [each, base]
+
+    data["control_scores"] = {
+        kind: {task: apart(each)[0] for task, each in by_task.items()}
+        for kind, by_task in scores["controls"].items()
+    }
+    data["scores"] = {
+        split: {task: apart(each) for task, each in scores[split].items()}
+        for split in ("validation", "test")
+    }
+    data["passages"] = scores["cost"]["frame"]
+    (tmp_path / "search.json").write_text(json.dumps(data))
+    again = tlt.SearchResult.load(tmp_path)
+    assert str(again) == str(found)
+    assert again.changes.equals(found.changes)
+    assert again.cost.frame.equals(found.cost.frame)
+
+
+class TestWhatCountsAsAGain:
+    """More than what passes of other shapes differ by, in the metric's own size."""
+
+    def judge(self, model, objective, uncut):
+        from tl_truncate.experiments.search.judge import Judge
+        from tl_truncate.experiments.sweep.options import SweepOptions
+
+        found = Judge(model, [pairs_task()], objective, "mean", None, SweepOptions())
+        found._uncut[8] = (uncut,)
+        return found
+
+    def candidate(self, value):
+        from tl_truncate.experiments.search.judge import Candidate
+        from tl_truncate.surgery.cut import Cuts
+
+        return Candidate(Cuts(), (value,), value)
+
+    @pytest.mark.parametrize(
+        ("objective", "uncut", "value", "gain"),
+        [
+            ("logit_diff", -3.0, 1e-7, False),
+            ("logit_diff", -3.0, 1e-3, True),
+            ("p_in_context", 0.5, 1e-7, False),
+            ("p_in_context", 7.7e-7, 1.4e-7, True),
+            ("p_in_context", 7.7e-7, 1e-12, False),
+            ("accuracy", 0.5, 1 / 300, True),
+            ("accuracy", 0.5, 0.0, False),
+        ],
+    )
+    def test_one(self, model, objective, uncut, value, gain):
+        assert self.judge(model, objective, uncut).improves(self.candidate(value), None) is gain
+
+
 def test_a_search_that_has_not_ended_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"must hold a finished search's search\.json"):
         tlt.SearchResult.load(tmp_path)

@@ -1,6 +1,7 @@
 """A model as the options name it, and how much of it runs at once."""
 
 import contextlib
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any, cast
@@ -53,8 +54,13 @@ class PassOptions:
 
     def to_arguments(self) -> dict[str, Any]:
         """As the library takes them, the memory in bytes."""
-        limit = None if self.max_memory is None else int(self.max_memory * 2**30)
-        return dict(batch_size=self.batch_size, max_memory=limit)
+        if self.max_memory is None:
+            return dict(batch_size=self.batch_size, max_memory=None)
+        if not 0 < self.max_memory < math.inf:
+            raise ValueError(
+                f"--max-memory must be a positive number of gigabytes, got {self.max_memory}."
+            )
+        return dict(batch_size=self.batch_size, max_memory=int(self.max_memory * 2**30))
 
 
 #: Of the commands that sweep: prompts share a pass with many cuts there, or run in few blocks.

@@ -66,14 +66,14 @@ Layers = Annotated[str | None, typer.Option(help="Layers such as `20-29` or `0,5
 Keeps = Annotated[
     list[str] | None, typer.Option("--keep", help="A rank, fraction or rule; may be repeated.")
 ]
-WithControls = Annotated[bool, typer.Option("--controls", help="Score controls of the same ranks too.")]
+WithControls = Annotated[bool, typer.Option(help="Score controls of the same ranks too.")]
 
 # what is left of it
 Out = Annotated[
     Path | None, typer.Option(help="A folder for tables (CSV), a record (JSON) and pictures.")
 ]
 RunFolder = Annotated[Path, typer.Option("--out", help="The folder to write to, made if need be.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
+Resume = Annotated[bool, typer.Option(help="Go on with the run in the folder.")]
 Figures = Annotated[
     bool,
     typer.Option("--figures/--no-figures", help="Draw what takes the extras `plots` and `report`."),

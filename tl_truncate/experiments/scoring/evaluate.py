@@ -14,6 +14,7 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
 from tl_truncate.replay.calls import last_logits
+from tl_truncate.runs.codec import NEEDED
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import Estimate, bootstrap_mean
@@ -44,7 +45,7 @@ class Scores(Saved):
 
     frame: pd.DataFrame
     record: Record
-    baseline: "Scores | None" = None
+    baseline: "Scores | None" = field(default=None, metadata={NEEDED: True})
     resamples: int = field(default=2000, kw_only=True)
 
     def estimate(self, metric: Metric) -> Estimate:
@@ -100,7 +101,7 @@ class Scores(Saved):
     def summary(self) -> pd.DataFrame:
         """One row per metric: value, its interval, and with a baseline the paired change and its."""
         rows = []
-        for metric in METRICS:
+        for metric in (metric for metric in METRICS if metric in self.frame):
             value = self.estimate(metric)
             row: dict[str, Any] = dict(metric=metric, value=float(value), low=value.low, high=value.high)
             if self.baseline is not None:

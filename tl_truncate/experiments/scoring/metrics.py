@@ -63,6 +63,19 @@ def label_of(name: str) -> Label:
     return LABELS[own.get(name, name)]  # type: ignore[index]
 
 
+def title_of(column: str) -> str:
+    """What stands above a panel that shows a column of a table.
+
+    Examples:
+        >>> title_of("p_global_change"), title_of("perplexity")
+        ('change of the probability of the global answer', 'perplexity')
+    """
+    metric = column.removesuffix("_change")
+    if metric not in (*METRICS, *_COLUMNS.values()):
+        return column
+    return label_of(metric).title if metric == column else f"change of {label_of(metric).told}"
+
+
 def column_of(metric: str) -> str:
     """The column of a metric in a table of cuts."""
     return _COLUMNS.get(metric, metric)

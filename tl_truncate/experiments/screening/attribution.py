@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.runs.record import Record
 from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import Estimate, bootstrap_mean
@@ -123,6 +124,7 @@ class Attribution(Saved):
                     )
                 )
         frame = pd.DataFrame(rows)
+        frame["keep"] = keep_column(Cut(site, keep).label for site in self.by_row for keep in keeps)
         return frame.sort_values("predicted_change", ascending=False, ignore_index=True)
 
     def top(self, n: int = 10) -> pd.DataFrame:

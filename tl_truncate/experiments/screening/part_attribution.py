@@ -24,7 +24,7 @@ from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import bootstrap_columns
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.hooks import active_cuts
-from tl_truncate.tasks.encode import EncodedPrompt, encode
+from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import n_layers
@@ -192,17 +192,9 @@ def attribute_split(
     check_model(model)
     positive("batch_size", batch_size)
     split, chosen = split.on(model, layers)
-    sites = [Site(layer, "W_out") for layer in chosen]
     encoded = encode(model, task, prepend_bos=prepend_bos)
-    rows = rows_that_fit(
-        model,
-        max(len(prompt.prompt) for prompt in encoded.prompts),
-        batch_size=batch_size,
-        max_memory=max_memory,
-        row=logit_bytes(model),
-        fixed=sum(factor_bytes(model, sites)) if split.method == "spectral" else 0,
-        blocks=n_layers(model),  # own_path follows the tokens through all of them
-    )
+    limits: dict[str, Any] = dict(batch_size=batch_size, max_memory=max_memory)
+    rows = parts_that_fit(model, encoded, split.method, chosen, **limits)
     logits = np.zeros((len(task), len(chosen), len(PARTS), len(ANSWERS)))
     energy = np.zeros(logits.shape[:-1])
     with tqdm(total=len(task), disable=not progress, desc="parts", delay=2, leave=False) as bar:
@@ -213,6 +205,32 @@ def attribute_split(
     around = Cuts(active_cuts(model))
     record = make_record(model, task, cuts=around, prepend_bos=encoded.prepend_bos, seed=seed)
     return PartAttribution(tuple(chosen), logits, energy, record, split.to_json(), resamples)
+
+
+def parts_that_fit(
+    model: Any,
+    encoded: EncodedTask,
+    method: Method,
+    layers: Sequence[int],
+    *,
+    batch_size: int,
+    max_memory: int | None,
+) -> int:
+    """`rows_that_fit` for the division of some layers' outputs.
+
+    Raises:
+        ValueError: if not even one prompt fits.
+    """
+    sites = [Site(layer, "W_out") for layer in layers]
+    return rows_that_fit(
+        model,
+        max(len(prompt.prompt) for prompt in encoded.prompts),
+        batch_size=batch_size,
+        max_memory=max_memory,
+        row=logit_bytes(model),
+        fixed=sum(factor_bytes(model, sites)) if method == "spectral" else 0,
+        blocks=n_layers(model),  # own_path follows the tokens through all of them
+    )
 
 
 def _batches(prompts: Sequence[EncodedPrompt], size: int) -> Iterator[list[int]]:

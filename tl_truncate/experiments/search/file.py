@@ -45,12 +45,12 @@ def read_search(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "search with the same folder goes on where it stopped."
         )
     data = read_json(path)
-    if data.get("format") != FORMAT:
+    if "scores" not in data or data.get("format", 1) > FORMAT:
         raise ValueError(
-            f"{path} must hold the scores of every prompt in format {FORMAT}, but another version wrote "
-            "it otherwise. The same search with the same folder writes it anew."
+            f"{path} must hold the scores of every prompt, in format {FORMAT} or earlier, but another "
+            "version wrote it otherwise. The same search with the same folder writes it anew."
         )
-    scores = data["scores"]
+    scores = data["scores"] if data.get("format") == FORMAT else _of_the_first_format(data)
     return dict(
         cuts=read(Cuts, data["cuts"]),
         objective=data["objective"],
@@ -62,3 +62,23 @@ def read_search(folder: str | os.PathLike[str]) -> dict[str, Any]:
         looks=pd.DataFrame(data["looks"]),
         settings=data["settings"],
     )
+
+
+def _of_the_first_format(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores that lay beside their baselines, controls without one, passages beside their record."""
+
+    def paired(own: Mapping[str, Any], uncut: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {**own, "baseline": None if uncut is None else {**uncut, "baseline": None}}
+
+    splits = {
+        name: {task: paired(*pair) for task, pair in by_task.items()}
+        for name, by_task in data["scores"].items()
+    }
+    controls = {
+        kind: {
+            task: {**own, "baseline": splits["test"][task]["baseline"]} for task, own in found.items()
+        }
+        for kind, found in data["control_scores"].items()
+    }
+    cost = None if data["cost"] is None else {**data["cost"], "frame": data["passages"]}
+    return dict(splits, controls=controls, cost=cost)

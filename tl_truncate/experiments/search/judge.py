@@ -122,11 +122,14 @@ class Judge:
     def improves(self, found: Candidate, best: Candidate | None) -> bool:
         """Whether a candidate is better than the best so far, or than no cut, by more than rounding.
 
-        A cut that changes nothing shares its pass with others, and so differs in the last bits.
+        A cut that changes nothing shares its pass with others, and so differs in the last bits: by so
+        many nats, of which a probability takes its own size, and a share of prompts nothing.
         """
         weight = next(iter(self.model.parameters()))
-        least = _ROUNDING.get(weight.dtype, _ROUNDING_HALF)
-        return found.value > (0.0 if best is None else best.value) + least
+        nats = _ROUNDING.get(weight.dtype, _ROUNDING_HALF)
+        (uncut,) = {self._uncut[max(self._uncut)]}
+        size = {"logit_diff": 1.0, "accuracy": 0.0, "p_in_context": max(uncut)}[self.objective]
+        return found.value > (0.0 if best is None else best.value) + nats * size
 
     def value(self, changes: Sequence[float]) -> float:
         """One number for the changes of all tasks."""

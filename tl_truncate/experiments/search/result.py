@@ -164,7 +164,7 @@ class SearchResult:
         if not self.cuts:
             return (
                 f"No cut of {self.settings['grid']} raised {self.objective} on the validation prompts "
-                f"of {', '.join(self.test)}."
+                f"of {', '.join(self.test)} by more than rounding."
             )
         lines = [f"{len(self.cuts)} cuts, chosen for {self.objective} on validation prompts:"]
         lines += [f"  {cut!r}" for cut in self.cuts]

@@ -67,7 +67,10 @@ def search_words(found: ShownSearch) -> list[str]:
     asked = f"{found.settings['grid']} on {setup(found.record)}"
     if not found.cuts:
         names = ", ".join(found.tasks)
-        return [f"No cut of {asked}, raised {goal} on the validation prompts of {names}."]
+        return [
+            f"No cut of {asked}, raised {goal} on the validation prompts of {names} by more than "
+            "rounding."
+        ]
     names = ", ".join(found.cuts)
     words = [f"Of {asked}, these were chosen because they raise {goal} on validation prompts: {names}."]
     for task in found.tasks:

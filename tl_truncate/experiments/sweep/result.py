@@ -11,6 +11,7 @@ import pandas as pd
 
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import Scores, score_frame
+from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.experiments.scoring.metrics import Metric, column_of
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
@@ -101,6 +102,7 @@ class SweepResult:
         ]
         table = pd.DataFrame(rows, columns=_SETTING_COLUMNS)
         table["head"] = table["head"].astype("Int64")
+        table["keep"] = keep_column(setting.cut.label for setting in self.settings)
         if not rows:
             return table
         base = self.baselines[task.name]

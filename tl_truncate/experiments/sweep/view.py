@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import ShownScores, scores_table, setup
 from tl_truncate.markup import details, join, paragraphs, shade, table
@@ -121,7 +123,8 @@ def _control_words(table: pd.DataFrame, cuts: pd.DataFrame) -> str:
     if best.empty:
         return "No cut has a control beside it."
     row = best.iloc[0]
-    beside = table[(table["site"] == row["site"]) & (table["keep"] == row["keep"])]
+    kept = table["keep"].map(kept_text) == kept_text(row["keep"])
+    beside = table[(table["site"] == row["site"]) & kept]
     told = [
         f"{each['kind']} {shown_in(each, metric, signed=True)}"
         for _, each in beside[beside["kind"] != "Cut"].iterrows()
@@ -135,9 +138,10 @@ def _control_words(table: pd.DataFrame, cuts: pd.DataFrame) -> str:
 def controlled(table: pd.DataFrame) -> pd.DataFrame:
     """The cuts that have a control at the same site with the same amount kept."""
     others = table[table["kind"] != "Cut"]
-    beside = set(zip(others["site"], others["keep"], strict=True))
+    beside = set(zip(others["site"], others["keep"].map(kept_text), strict=True))
     cuts = table[table["kind"] == "Cut"]
-    return cuts[[pair in beside for pair in zip(cuts["site"], cuts["keep"], strict=True)]]
+    inside = [pair in beside for pair in zip(cuts["site"], cuts["keep"].map(kept_text), strict=True)]
+    return cuts[np.array(inside, dtype=bool)]
 
 
 def heat_frame(frame: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -154,16 +158,17 @@ def heat_table(cells: pd.DataFrame, metric: str, caption: str) -> Markup:
     A change whose 95% interval includes zero is in brackets.
     """
     change = f"{metric}_change"
-    keeps = list(dict.fromkeys(cells["keep"]))
+    kept = cells["keep"].map(kept_text)  # as text, in which the rank 1 and all of it differ
+    keeps = list(dict.fromkeys(kept))
     size = max(float(cells[change].abs().quantile(0.9)), 1e-9)
     by_place: dict[tuple[Any, Any], Any] = {
-        (row["layer"], row["keep"]): row for _, row in cells.iterrows()
+        (row["layer"], text): row for text, (_, row) in zip(kept, cells.iterrows(), strict=True)
     }
     rows = [
         [str(layer), *(_cell(by_place.get((layer, keep)), change, size) for keep in keeps)]
         for layer in sorted(set(cells["layer"]))
     ]
-    columns = ["layer", *(f"{kept_text(keep)} kept" for keep in keeps)]
+    columns = ["layer", *(f"{keep} kept" for keep in keeps)]
     return table(columns, rows, caption=f"{caption}; in brackets where the 95% interval includes zero")
 
 
@@ -175,8 +180,3 @@ def _cell(row: Any, change: str, size: float) -> Markup:
     return Markup('<td style="{}" title="{}">{}</td>').format(
         shade(value, size), f"[{low:+.3f}, {high:+.3f}]", text
     )
-
-
-def kept_text(keep: object) -> str:
-    """What is kept, as a table shows it: 10%, 8, or a rule's text."""
-    return f"{100 * keep:g}%" if isinstance(keep, float) else str(keep)

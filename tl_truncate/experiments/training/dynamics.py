@@ -136,7 +136,7 @@ def _read(
     options: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """The readings of one checkpoint as plain data; nothing of the model is kept."""
-    _check_cuts_fit(model, task, named, options)
+    _require_room(model, task, named, parts, options)
     uncut = evaluate(model, task, **options)
     scores: dict[str, Scores] = {UNCUT: uncut}
     for name, each in named.items():
@@ -147,15 +147,21 @@ def _read(
     return line
 
 
-def _check_cuts_fit(
-    model: Any, task: Task, named: Mapping[str, Cuts], options: Mapping[str, Any]
+def _require_room(
+    model: Any,
+    task: Task,
+    named: Mapping[str, Cuts],
+    parts: Parts | None,
+    options: Mapping[str, Any],
 ) -> None:
-    """Each set of cuts takes room for its factors: asked for before the uncut pass, not after it."""
+    """Cuts take room for their factors, and parts for theirs: asked for before the uncut pass."""
     limits = {name: options[name] for name in ("batch_size", "max_memory")}
     if limits["max_memory"] is not None:
         encoded = encode(model, task, prepend_bos=options["prepend_bos"])
         for each in named.values():
             prompts_that_fit(model, encoded, [cut.site for cut in each], **limits)
+        if parts is not None:
+            parts.require_room(model, encoded, **limits)
 
 
 def check_checkpoints(checkpoints: Any) -> tuple[int, ...]:

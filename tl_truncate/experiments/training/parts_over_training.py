@@ -14,9 +14,12 @@ from tl_truncate.experiments.scoring.memory import corpus_rows_that_fit
 from tl_truncate.experiments.screening.part_attribution import (
     PartAttribution,
     attribute_split,
+    parts_that_fit,
 )
+from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep, as_keep
+from tl_truncate.weights.locate import find_sites
 
 # Most rows of the corpus in a pass: they are longer than most prompts.
 _CORPUS_ROWS = 16
@@ -76,14 +79,7 @@ class Parts:
         """The attribution of one checkpoint's parts on a task."""
         means = None
         if self.method == "token_mean":
-            rows = corpus_rows_that_fit(
-                model,
-                self.corpus,
-                layers=self.layers,
-                max_tokens=self.max_tokens,
-                batch_size=min(batch_size, _CORPUS_ROWS),
-                max_memory=max_memory,
-            )
+            rows = self._corpus_rows(model, batch_size, max_memory)
             means = TokenMeans.fit(
                 model,
                 self.corpus,
@@ -98,6 +94,30 @@ class Parts:
         split = Split(self.method, means, self.from_layer, self.keep)
         options |= dict(batch_size=batch_size, max_memory=max_memory)
         return attribute_split(model, task, split, self.layers, **options)
+
+    def require_room(
+        self, model: Any, encoded: EncodedTask, *, batch_size: int, max_memory: int | None
+    ) -> None:
+        """Checks, before any pass, that the means and the parts fit into what memory is allowed.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        if self.method == "token_mean":
+            self._corpus_rows(model, batch_size, max_memory)
+        layers = [site.layer for site in find_sites(model, "W_out", self.layers)]
+        limits: dict[str, Any] = dict(batch_size=batch_size, max_memory=max_memory)
+        parts_that_fit(model, encoded, self.method, layers, **limits)
+
+    def _corpus_rows(self, model: Any, batch_size: int, max_memory: int | None) -> int:
+        return corpus_rows_that_fit(
+            model,
+            self.corpus,
+            layers=self.layers,
+            max_tokens=self.max_tokens,
+            batch_size=min(batch_size, _CORPUS_ROWS),
+            max_memory=max_memory,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The settings and a hash of the corpus, as plain data."""

@@ -50,7 +50,7 @@
       z[row][column] = change;
       names[row][column] = name;
       text[row][column] = `${plain(name)}<br>rank ${rank}<br>change ${number(change)} ${span(low, high, true)}` +
-        `<br>${plain(panel.unit)} ${number(value, 3, false)}`;
+        (value === null ? "" : `<br>${plain(panel.unit)} ${number(value, 3, false)}`);
       if (low <= 0 && high >= 0) { dots.x.push(column); dots.y.push(row); }
     }
     const ends = dark() ? ["#4aa3df", colour("--panel"), "#ef7d3c"] : [data.palette[1], "#ffffff", data.palette[0]];

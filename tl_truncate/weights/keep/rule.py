@@ -63,7 +63,7 @@ class Keep(ABC):
         return None
 
     @property
-    def label(self) -> float | int | str:
+    def table_label(self) -> float | int | str:
         """What is kept, as a table shows it: a fraction, a rank, or a text."""
         return repr(self)
 
@@ -74,7 +74,9 @@ class Keep(ABC):
             >>> Keep.from_json(tlt.Rank(3).to_json())
             Rank(k=3)
         """
-        return {"rule": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        values = asdict(self)  # type: ignore[call-overload]
+        plain = {name: list(each) if isinstance(each, tuple) else each for name, each in values.items()}
+        return {"rule": type(self).__name__, **plain}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Keep":

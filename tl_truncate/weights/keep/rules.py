@@ -26,9 +26,9 @@ class Rank(Keep):
         natural("Rank's k", self.k)
 
     @property
-    def label(self) -> int:
+    def table_label(self) -> int | float | str:
         """k."""
-        return self.k
+        return self.k if type(self) is Rank else super().table_label
 
     def count(self, max_rank: int) -> int:
         """k itself."""
@@ -56,9 +56,9 @@ class Fraction(Keep):
         object.__setattr__(self, "rho", unit("The kept fraction", self.rho))
 
     @property
-    def label(self) -> float:
+    def table_label(self) -> int | float | str:
         """rho."""
-        return self.rho
+        return self.rho if type(self) is Fraction else super().table_label
 
     def count(self, max_rank: int) -> int:
         """floor(rho * max_rank)."""
