@@ -8,8 +8,8 @@ LEGS := 3.9.0 4.3.0
 EVERYTHING := demo,plots,report,notebooks,docs,dev
 NEWEST := $(lastword $(LEGS))
 OTHERS := $(filter-out $(NEWEST),$(LEGS))
-# Tests are handed out in the order of tests/plan.py, the longest first.
-PYTEST := -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Tests are handed out as tests/plan.py says, the longest first.
+PYTEST := -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 PIP_QUIET ?= -q
 
 .PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials coverage benchmarks clean

@@ -55,8 +55,21 @@ def hooks_left(model: torch.nn.Module) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Each test gets its place in the plan, before any is chosen by a marker."""
-    whole = config.args == config.getini("testpaths")
-    plan.arrange(items, whole=whole)
+    plan.arrange(items, whole=config.args == config.getini("testpaths"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """With `--dist loadscope`, what goes to one worker is decided by the plan."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Planned(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return plan.group(plan.name(nodeid))
+
+    return Planned(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -66,28 +66,31 @@ FIRST = (
 )
 
 #: Files whose tests need nothing that is built for the file: each test is handed out by itself. Of other
-#: files all tests, or those with the same parameter of a fixture of the module, go to one worker.
+#: files all tests go to one worker, one after the other ...
 ALONE = ("test_tutorials.py", "test_docs.py", "test_cli.py", "test_doctests.py", "surgery/")
+#: ... and of these all with the same parameter, since a model of its own is trained or read for each.
+BY_PARAMETER = (
+    "toys/recall/test_parts_of_recall",
+    "toys/recall/test_recall.py::TestTheSmallPreset",
+)
 
 
-def name(item: pytest.Item) -> str:
+def name(test: str) -> str:
     """The test's name without the folder of the tests."""
-    return item.nodeid.removeprefix("tests/")
+    return test.removeprefix("tests/")
 
 
-def place(item: pytest.Item) -> int:
+def place(test: str) -> int:
     """In the order in which tests are handed out."""
-    return next((index for index, start in enumerate(FIRST) if name(item).startswith(start)), len(FIRST))
+    return next((index for index, start in enumerate(FIRST) if test.startswith(start)), len(FIRST))
 
 
-def group(item: pytest.Item) -> str | None:
+def group(test: str) -> str:
     """Tests of one group run in one worker, one after the other."""
-    file = name(item).split("::")[0]
-    if file.startswith(ALONE):
-        return None
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    model = parameters.get("own", parameters.get("trained"))  # the trained models of the recall tests
-    return file if model is None else f"{file} {model}"
+    if test.startswith(ALONE):
+        return test
+    file = test.split("::")[0]
+    return f"{file} {test.partition('[')[2]}" if test.startswith(BY_PARAMETER) else file
 
 
 def arrange(items: list[pytest.Item], *, whole: bool) -> None:
@@ -99,22 +102,20 @@ def arrange(items: list[pytest.Item], *, whole: bool) -> None:
     if whole and unused(items):
         raise pytest.UsageError(f"tests/plan.py names no test with: {', '.join(unused(items))}")
     for item in items:
-        if name(item).startswith(ONE_LEG):
+        if name(item.nodeid).startswith(ONE_LEG):
             item.add_marker(pytest.mark.one_leg)
-        if name(item).startswith(SLOW):
+        if name(item.nodeid).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-        if group(item) is not None:
-            item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=place)
+    items.sort(key=lambda item: place(name(item.nodeid)))
 
 
 def unused(items: list[pytest.Item]) -> list[str]:
     """Entries of this file that no test's name begins with; of files that could be collected."""
-    names = [name(item) for item in items]
+    names = [name(item.nodeid) for item in items]
     files = {each.split("::")[0] for each in names}
     return [
         start
-        for start in dict.fromkeys((*ONE_LEG, *SLOW, *FIRST, *ALONE))
+        for start in dict.fromkeys((*ONE_LEG, *SLOW, *FIRST, *ALONE, *BY_PARAMETER))
         if not any(each.startswith(start) for each in names)
         and ("::" not in start or start.split("::")[0] in files)
         and not (FOLDER / start).exists()

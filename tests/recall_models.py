@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,8 @@ class Model:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 run = Path(scratch) / "run"
                 train_recall(self.config, run_dir=run, checkpoints=self.looked_at, progress=False)
-                run.rename(folder)
+                with suppress(OSError):  # another process was faster, with the same result
+                    run.rename(folder)
         return RecallRun.load(folder)
 
     def stored(self) -> RecallRun:
