@@ -455,7 +455,7 @@ def test_removals_alone_can_be_shown(shared, drinks_task, tmp_path):
     model = shared("bridge", "gpt2")
     result = tlt.sweep(model, drinks_task, cuts=[tlt.GlobalRemoval(1, "own_path")], progress=False)
     assert "GlobalRemoval" in tlt.write_report(result, tmp_path / "report.html").read_text()
-    assert "No controls were scored" in result._repr_html_()
+    assert "No cut has a control beside it" in result._repr_html_()
 
 
 def test_cuts_of_a_context_are_no_cuts_of_the_call(shared, drinks_task, tmp_path):

@@ -12,7 +12,7 @@ from children import in_a_child, kill
 
 import tl_truncate as tlt
 from tl_truncate.replay.layer import SiteReplay
-from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.folder import RunFolder, make_manifest
 
 OPTIONS = dict(keeps=[0.0, 0.1, 0.3, 0.5, 0.9], tokens_in_flight=32, prepend_bos=False, progress=False)
 
@@ -181,3 +181,22 @@ def test_what_a_crash_left_of_a_file_is_no_content(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.open({"kind": "test"}, resume=True)
     assert folder.manifest() == {"kind": "test"}
+
+
+def test_a_manifest_that_does_not_say_its_format_is_of_the_first(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open(make_manifest("test", steps=3), resume=False)
+    path = tmp_path / "run" / "manifest.json"
+    data = json.loads(path.read_text())
+    assert data.pop("format") == 1
+    path.write_text(json.dumps(data))
+    folder.open(make_manifest("test", steps=3), resume=True)
+    with pytest.raises(ValueError, match=r"differs in: steps \(3 in the folder, 4 now\)"):
+        folder.open(make_manifest("test", steps=4), resume=True)
+
+
+def test_a_later_format_is_not_gone_on_with(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open(make_manifest("test") | dict(format=2), resume=False)
+    with pytest.raises(ValueError, match="must be of format 1 or earlier, got 2"):
+        folder.open(make_manifest("test"), resume=True)

@@ -274,3 +274,18 @@ class TestParts:
             tlt.Parts(["a"], method="guess")
         with pytest.raises(ValueError, match="must have been asked for parts"):
             _ = tlt.dynamics(lambda step: toy, [0], drinks, progress=False).parts_frame
+
+
+def test_room_for_parts_is_asked_for_before_anything_is_scored(drinks, monkeypatch):
+    from tl_truncate.experiments.training import dynamics as module
+
+    def load(step):
+        return architectures.with_tokenizer(architectures.bridge("gpt2"))
+
+    def evaluate(*args, **options):
+        raise AssertionError("the parts' room must be asked for first")
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    parts = tlt.Parts(["Mary gave a drink to John"] * 3)
+    with pytest.raises(ValueError, match="max_memory must be at least"):
+        tlt.dynamics(load, [0], drinks, parts=parts, max_memory=33_600_000, progress=False)
