@@ -127,7 +127,7 @@ class Judge:
         """
         weight = next(iter(self.model.parameters()))
         nats = _ROUNDING.get(weight.dtype, _ROUNDING_HALF)
-        (uncut,) = {self._uncut[max(self._uncut)]}
+        uncut = self._uncut[max(self._uncut)]  # on the most prompts that were looked at
         size = {"logit_diff": 1.0, "accuracy": 0.0, "p_in_context": max(uncut)}[self.objective]
         return found.value > (0.0 if best is None else best.value) + nats * size
 
