@@ -61,7 +61,7 @@ lowest: .venv-lowest/ready  ## All tests on the lowest version of everything tha
 
 lowest-pins: .venv-uv/ready  ## Find these versions again, after a bound in pyproject.toml has changed
 	echo "$(TORCH)" > .venv-uv/torch.txt
-	.venv-uv/bin/uv pip compile -q --resolution lowest-direct --python-version 3.11 --override .venv-uv/torch.txt \
+	.venv-uv/bin/uv pip compile -q --upgrade --resolution lowest-direct --python-version 3.11 --override .venv-uv/torch.txt \
 	  --no-header --no-annotate --all-extras pyproject.toml -o .venv-uv/lowest.txt > /dev/null
 	{ echo "# The lowest versions that pyproject.toml allows, and what came with them; 'make lowest-pins' writes it."; \
 	  grep -vE '^(cuda|nvidia|triton)' .venv-uv/lowest.txt; } > constraints-lowest.txt
