@@ -23,12 +23,26 @@ ONE_LEG = (
     "toys/test_gradients.py",
     "toys/recall/test_bayes.py",
     "toys/recall/test_data.py",
+    "toys/recall/test_stored.py",
     "toys/nano/test_nano.py::test_the_grammar",
     "toys/nano/test_nano.py::test_the_vocabulary",
     "toys/nano/test_nano.py::test_training_tokens",
     "weights/test_cache.py",
     "weights/test_keep.py",
     "weights/test_spectrum.py::test_factors_of_any_matrix",
+    # What trained models have learnt, and what the demo model does: on either version the same weights give
+    # the same. That surgery is exact on them, and that the README runs, is tested on both.
+    "toys/recall/test_parts_of_recall",
+    "toys/recall/test_recall.py::TestTheSmallPreset",
+    "real/test_smollm2.py::test_without_layer",
+    "real/test_smollm2.py::test_the_largest_half",
+    "real/test_smollm2.py::test_at_layer_27",
+    "real/test_smollm2.py::test_the_model_knows",
+    "real/test_smollm2.py::test_the_documented_scores",
+    "real/test_smollm2.py::test_generated_tasks",
+    "real/test_smollm2.py::TestGlobalParts::test_held_out",
+    "real/test_smollm2.py::TestGlobalParts::test_the_layer_that",
+    "real/test_smollm2.py::TestGlobalParts::test_attribution",
     # Pictures and pages of results: a result is the same plain data on either version, and the tests of
     # what makes it run on both.
     "report/",
@@ -52,6 +66,7 @@ SLOW = (
     "test_tutorials.py::test_it_runs",
     "toys/recall/test_parts_of_recall",
     "toys/recall/test_recall.py::TestTheSmallPreset",
+    "toys/recall/test_stored.py::test_training",
 )
 
 #: Handed out first, the longest before the others, so that no worker is left with one at the end.

@@ -1,16 +1,15 @@
 """The recall models that tests share.
 
-The separable ones take minutes each, so they are kept in `data/recall/` and read from there. What is kept
-is an ordinary run folder of `train_recall`, with its manifest (configuration and versions) and its
-history, of which only the checkpoints that tests ask for are left, in half precision, as the
-nano-Pythia's are. `make recall-models` trains them again, `python tests/recall_models.py [NAME ...]` those
-whose names begin so.
+They take minutes each, so they are kept in `data/recall/` and read from there. What is kept is an ordinary
+run folder of `train_recall`, with its manifest (configuration and versions) and its history, of which only
+the checkpoints that tests ask for are left, in half precision, as the nano-Pythia's are. `make
+recall-models` trains them again, `python tests/recall_models.py [NAME ...]` those whose names begin so.
 
-The small ones are trained in every run, and both legs of a run share them.
+Training is tested all the same: tutorial 05 trains the first of the small ones from scratch and asserts
+what it learns, and of a separable one the tests take the first steps, which must lead to what is kept.
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -23,13 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tl_truncate.toys import RecallConfig, RecallRun, train_recall
+from tl_truncate.toys.recall import train
+from tl_truncate.toys.recall.train import recall_loss
 
 FOLDER = Path(__file__).parent / "data" / "recall"
 SEEDS = (0, 1, 2)
-#: For fixtures: whether a model is trained from scratch, and its seed. All seeds are stored ...
-STORED = [pytest.param((False, seed), id=str(seed)) for seed in SEEDS]
-#: ... and where a model is trained all the same, so that the training is tested too, one leg does it.
-TRAINED = pytest.param((True, 0), marks=[pytest.mark.one_leg, pytest.mark.slow], id="0-from-scratch")
 
 
 @dataclass(frozen=True)
@@ -46,18 +43,6 @@ class Model:
     looked_at: tuple[int, ...] | None = None
     kept: tuple[int, ...] = ()
 
-    def trained(self) -> RecallRun:
-        """From scratch, once a run."""
-        folder = Path(os.environ["TL_TRUNCATE_TESTS_CACHE"]) / "recall" / self.config.hash
-        if not folder.exists():
-            folder.parent.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                run = Path(scratch) / "run"
-                train_recall(self.config, run_dir=run, checkpoints=self.looked_at, progress=False)
-                with suppress(OSError):  # another process was faster, with the same result
-                    run.rename(folder)
-        return RecallRun.load(folder)
-
     def stored(self) -> RecallRun:
         """What is kept.
 
@@ -73,9 +58,21 @@ class Model:
             "configuration has changed since. Run `make recall-models`."
         )
 
-    def run(self, from_scratch: bool) -> RecallRun:
-        """One or the other."""
-        return self.trained() if from_scratch else self.stored()
+    def begun(self, steps: int, folder: Path) -> RecallRun:
+        """Its first steps, from scratch: the training is stopped there."""
+        taken = 0
+
+        def loss(*given):
+            nonlocal taken
+            if taken == steps:
+                raise Enough
+            taken += 1
+            return recall_loss(*given)
+
+        with pytest.MonkeyPatch.context() as patch, suppress(Enough):
+            patch.setattr(train, "recall_loss", loss)
+            train_recall(self.config, run_dir=folder, checkpoints=(steps,), progress=False)
+        return RecallRun.load(folder)
 
     def keep(self, to: Path) -> None:
         """Trains, and replaces a folder by what is kept of it."""
@@ -92,6 +89,10 @@ class Model:
             shutil.copytree(folder, to)
 
 
+class Enough(Exception):
+    """As many steps as were asked for."""
+
+
 def separable(loss: str, seed: int) -> Model:
     """Whose second MLP does half of the recall."""
     config = RecallConfig.separable(loss, seed=seed)
@@ -101,14 +102,15 @@ def separable(loss: str, seed: int) -> Model:
 
 def small(seed: int) -> Model:
     """The small preset, with its whole history."""
-    return Model(RecallConfig.small(seed=seed))
+    return Model(RecallConfig.small(seed=seed), kept=(0, 32, 64, 400))
 
 
 def models() -> dict[str, Model]:
     """Those that are kept, by the names of their folders."""
-    return {
+    own = {
         f"{loss}-{seed}": separable(loss, seed) for loss in ("triggers", "everywhere") for seed in SEEDS
     }
+    return own | {f"small-{seed}": small(seed) for seed in SEEDS}
 
 
 def main() -> int:

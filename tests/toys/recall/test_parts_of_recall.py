@@ -9,10 +9,9 @@ import tl_truncate as tlt
 from tl_truncate import plots
 
 
-@pytest.fixture(scope="module", params=[recall_models.TRAINED, *recall_models.STORED])
+@pytest.fixture(scope="module", params=recall_models.SEEDS)
 def own(request) -> Separated:
-    from_scratch, seed = request.param
-    return Separated(recall_models.separable("triggers", seed).run(from_scratch))
+    return Separated(recall_models.separable("triggers", request.param).stored())
 
 
 class TestLossOnTriggers:

@@ -6,10 +6,9 @@ import recall_models
 from recall_laws import Separated
 
 
-@pytest.fixture(scope="module", params=recall_models.STORED)
+@pytest.fixture(scope="module", params=recall_models.SEEDS)
 def own(request) -> Separated:
-    from_scratch, seed = request.param
-    return Separated(recall_models.separable("everywhere", seed).run(from_scratch))
+    return Separated(recall_models.separable("everywhere", request.param).stored())
 
 
 class TestLossEverywhere:
