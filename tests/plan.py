@@ -31,9 +31,11 @@ ONE_LEG = (
     "weights/test_keep.py",
     "weights/test_spectrum.py::test_factors_of_any_matrix",
     # What trained models have learnt, and what the demo model does: on either version the same weights give
-    # the same. That surgery is exact on them, and that the README runs, is tested on both.
+    # the same. That surgery is exact on them is tested on both.
     "toys/recall/test_parts_of_recall",
     "toys/recall/test_recall.py::TestTheSmallPreset",
+    "real/test_smollm2.py::test_the_readmes",
+    "real/test_smollm2.py::test_the_page",
     "real/test_smollm2.py::test_without_layer",
     "real/test_smollm2.py::test_the_largest_half",
     "real/test_smollm2.py::test_at_layer_27",

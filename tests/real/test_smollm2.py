@@ -233,10 +233,11 @@ class TestGlobalParts:
         split = split_task(tlt.tasks.ioi(n=80, seed=0), test_fraction=0.5, seed=0)
         return split.validation, split.test
 
-    def test_the_parts_are_the_output(self, smollm, means, prompts):
+    def test_the_parts_are_the_output(self, smollm, prompts):
+        few = tlt.TokenMeans.fit(smollm, list(tlt.manual_texts(500)), layers=[22], progress=False)
         _, cache = smollm.run_with_cache(prompts[0])
         for method in ("token_mean", "own_path", "context_ablation", "spectral"):
-            own = means if method == "token_mean" else None
+            own = few if method == "token_mean" else None
             parts = tlt.decompose_mlp(smollm, prompts[0], 22, method, means=own)
             expected = cache["blocks.22.hook_mlp_out"]
             gap = (parts.global_ + parts.in_context - expected).norm() / expected.norm()
