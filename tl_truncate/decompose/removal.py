@@ -175,6 +175,11 @@ class _PartEdit(Edit):
         """Never."""
         return False
 
+    @property
+    def is_of_weight(self) -> bool:
+        """Never: the part depends on the tokens."""
+        return False
+
     def watch(self) -> Iterator[RemovableHandle]:
         """The reader's hooks."""
         return self.source.reader.watch()

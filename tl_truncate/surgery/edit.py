@@ -29,6 +29,18 @@ class Edit(ABC):
     def is_identity(self) -> bool:
         """Whether nothing is removed."""
 
+    @property
+    def is_of_weight(self) -> bool:
+        """Whether it is one change of the weight, the same for every row and every token."""
+        return True
+
+    def of_weight(
+        self, weight: Float[Tensor, "n_in n_out"], strength: float
+    ) -> Float[Tensor, "n_in n_out"]:
+        """The edited weight, `W - strength * R`: what the edit makes of the outputs of unit inputs."""
+        units = torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device)
+        return self.apply(weight, None, units if self.needs_input else None, strength)
+
     def watch(self) -> Iterator[RemovableHandle]:
         """Hooks that the edit needs elsewhere in the model; none by default."""
         return iter(())

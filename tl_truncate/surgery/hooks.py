@@ -3,6 +3,8 @@
 The context does not use the library's hook lists. It puts a torch pre-hook on the hook point's
 module, so that the cut value is what enters the point: every hook there, whenever it was added and
 wherever in the list, sees it; `reset_hooks` and `.to()` leave it alone; and the user's hooks stay.
+Where the output alone does not say what the cut weight would have written (one head of W_O, an input for
+each head), the weight reads as cut instead.
 """
 
 import weakref
@@ -10,19 +12,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tl_truncate.surgery.compiled import uncompiled
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.surgeon import CutNotApplied, Surgeon
-from tl_truncate.weights.locate import locate, n_layers
+from tl_truncate.surgery.watch import Watch
+from tl_truncate.weights.locate import locate
 from tl_truncate.weights.processing import warn_if_processed
+from tl_truncate.weights.reading import as_stored, read_as, refuse_copy
 from tl_truncate.weights.site import Site
 
 Model = TypeVar("Model")
 HookFunction = Callable[..., Tensor | None]
 
 _active: "weakref.WeakKeyDictionary[nn.Module, list[Surgeon]]" = weakref.WeakKeyDictionary()
+_by_hooks: "weakref.WeakKeyDictionary[nn.Module, list[Surgeon]]" = weakref.WeakKeyDictionary()
 
 
 def active_cuts(model: Any) -> tuple[SiteCut, ...]:
@@ -33,14 +40,14 @@ def active_cuts(model: Any) -> tuple[SiteCut, ...]:
 def _surgeons(model: Any, cuts: Sequence[SiteCut]) -> list[Surgeon]:
     """Everything that can fail, before the first hook is placed."""
     linears = [locate(model, cut.site) for cut in cuts]
-    active = list(_active.get(model, ()))
-    require_no_overlap([*(surgeon.linear.site for surgeon in active), *(cut.site for cut in cuts)])
+    active = _active.get(model, ())
+    require_no_overlap([*(surgeon.cut.site for surgeon in active), *(cut.site for cut in cuts)])
     if cuts:
         warn_if_processed(model)
-    made: list[Surgeon] = []
-    for cut, linear in zip(cuts, linears, strict=True):
-        made.append(Surgeon(cut, linear, cut.edit(model), earlier=[*active, *made]))
-    return made
+    # Of the weights as they are stored, whatever is at work: two calls are one call with two cuts.
+    with as_stored(), torch.inference_mode(False):
+        pairs = zip(cuts, linears, strict=True)
+        return [Surgeon(cut, linear, cut.edit(model)) for cut, linear in pairs]
 
 
 def require_no_overlap(sites: Sequence[Site]) -> None:
@@ -92,12 +99,13 @@ def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tupl
             "tlt.truncated(model, cut), or tlt.global_removal_hooks(model, tokens, ...)."
         )
     for surgeon in _surgeons(model, Cuts(cuts)):
-        if surgeon.needs_input and surgeon.linear.input is not None:
-            hooks.append((surgeon.linear.input.name, _as_hook(surgeon.see_input)))
-        for point, action in surgeon.points():
-            at_result = point is surgeon.linear.result
-            if at_result == surgeon.linear.uses_result():
-                hooks.append((point.name, _as_hook(action)))
+        linear = surgeon.linear
+        if linear.input is not None and (surgeon.needs_input or linear.result is not None):
+            hooks.append((linear.input.name, _input_hook(surgeon)))
+        if linear.result is not None and linear.uses_result():
+            hooks.append((linear.result.name, _as_hook(surgeon.at_result)))
+        else:
+            hooks.append((linear.output.name, _as_hook(surgeon.at_output)))
     return hooks
 
 
@@ -108,70 +116,164 @@ def _as_hook(action: Callable[[Tensor], Tensor | None]) -> HookFunction:
     return hook_function
 
 
+def _input_hook(surgeon: Surgeon) -> HookFunction:
+    """The input, where it is needed; and the point that every pass reaches, wherever the cut is made."""
+    linear, by_result = surgeon.linear, surgeon.linear.uses_result()
+
+    def hook_function(value: Tensor, hook: Any = None) -> None:
+        if linear.uses_result() != by_result:
+            raise CutNotApplied(
+                f"The hooks of a cut of {linear.site} must be made after use_attn_result is switched, "
+                f"but it was {'on' if by_result else 'off'} when they were made. Call "
+                "tlt.truncation_hooks again."
+            )
+        if surgeon.needs_input:
+            _require_no_backward_hooks(surgeon)
+            surgeon.see_input(value)
+
+    return hook_function
+
+
+def _require_no_backward_hooks(surgeon: Surgeon) -> None:
+    point = surgeon.linear.input
+    if point is not None and (point.module._backward_hooks or point.module._backward_pre_hooks):
+        raise CutNotApplied(
+            f"Backward hooks at {point.name} must see all of its gradient, but plain hooks of a cut of "
+            f"{surgeon.linear.site} lead a part of it past them. Use tlt.truncated(model, cut)."
+        )
+
+
 @contextmanager
-def truncated(model: Model, *cuts: SiteCut | Sequence[SiteCut]) -> Iterator[Model]:
-    """Runs the model as if its weights were cut; no weight is touched.
+def truncated(
+    model: Model, *cuts: SiteCut | Sequence[SiteCut], weights: bool = False
+) -> Iterator[Model]:
+    """Runs the model as if its weights were cut; no stored weight is touched.
 
     Any hook, cache, patch, generation step or gradient inside sees what it would see had the weights
     been edited in place. Contexts nest; cuts are made in the order in which they are entered. A cut
     follows the weights as they were on entering: train outside.
 
+    With `weights=True` whoever *reads* a weight sees the cut one too: attributes such as
+    `model.blocks[3].attn.W_O`, properties such as `model.W_V` and `model.OV`, and analyses that go
+    through them, such as `cache.stack_head_results`. Each cut matrix is computed once, on entering, and
+    takes its memory. Parameters and state dicts are what is stored. Without it, such readers see the
+    uncut weight (that of a cut head of W_O aside, which is cut in this way always).
+
+    The gradient of a cut weight is that of `W -> W - strength * R` with the removed directions held
+    fixed, `dL/dW = dL/dW_cut (1 - strength * R)`; every other parameter's is that of the edited model.
+
     Args:
         model: a HookedTransformer or TransformerBridge.
         cuts: any number of cuts, or lists of them.
+        weights: whether those who read the weights see them cut.
 
     Yields:
         The model.
 
     Raises:
-        ValueError: if a cut addresses nothing in this model, before anything runs.
+        ValueError: if a cut addresses nothing in this model, or if with `weights` a cut depends on the
+            tokens, before anything runs.
         TypeError: if something is not a cut, or the model not a TransformerLens model.
-        CutNotApplied: on leaving, if a whole forward pass did not reach a cut's hook point.
+        CutNotApplied: if a pass through a cut's block does not reach its hook point, on leaving; at
+            once if a state of the model has changed in which the cut cannot be made.
 
     Examples:
         >>> with tlt.truncated(model, tlt.Ablated("blocks.0.mlp.W_out")):
         ...     _, cache = model.run_with_cache(tokens)
         >>> bool((cache["blocks.0.hook_mlp_out"] == model.blocks[0].mlp.b_out).all())
         True
+        >>> with tlt.truncated(model, tlt.Ablated("blocks.0.attn.W_O"), weights=True):
+        ...     bool((model.W_O[0] == 0).all())
+        True
     """
     surgeons = _surgeons(model, Cuts(*cuts))
-    watch = _Watch(surgeons)
+    by_weight = [surgeon for surgeon in surgeons if weights or surgeon.must_be_read]
+    _require_weights(model, by_weight, surgeons)
+    by_hooks = [surgeon for surgeon in surgeons if surgeon not in by_weight]
+    watch = Watch(by_hooks)
     with ExitStack() as stack:
-        _activate(stack, model, surgeons)
-        for surgeon in surgeons:
-            for handle in surgeon.watch():
-                _place(stack, handle)
-            if surgeon.needs_input and surgeon.linear.input is not None:
-                _place(stack, _Observer(surgeon.linear.input.module, surgeon.see_input))
-            for point, action in surgeon.points():
-                _place(stack, intercept(point.module, action))
         if surgeons:
-            for handle in watch.follow(model):
-                _place(stack, handle)
+            stack.enter_context(uncompiled())
+        _activate(stack, model, surgeons, by_hooks)
+        for surgeon in by_weight:
+            stored = surgeon.linear.stored
+            stack.callback(read_as(stored.module, stored.name, surgeon.change(once=weights)))
+        for surgeon in by_hooks:
+            for handle in (*surgeon.watch(), *_handles(surgeon)):
+                stack.callback(handle.remove)
+        for handle in watch.follow(model):
+            stack.callback(handle.remove)
         yield model
     watch.check()
 
 
-def _place(stack: ExitStack, handle: "RemovableHandle | _Observer") -> None:
-    stack.callback(handle.remove)
+def _require_weights(model: Any, by_weight: Sequence[Surgeon], entered: Sequence[Surgeon]) -> None:
+    """Refuses what no cut weight stands for, and cuts that would be made in another order."""
+    for surgeon in by_weight:
+        if not surgeon.edit.is_of_weight:
+            raise ValueError(
+                "With weights=True a cut must be a change of the weight alone, but this one depends on "
+                f"the tokens: {surgeon.cut!r}. Leave weights=True away."
+            )
+        before = [*_by_hooks.get(model, ()), *entered[: entered.index(surgeon)]]
+        if any(each.cut.site == surgeon.cut.site and each not in by_weight for each in before):
+            raise ValueError(
+                f"Cuts of {surgeon.cut.site} must be made in the order in which they are entered, but "
+                f"{surgeon.cut!r} is made in the weight, and one entered before it at the output. Enter "
+                "both with weights=True, or this one first."
+            )
 
 
-def _activate(stack: ExitStack, model: Any, surgeons: Sequence[Surgeon]) -> None:
-    """Notes who is at work, so that a nested context can follow earlier cuts and refuse an overlap."""
-    at_work = _active.setdefault(model, [])
-    for surgeon in surgeons:
-        at_work.append(surgeon)
-        stack.callback(at_work.remove, surgeon)
+def _activate(
+    stack: ExitStack, model: Any, surgeons: Sequence[Surgeon], by_hooks: Sequence[Surgeon]
+) -> None:
+    """Notes who is at work, so that a nested context can refuse an overlap."""
+    for registry, own in ((_active, surgeons), (_by_hooks, by_hooks)):
+        at_work = registry.setdefault(model, [])
+        for surgeon in own:
+            at_work.append(surgeon)
+            stack.callback(at_work.remove, surgeon)
+
+
+def _handles(surgeon: Surgeon) -> "Iterator[RemovableHandle | _Observer]":
+    """A cut's hooks."""
+    linear = surgeon.linear
+    if surgeon.needs_input and linear.input is not None:
+        yield _Observer(linear.input.module, surgeon.see_input)
+    for point, action in surgeon.points():
+        if point is linear.output and linear.returns is not None:
+            yield linear.returns.register_forward_hook(_Changed(action))
+        else:
+            yield intercept(point.module, action)
 
 
 def intercept(module: nn.Module, action: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
     """Changes the value on its way into a hook point, ahead of every hook there."""
+    return module.register_forward_pre_hook(_Entering(action))
 
-    def pre_hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        changed = action(args[0])
+
+class _Uncopied:
+    """A hook that is not copied with its model: the copy would stay cut for ever."""
+
+    __copy__ = __deepcopy__ = __reduce_ex__ = refuse_copy
+
+    def __init__(self, action: Callable[[Tensor], Tensor | None]) -> None:
+        self._action = action
+
+
+class _Entering(_Uncopied):
+    """Changes what enters a module."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        changed = self._action(args[0])
         return None if changed is None else (changed, *args[1:])
 
-    return module.register_forward_pre_hook(pre_hook)
+
+class _Changed(_Uncopied):
+    """Changes what leaves a module."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return self._action(output)
 
 
 class _Observer:
@@ -202,42 +304,3 @@ class _Observer:
     def remove(self) -> None:
         self._forget()
         self._entry.remove()
-
-
-class _Watch:
-    """Sees whether each pass through the whole model reached every cut."""
-
-    def __init__(self, surgeons: Sequence[Surgeon]) -> None:
-        self._surgeons = surgeons
-        self._before: list[int] | None = None
-        self._missed: set[str] = set()
-
-    def follow(self, model: Any) -> Iterator[RemovableHandle]:
-        first, last = model.blocks[0], model.blocks[n_layers(model) - 1]
-        entry = first.hook_in if hasattr(first, "hook_in") else first.hook_resid_pre
-        exit_ = last.hook_out if hasattr(last, "hook_in") else last.hook_resid_post
-        yield _observe_entry(entry, self._enter)
-        yield _observe_entry(exit_, self._leave)
-
-    def _enter(self) -> None:
-        self._before = [surgeon.fired for surgeon in self._surgeons]
-
-    def _leave(self) -> None:
-        if self._before is None:  # the pass began above the first block
-            return
-        for surgeon, before in zip(self._surgeons, self._before, strict=True):
-            if surgeon.fired == before:
-                self._missed.add(f"{surgeon.cut!r} at {surgeon.linear.output.name}")
-        self._before = None
-
-    def check(self) -> None:
-        if self._missed:
-            raise CutNotApplied(
-                "A whole forward pass must reach every cut, but this one did not reach "
-                f"{'; '.join(sorted(self._missed))}. The results of that pass are those of the uncut "
-                "weight. Is the hook point switched off or replaced in this model?"
-            )
-
-
-def _observe_entry(module: nn.Module, action: Callable[[], None]) -> RemovableHandle:
-    return module.register_forward_pre_hook(lambda module, args: action())

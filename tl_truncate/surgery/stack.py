@@ -40,6 +40,11 @@ class Stacked(Edit):
         """Whether all edits are."""
         return all(edit.is_identity for edit in self.edits)
 
+    @property
+    def is_of_weight(self) -> bool:
+        """Never: each part of the batch has a weight of its own."""
+        return False
+
     def moved(self, device: torch.device, dtype: torch.dtype) -> "Stacked":
         """The same edits elsewhere."""
         return Stacked(tuple(edit.moved(device, dtype) for edit in self.edits), self.strengths)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tl_truncate.weights.linear import Linear, Point, make_linear
 from tl_truncate.weights.site import Matrix, Site
+from tl_truncate.weights.stored import plain
 
 _PARTS: dict[Matrix, str] = {
     "W_Q": "q",
@@ -44,19 +45,25 @@ def locate_in_bridge(model: Any, block: Any, site: Site) -> Linear:
     name = f"{prefix}.{_PARTS[site.matrix]}"
     result = getattr(part, "hook_result", None) if site.matrix == "W_O" else None
 
-    def whole_weight() -> Tensor:
-        stored: Tensor = wrapper.original_component.weight
-        return stored.T if transposed else stored
-
+    stored = plain(wrapper.original_component, "weight", transposed=transposed)
     return make_linear(
         site,
-        whole_weight=whole_weight,
+        stored=stored,
         whole_bias=lambda: getattr(wrapper.original_component, "bias", None),
         output=Point(f"{name}.hook_out", wrapper.hook_out),
         input=Point(f"{name}.hook_in", wrapper.hook_in),
         result=None if result is None else Point(f"{prefix}.hook_result", result),
-        n_heads=_heads(model, whole_weight(), site),
+        returns=None,
+        n_heads=_heads(model, stored.matrix(), site),
         uses_result=lambda: result is not None and bool(getattr(model.cfg, "use_attn_result", 0)),
+        comes_whole=lambda: not (site.mixes_heads and has_inputs_by_head(model)),
+    )
+
+
+def has_inputs_by_head(model: Any) -> bool:
+    """Whether each head reads an input of its own, as for path patching."""
+    return bool(
+        getattr(model.cfg, "use_split_qkv_input", False) or getattr(model.cfg, "use_attn_in", False)
     )
 
 

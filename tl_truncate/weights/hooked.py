@@ -4,8 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tl_truncate.weights.bridge import has_inputs_by_head
 from tl_truncate.weights.linear import Linear, Point, make_linear
 from tl_truncate.weights.site import Matrix, Site
+from tl_truncate.weights.stored import by_head, plain
 
 # Output and input hook point of each matrix, relative to the block.
 _POINTS: dict[Matrix, tuple[str, str | None]] = {
@@ -36,13 +38,10 @@ def locate_in_hooked(model: Any, block: Any, site: Site) -> Linear:
     if site.matrix == "W_in" and gated:
         output = "mlp.hook_pre_linear"
 
-    def whole_weight() -> Tensor:
-        stored: Tensor = getattr(part, weight_name)
-        if site.matrix == "W_O":
-            return stored.reshape(-1, stored.shape[-1])
-        if site.is_attention:  # [head, d_model, d_head]
-            return stored.permute(1, 0, 2).reshape(stored.shape[1], -1)
-        return stored
+    if site.is_attention:
+        stored = by_head(part, weight_name, reads_heads=site.matrix == "W_O")
+    else:
+        stored = plain(part, weight_name, transposed=False)
 
     def whole_bias() -> Tensor | None:
         stored = None if bias_name is None else getattr(part, bias_name, None)
@@ -53,14 +52,26 @@ def locate_in_hooked(model: Any, block: Any, site: Site) -> Linear:
 
     return make_linear(
         site,
-        whole_weight=whole_weight,
+        stored=stored,
         whole_bias=whole_bias,
         output=point(output),
         input=None if input_ is None else point(input_),
         result=point("attn.hook_result") if site.matrix == "W_O" else None,
+        # The block has the hook point, and the part may be called without it.
+        returns=part if site.matrix in ("W_O", "W_out") else None,
         n_heads=int(getattr(part, weight_name).shape[0]) if site.is_attention else 1,
         uses_result=lambda: site.matrix == "W_O" and bool(model.cfg.use_attn_result),
+        comes_whole=lambda: (
+            not ((site.mixes_heads and has_inputs_by_head(model)) or _repeats_heads(model, site))
+        ),
     )
+
+
+def _repeats_heads(model: Any, site: Site) -> bool:
+    """Whether a key or value head comes once for each of its queries."""
+    grouped = getattr(model.cfg, "n_key_value_heads", None) is not None
+    ungrouped = bool(getattr(model.cfg, "ungroup_grouped_query_attention", False))
+    return grouped and ungrouped and site.matrix in ("W_K", "W_V")
 
 
 def _parameters(part: nn.Module, site: Site, gated: bool) -> tuple[str, str | None]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_truncate.weights.site import Site
+from tl_truncate.weights.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,47 @@ class Linear:
     """One site of one model.
 
     `shape` is `(n_in, n_out)`, `weight()` `[n_in, n_out]` and `bias()` `[n_out]` or None, all of the
-    site alone: sliced to the head where the site names one. W_O's bias belongs to no head.
+    site alone: sliced to the head where the site names one. W_O's bias belongs to no head. `live_bias()`
+    has a gradient.
 
-    `output` and `input` are the hook points at y and x (HookedTransformer has none at some inputs);
-    `result` is that of W_O's per-head outputs, which `uses_result()` says are computed.
+    `output` and `input` are the hook points at y and x (HookedTransformer has none at some inputs),
+    `returns` the module that returns y, where that is not the hook point alone; `result` is the hook
+    point of W_O's per-head outputs, which `uses_result()` says are computed. `comes_whole()` says
+    whether y is there as one `x W + b` of the model's own heads, so that a projection of it is exact:
+    with an input for each head (path patching), or key and value heads repeated, it is not.
     """
 
     site: Site
     shape: tuple[int, int]
+    stored: Stored
     weight: Callable[[], Float[Tensor, "n_in n_out"]]
-    bias: Callable[[], Float[Tensor, " n_out"] | None]
+    live_bias: Callable[[], Float[Tensor, " n_out"] | None]
     output: Point
     input: Point | None
     result: Point | None
+    returns: nn.Module | None
     n_heads: int
     uses_result: Callable[[], bool]
+    comes_whole: Callable[[], bool]
+
+    def bias(self) -> Float[Tensor, " n_out"] | None:
+        """The bias that is added at y, without its gradient."""
+        found = self.live_bias()
+        return None if found is None else found.detach()
+
+    @property
+    def part(self) -> tuple[slice, slice]:
+        """The rows and columns of the matrix of all heads that are the site's."""
+        every = slice(None)
+        if self.site.head is None:
+            return every, every
+        own = slice(self.site.head * self.d_head, (self.site.head + 1) * self.d_head)
+        return (own, every) if self.site.matrix == "W_O" else (every, own)
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head; of an MLP matrix nothing."""
+        return self.shape[0] if self.site.matrix == "W_O" else self.shape[1]
 
     @property
     def writes_one_head(self) -> bool:
@@ -52,13 +79,15 @@ class Linear:
 def make_linear(
     site: Site,
     *,
-    whole_weight: Callable[[], Tensor],
+    stored: Stored,
     whole_bias: Callable[[], Tensor | None],
     output: Point,
     input: Point | None,
     result: Point | None,
+    returns: nn.Module | None,
     n_heads: int,
     uses_result: Callable[[], bool],
+    comes_whole: Callable[[], bool],
 ) -> Linear:
     """A site's linear from the whole matrix, `[n_in, n_out]` with all heads, and the whole bias.
 
@@ -73,32 +102,35 @@ def make_linear(
         )
 
     def weight() -> Tensor:
-        whole = whole_weight().detach()
+        whole = stored.matrix().detach()
         if site.head is None:
             return whole
         if site.matrix == "W_O":
             return whole[head_slice(site, whole.shape[0], n_heads)]
         return whole[:, head_slice(site, whole.shape[1], n_heads)]
 
-    def bias() -> Tensor | None:
+    def live_bias() -> Tensor | None:
         whole = whole_bias()
         if whole is None or site.head is None:
-            return None if whole is None else whole.detach()
+            return whole
         if site.matrix == "W_O":
             return None
-        return whole.detach()[head_slice(site, whole.shape[0], n_heads)]
+        return whole[head_slice(site, whole.shape[0], n_heads)]
 
     n_in, n_out = _checked(site, weight()).shape
     return Linear(
         site=site,
         shape=(n_in, n_out),
+        stored=stored,
         weight=weight,
-        bias=bias,
+        live_bias=live_bias,
         output=output,
         input=input,
         result=result,
+        returns=returns,
         n_heads=n_heads,
         uses_result=uses_result,
+        comes_whole=comes_whole,
     )
 
 

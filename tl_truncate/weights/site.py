@@ -61,6 +61,11 @@ class Site:
         """Whether the matrix belongs to the attention of its block."""
         return self.matrix in ATTENTION_MATRICES
 
+    @property
+    def mixes_heads(self) -> bool:
+        """Whether the matrix writes the queries, keys or values of all heads jointly."""
+        return self.matrix in ("W_Q", "W_K", "W_V") and self.head is None
+
     @classmethod
     def parse(cls, text: "str | Site") -> "Site":
         """Reads a site from its name, such as `blocks.3.mlp.W_in` or `blocks.3.attn.W_O.5`.

@@ -1,0 +1,77 @@
+"""Whether a pass through a cut's block made the cut."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from tl_truncate.surgery.surgeon import CutNotApplied, Surgeon
+from tl_truncate.weights.reading import refuse_copy
+
+
+class _Before(threading.local):
+    """How often each cut of a block had been made when a thread entered the block."""
+
+    def __init__(self) -> None:
+        self.fired: list[list[int]] = []
+
+
+class _BlockWatch:
+    """Of one block; a pass that begins above it or stops below it never calls it."""
+
+    __copy__ = __deepcopy__ = __reduce_ex__ = refuse_copy
+
+    def __init__(self, surgeons: Sequence[Surgeon]) -> None:
+        self.missed: list[Surgeon] = []
+        self._surgeons = surgeons
+        self._before = _Before()
+
+    def place(self, block: nn.Module) -> Iterator[RemovableHandle]:
+        yield block.register_forward_pre_hook(self._enter)
+        yield block.register_forward_hook(self._leave)
+
+    def _enter(self, block: nn.Module, args: Any) -> None:
+        # What an exception left behind half way is of no use any more.
+        self._before.fired[:] = [[surgeon.fired for surgeon in self._surgeons]]
+
+    def _leave(self, block: nn.Module, args: Any, output: Any) -> None:
+        for surgeon, before in zip(self._surgeons, self._before.fired.pop(), strict=True):
+            if surgeon.fired == before and surgeon not in self.missed:
+                self.missed.append(surgeon)
+
+
+class Watch:
+    """Sees whether each pass through the blocks of some cuts reached them.
+
+    Args:
+        surgeons: at work through hooks.
+    """
+
+    def __init__(self, surgeons: Sequence[Surgeon]) -> None:
+        layers = sorted({surgeon.cut.site.layer for surgeon in surgeons})
+        self._blocks = {
+            layer: _BlockWatch([each for each in surgeons if each.cut.site.layer == layer])
+            for layer in layers
+        }
+
+    def follow(self, model: Any) -> Iterator[RemovableHandle]:
+        """Places the hooks."""
+        for layer, watch in self._blocks.items():
+            yield from watch.place(model.blocks[layer])
+
+    def check(self) -> None:
+        """Raises what was seen.
+
+        Raises:
+            CutNotApplied: if a block ran without one of its cuts.
+        """
+        missed = [surgeon for watch in self._blocks.values() for surgeon in watch.missed]
+        if missed:
+            told = "; ".join(f"{each.cut!r} at {each.linear.output.name}" for each in missed)
+            raise CutNotApplied(
+                f"A pass through a block must reach every cut in it, but one did not reach {told}. The "
+                "results of that pass are those of the uncut weight. Is the hook point switched off or "
+                "replaced in this model?"
+            )
