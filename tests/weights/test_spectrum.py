@@ -133,3 +133,18 @@ def test_reading_a_spectrum_leaves_no_trace(shared):
     state = torch.get_rng_state()
     tlt.spectrum(model, "blocks.1.mlp.W_in")
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_spectrum_is_ones_own(toy):
+    """Writing into it changes no later cut, and no later spectrum."""
+    site = "blocks.1.mlp.W_out"
+    before = tlt.spectrum(toy, site)
+    edit = tlt.Cut(site, 5).edit(toy)
+    wanted = [each.clone() for each in (before.U, before.S, before.V, edit.basis)]
+    for tensor in (before.U, before.S, before.V):
+        tensor.zero_()
+    after = tlt.spectrum(toy, site)
+    for value, own in zip(
+        wanted, (after.U, after.S, after.V, tlt.Cut(site, 5).edit(toy).basis), strict=True
+    ):
+        assert torch.equal(value, own)

@@ -15,7 +15,7 @@ from tl_truncate.surgery.edit import Edit, Projection
 from tl_truncate.weights.keep import Without
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import spectrum
+from tl_truncate.weights.spectrum import shared_spectrum
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,7 +130,7 @@ def component_shares(
             f"The means of {place} must have second moments for shares, got means fitted with "
             "shares=False. Fit them again."
         )
-    spec = spectrum(model, place)
+    spec = shared_spectrum(model, place)
     if sums.squares.width != spec.max_rank:
         raise ValueError(
             f"The means must be of this model, whose {place} has {spec.max_rank} components, got "

@@ -17,7 +17,7 @@ from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import spectrum
+from tl_truncate.weights.spectrum import shared_spectrum
 
 Terms = dict[str, Tensor]
 #: The terms that make up the global part, by method.
@@ -141,7 +141,7 @@ class Split:
 
     def _spectral(self, model: Any, layer: int, output: Tensor) -> Terms:
         site = Site(layer, "W_out")
-        spec, bias = spectrum(model, site), locate(model, site).bias()
+        spec, bias = shared_spectrum(model, site), locate(model, site).bias()
         assert isinstance(self.keep, Keep)
         basis = spec.V[:, kept_components(spec, self.keep, site)].to(output.device, output.dtype)
         offset = torch.zeros_like(output) if bias is None else bias.to(output).expand_as(output)

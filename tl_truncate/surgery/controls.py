@@ -19,7 +19,7 @@ from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import Spectrum, spectrum
+from tl_truncate.weights.spectrum import Spectrum, shared_spectrum
 
 Control = TypeVar("Control", bound=SiteCut)
 
@@ -39,7 +39,7 @@ class _SeededControl(SiteCut):
     def edit(self, model: Any) -> Edit:
         """The drawn projection; with nothing or everything kept there is nothing to draw."""
         trivial = trivial_projection(locate(model, self.site), self.keep)
-        return self._draw(spectrum(model, self.site)) if trivial is None else trivial
+        return self._draw(shared_spectrum(model, self.site)) if trivial is None else trivial
 
     @abstractmethod
     def _draw(self, spec: Spectrum) -> Edit:

@@ -17,7 +17,7 @@ from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
 from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import SingularValues, spectrum
+from tl_truncate.weights.spectrum import SingularValues, shared_spectrum
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class SiteCut(ABC):
         count: int | None = keep.count(max_rank)
         if count is not None:
             return count
-        return len(kept_components(spectrum(model, self.site), keep, self.site))
+        return len(kept_components(shared_spectrum(model, self.site), keep, self.site))
 
     def to_json(self) -> dict[str, Any]:
         """The cut as plain data; `SiteCut.from_json` is the inverse.
@@ -176,7 +176,7 @@ class Cut(SiteCut):
         trivial = trivial_projection(linear, self.keep)
         if trivial is not None:
             return trivial
-        spec = spectrum(model, self.site)
+        spec = shared_spectrum(model, self.site)
         return project_components(spec.V, kept_components(spec, self.keep, self.site))
 
 

@@ -12,7 +12,7 @@ from tl_truncate.surgery.cut import Cut, SiteCut, kept_components, trivial_proje
 from tl_truncate.surgery.edit import Edit, Projection, smaller_side
 from tl_truncate.weights.keep import LaserCompat
 from tl_truncate.weights.locate import locate
-from tl_truncate.weights.spectrum import spectrum
+from tl_truncate.weights.spectrum import shared_spectrum
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def stack(model: Any, cuts: Sequence[SiteCut]) -> Stacked:
     trivial = [trivial_projection(linear, cut.keep) for cut in plain]
     if len(plain) < len(cuts) or None not in trivial:
         return Stacked(tuple(cut.edit(model) for cut in cuts), strengths)
-    spec = spectrum(model, cuts[0].site)
+    spec = shared_spectrum(model, cuts[0].site)
     kept = [kept_components(spec, cut.keep, cut.site) for cut in plain]
     sides, keeps = zip(*(smaller_side(each, spec.max_rank) for each in kept), strict=True)
     used = torch.unique(torch.cat(sides))

@@ -186,7 +186,8 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
         site: a Site or its name, such as `blocks.3.mlp.W_in`.
 
     Returns:
-        The spectrum, on the CPU.
+        The spectrum, on the CPU, in memory of its own. It is that of the stored weight, also inside of
+        `truncated`; with `truncated(..., weights=True)` that of the cut one.
 
     Raises:
         ValueError: if the model has no such site, or its weight is not finite.
@@ -198,6 +199,13 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
         >>> tuple(spec.U.shape), tuple(spec.S.shape), tuple(spec.V.shape)
         ((48, 32), (32,), (32, 32))
     """
+    shared = shared_spectrum(model, site)
+    own = (tensor.clone() for tensor in (shared.U, shared.S, shared.V))
+    return Spectrum(shared.site, *own, shared.method, shared.defect)
+
+
+def shared_spectrum(model: Any, site: Site | str) -> Spectrum:
+    """The same, in the memory of the cache: for those who do not write into it."""
     place = Site.parse(site)
     factors = cached_factors(locate(model, place).weight())
     return Spectrum(place, factors.U, factors.S, factors.V, factors.method, factors.defect)

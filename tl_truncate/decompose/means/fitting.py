@@ -25,7 +25,7 @@ from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.provenance import of_model, versions
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import spectrum
+from tl_truncate.weights.spectrum import shared_spectrum
 
 # So many batches are read ahead, and their rows put in the order of their lengths.
 _WINDOW = 16
@@ -209,7 +209,7 @@ class _State:
     def _coefficients(self, site: Site, output: Tensor) -> Tensor:
         if site not in self._bases:
             bias = locate(self.model, site).bias()
-            vectors = spectrum(self.model, site).V.to(output.device, compute_dtype(output.dtype))
+            vectors = shared_spectrum(self.model, site).V.to(output.device, compute_dtype(output.dtype))
             offset = torch.zeros(vectors.shape[0]) if bias is None else bias
             self._bases[site] = (vectors, offset.to(output.device, output.dtype))
         vectors, offset = self._bases[site]
