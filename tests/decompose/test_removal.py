@@ -143,6 +143,9 @@ def test_generation_with_a_cache_of_keys(shared, options, rows, kind, name):
         model = architectures.with_tokenizer(model)
     else:
         settings["stop_at_eos"] = False
+    uncut = [model.generate(rows[:1], use_past_kv_cache=cached, **settings) for cached in (True, False)]
+    if not torch.equal(*uncut):
+        pytest.skip("TransformerLens 4.3 ignores the cache of transformers 5.24, also without us")
     plain = rows[:1]
     for _ in range(5):
         with tlt.without_global(model, 1, **own):

@@ -15,7 +15,10 @@ from tl_truncate.weights.bridge import is_bridge_block
 from tl_truncate.weights.locate import n_layers
 
 # Under which of these names a block takes past keys and values, if it takes any.
-_CACHES = ("past_key_values", "layer_past", "past_kv_cache_entry")
+_CACHES = ("past_key_values", "cache", "layer_past", "past_kv_cache_entry")
+# Blocks of transformers 5.24 take `cache` and hand it on under that name, which the Bridge's attention of
+# TransformerLens 4.3 does not know yet; what they do not know they hand on too, and this name it knows.
+_HANDED_ON = {"cache": "layer_past"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class BlockCall:
         """The call with past keys and values; None if the block takes none."""
         for name in _CACHES:
             if name in self.arguments:
-                return BlockCall({**self.arguments, name: cache})
+                names = (name, _HANDED_ON.get(name, name))
+                return BlockCall({**self.arguments, **dict.fromkeys(names, cache)})
         return None
 
 
