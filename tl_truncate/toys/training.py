@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import save_tensors
 
 # A state is a few megabytes, and a step some tenths of a second.
 _SAVE_EVERY = 50
@@ -100,8 +100,7 @@ def _store(training: Training, step: int, value: float) -> None:
             if isinstance(each, Tensor)
         }
     content = {name: each.detach().cpu().contiguous() for name, each in held.items()}
-    with replacing(training.state) as path:
-        save_file(content, path, metadata={"step": str(step), "loss": repr(value)})
+    save_tensors(training.state, content, {"step": str(step), "loss": repr(value)})
 
 
 def load_state(path: Path, training: Training) -> tuple[int, float]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.weights.cache import cached_factors
-from tl_truncate.weights.factors import Method
+from tl_truncate.weights.factors import Method, NotFinite
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
@@ -199,5 +199,8 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
         ((48, 32), (32,), (32, 32))
     """
     place = Site.parse(site)
-    factors = cached_factors(locate(model, place).weight())
+    try:
+        factors = cached_factors(locate(model, place).weight())
+    except NotFinite as problem:
+        raise ValueError(f"{place}: {problem}") from None
     return Spectrum(place, factors.U, factors.S, factors.V, factors.method, factors.defect)

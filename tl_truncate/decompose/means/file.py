@@ -3,16 +3,14 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tl_truncate.decompose.means.groups import Groups
 from tl_truncate.decompose.means.sums import SiteSums
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, save_tensors
 from tl_truncate.weights.site import Site
 
 FIT, HELD_OUT = "fit", "held_out"
@@ -40,9 +38,8 @@ def write_sums(
 ) -> None:
     """Writes the sums with their record, under a temporary name first."""
     text = json.dumps({"format": 1, "kappa": kappa, "record": dict(record)})
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file(tensors_of(sums), temporary, metadata={"token_means": text})
+    as_path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, tensors_of(sums), {"token_means": text})
 
 
 def read_sums(path: str | os.PathLike[str]) -> tuple[float, Sums, dict[str, Any]]:
@@ -51,12 +48,15 @@ def read_sums(path: str | os.PathLike[str]) -> tuple[float, Sums, dict[str, Any]
     Raises:
         ValueError: if the file holds no sums.
     """
-    with safe_open(Path(path), framework="pt") as file:
-        text = (file.metadata() or {}).get("token_means")
-        data = {} if text is None else json.loads(text)
-        if data.get("format") != 1:
-            raise ValueError(f"{path} must be a file written by TokenMeans.save.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(as_path(path), framework="pt") as file:
+            text = (file.metadata() or {}).get("token_means")
+            data = {} if text is None else json.loads(text)
+            if data.get("format") != 1:
+                raise ValueError(f"{path} must be a file written by TokenMeans.save.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as problem:
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged: {problem}.") from None
     return data["kappa"], _sums(tensors), data["record"]
 
 
