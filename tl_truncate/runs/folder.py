@@ -125,6 +125,7 @@ class RunFolder:
         self._require_room_for_a_run()
         if not self.exists():
             self.path.mkdir(parents=True, exist_ok=True)
+            remove_parts(self.path)
             write_json(self.path / _MANIFEST, manifest)
             return manifest
         if not resume:

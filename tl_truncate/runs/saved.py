@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.files import read_json, write_json
-from tl_truncate.weights.files import as_path, save_tensors
+from tl_truncate.weights.files import as_path, load_tensors, save_tensors
 from tl_truncate.weights.provenance import versions
 
 #: Of the envelope around a result. What can be read tolerantly needs no new one.
@@ -129,13 +128,9 @@ def load_result(path: str | os.PathLike[str]) -> Saved:
 def _read_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor]) -> dict[str, Any]:
     if not as_path(path).exists():
         raise FileNotFoundError(f"{path} must be a file that was saved, but there is none.")
-    try:
-        with safe_open(as_path(path), framework="pt") as file:
-            note = (file.metadata() or {}).get(_NOTE, "{}")
-            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except SafetensorError as problem:
-        raise ValueError(f"{path} must be a safetensors file, but it is damaged: {problem}.") from None
-    found: dict[str, Any] = json.loads(note)
+    found_tensors, note = load_tensors(path)
+    tensors.update(found_tensors)
+    found: dict[str, Any] = json.loads(note.get(_NOTE, "{}"))
     return found
 
 

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_truncate.weights.files import save_tensors
+from tl_truncate.weights.files import load_tensors, save_tensors
 
 # A state is a few megabytes, and a step some tenths of a second.
 _SAVE_EVERY = 50
@@ -107,11 +105,13 @@ def load_state(path: Path, training: Training) -> tuple[int, float]:
     """Puts a stored state into the parameters and the optimizer; its step and loss.
 
     Raises:
-        ValueError: if the state is of other parameters.
+        ValueError: if the state is of other parameters, or damaged.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    content = load_file(path)
+    content, metadata = load_tensors(path)
+    if not {"step", "loss"} <= metadata.keys():
+        raise ValueError(
+            f"{path} must say which step it is of, but it does not. Delete it, and training begins anew."
+        )
     own = {f"parameter.{place}": each for place, each in enumerate(training.parameters)}
     stored = {name: each.shape for name, each in content.items() if name.startswith("parameter.")}
     if stored != {name: each.shape for name, each in own.items()}:

@@ -109,14 +109,17 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     for root in (model, model.__dict__.get("original_model")):
         for path, module in () if root is None else nn.Module.named_modules(root):
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-                if tensor is not None:
-                    found[_plain_name(f"{path}.{name}")] = tensor
+                plain = _plain_name(f"{path}.{name}")
+                if tensor is not None and plain is not None:
+                    found[plain] = tensor
     return found
 
 
-def _plain_name(name: str) -> str:
-    parts = name.split(".")
+def _plain_name(name: str) -> str | None:
+    """None for what a parametrization has of its own, which is no weight of the model."""
+    parts = [part for part in name.split(".") if part.lstrip("_") != "original_component"]
     if "parametrizations" in parts:
-        parts = [part for part in parts if part != "parametrizations"]
-        parts = parts[:-1] if parts[-1] == "original" else parts
-    return ".".join(part for part in parts if part.lstrip("_") != "original_component")
+        if parts[-1] != "original":
+            return None
+        parts = [part for part in parts[:-1] if part != "parametrizations"]
+    return ".".join(parts)

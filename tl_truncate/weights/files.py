@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -84,3 +84,17 @@ def save_tensors(
         except SafetensorError as problem:
             # Which is no OSError, though nothing but the disk can be at fault here.
             raise OSError(errno.EIO, f"could not be written ({problem})", str(target)) from problem
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads a safetensors file: its tensors, and its metadata, which may be empty.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+    """
+    try:
+        with safe_open(as_path(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as problem:
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged: {problem}.") from None

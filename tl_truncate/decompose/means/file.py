@@ -5,12 +5,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tl_truncate.decompose.means.groups import Groups
 from tl_truncate.decompose.means.sums import SiteSums
-from tl_truncate.weights.files import as_path, save_tensors
+from tl_truncate.weights.files import as_path, load_tensors, save_tensors
 from tl_truncate.weights.site import Site
 
 FIT, HELD_OUT = "fit", "held_out"
@@ -48,15 +47,10 @@ def read_sums(path: str | os.PathLike[str]) -> tuple[float, Sums, dict[str, Any]
     Raises:
         ValueError: if the file holds no sums.
     """
-    try:
-        with safe_open(as_path(path), framework="pt") as file:
-            text = (file.metadata() or {}).get("token_means")
-            data = {} if text is None else json.loads(text)
-            if data.get("format") != 1:
-                raise ValueError(f"{path} must be a file written by TokenMeans.save.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as problem:
-        raise ValueError(f"{path} must be a safetensors file, but it is damaged: {problem}.") from None
+    tensors, note = load_tensors(path)
+    data = json.loads(note.get("token_means", "{}"))
+    if data.get("format") != 1:
+        raise ValueError(f"{path} must be a file written by TokenMeans.save.")
     return data["kappa"], _sums(tensors), data["record"]
 
 

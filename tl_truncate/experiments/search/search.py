@@ -133,7 +133,7 @@ def search(
         seed=seed,
         progress=progress,
     )
-    asked = _Asked(objective, combine, method, greedy, budget, test_fraction)
+    asked = _Asked(objective, combine, method, greedy, real(budget), float(test_fraction))
     settings = asked.settings(grid, keeps, seed)
     folder = None if run_dir is None else RunFolder(run_dir)
     with hashed_once(model), nullcontext() if folder is None else held_for_search(folder):

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tl_truncate.runs.folder import RunFolder, make_manifest
@@ -19,7 +18,7 @@ from tl_truncate.toys.recall.data import RecallBatch, RecallData
 from tl_truncate.toys.recall.model import build_recall_model, tensors, write
 from tl_truncate.toys.recall.probes import Probes
 from tl_truncate.toys.training import Training, log_spaced, train
-from tl_truncate.weights.files import remove_parts, save_tensors
+from tl_truncate.weights.files import load_tensors, remove_parts, save_tensors
 from tl_truncate.weights.provenance import note_source
 
 #: What counts as learnt: the noise by its probability, recall by its accuracy.
@@ -311,7 +310,7 @@ class _Store:
         return self._folder.path / "checkpoints" / f"step{step}.safetensors"
 
     def read(self, step: int) -> dict[str, Tensor]:
-        return dict(self._weights[step]) if self._folder is None else load_file(self._path(step))
+        return dict(self._weights[step]) if self._folder is None else load_tensors(self._path(step))[0]
 
     def log(self, row: dict[str, Any]) -> None:
         if self._folder is None:
