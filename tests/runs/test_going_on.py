@@ -379,6 +379,16 @@ class TestOneProcessAtATime:
         with pytest.raises(PermissionError), RunFolder(tmp_path / "new").held():
             pass
 
+    def test_a_disk_without_locks_is_said_and_stops_nothing(self, tmp_path, monkeypatch):
+        def none(self, *args, **options):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("filelock.FileLock.acquire", none)
+        folder = RunFolder(tmp_path / "run")
+        with pytest.warns(UserWarning, match=r"has no locks .* one process at a time"), folder.held():
+            folder.open(make_manifest("test"), resume=False)
+        assert folder.exists()
+
 
 def test_a_search_that_is_killed_ends_as_if_it_had_not_been(model, drinks, tmp_path, monkeypatch):
     options = SEARCH | dict(greedy=2)

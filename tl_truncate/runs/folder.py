@@ -9,6 +9,7 @@ dropped; everything before it stays. `run.lock` is held by the process that is a
 import errno
 import json
 import os
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -22,6 +23,9 @@ from tl_truncate.weights.provenance import versions
 
 _MANIFEST, _BASELINE, _SETTINGS, _LOCK = "manifest.json", "baseline.json", "settings.jsonl", "run.lock"
 _SHOWN = 8
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Of network filesystems that are mounted without.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 #: Of the manifest.
 FORMAT = 1
 #: In the manifest of a run of a model: what its weights were.
@@ -71,7 +75,7 @@ class RunFolder:
                 lock.release()
 
     def _lock(self) -> FileLock | None:
-        """The lock, or None where a run is read that nothing can be written to."""
+        """The lock, or None where there are none, or a run is read that nothing can be written to."""
         self._require_room_for_a_run()
         lock = FileLock(self.path / _LOCK)
         try:
@@ -83,9 +87,16 @@ class RunFolder:
                 f"{self.path}. Wait for it, stop it, or use another folder."
             ) from None
         except OSError as problem:
-            if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and self.exists():
+            if problem.errno in _READ_ONLY and self.exists():
                 return None
-            raise
+            if problem.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(
+                f"The disk of {self.path} has no locks ({problem}): see that one process at a time "
+                "works in the folder.",
+                stacklevel=4,
+            )
+            return None
         return lock
 
     def exists(self) -> bool:
