@@ -60,7 +60,9 @@ def test_they_are_accepted_everywhere(toy, drinks, make):
         cut = tlt.Cut(site, one)
         assert cut == tlt.Cut(site, other)
         assert json.dumps(cut.to_json()) == json.dumps(tlt.Cut(site, other).to_json())
-    assert tlt.RandomSubspace(site, 3, make(1)) == tlt.RandomSubspace(site, 3, 1)
+    assert tlt.RandomSubspace(site, make(3), make(1)) == tlt.RandomSubspace(site, 3, 1)
+    spec = tlt.spectrum(toy, site)
+    assert spec.energy(make(3)) == spec.energy(3)
     assert tlt.GlobalRemoval(make(1), "own_path") == tlt.GlobalRemoval(1, "own_path")
     assert tlt.Task("t", [[make(4), 5]], [[make(6)]], [[make(7)]]) == tlt.Task(
         "t", [[4, 5]], [[6]], [[7]]

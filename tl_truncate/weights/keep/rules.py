@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -195,7 +196,7 @@ class Without(Keep):
         return f"Without({self.name or list(self.components)})"
 
 
-def as_keep(value: "Keep | int | float") -> Keep:
+def as_keep(value: "Keep | SupportsIndex | float") -> Keep:
     """An int is a rank, a float a fraction of the maximum rank, a rule is itself.
 
     Raises:
