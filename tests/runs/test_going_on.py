@@ -4,6 +4,8 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
+import signal
 import time
 
 import architectures
@@ -427,6 +429,22 @@ class TestTroubleWithTheDisk:
     def test_short_writes(self, folder, monkeypatch):
         write = os.write
         monkeypatch.setattr(os, "write", lambda handle, data: write(handle, bytes(data)[:7]))
+        folder.append(self.LINES)
+        assert folder.lines() == [*self.LINES, *self.LINES]
+
+    def test_a_file_that_may_not_grow(self, folder):
+        """The system's own short write: it takes what there is room for, and then refuses."""
+
+        def grow():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            size = (folder.path / "settings.jsonl").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))
+            with pytest.raises(OSError, match="File too large: what was finished before is kept"):
+                folder.append(self.LINES)
+
+        _, status = os.waitpid(in_a_child(grow), 0)
+        assert status == 0
+        assert (folder.path / "settings.jsonl").read_bytes().endswith(b"\n")
         folder.append(self.LINES)
         assert folder.lines() == [*self.LINES, *self.LINES]
 
