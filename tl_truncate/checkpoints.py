@@ -54,7 +54,11 @@ def require_checkpoints(name: str, steps: Sequence[int]) -> list[int]:
 
 def folder_of(name: str) -> Path:
     """The folder that a name stands for, whether there is one or not."""
-    return Path(__file__).parent / "toys" / "nano" / NANO_MODEL if name == NANO_MODEL else Path(name)
+    return (
+        Path(__file__).parent / "toys" / "nano" / NANO_MODEL
+        if name == NANO_MODEL
+        else Path(name).expanduser()
+    )
 
 
 def hub_name(name: str) -> str:

@@ -1,7 +1,40 @@
 """Checks of arguments that several rooms make."""
 
 import importlib.util
+import numbers
+import operator
+from dataclasses import is_dataclass
 from typing import Any
+
+
+def whole(value: Any) -> int | None:
+    """The integer that a value is, such as NumPy's or torch's; None for all else, truth values too.
+
+    Examples:
+        >>> import numpy as np
+        >>> whole(np.int64(3)), whole(3.0), whole(True)
+        (3, None, None)
+    """
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def real(value: Any) -> float | None:
+    """The number that a value is, NumPy's too; None for anything else, truth values too.
+
+    Examples:
+        >>> import numpy as np
+        >>> real(np.float32(0.5)), real(1), real("1")
+        (0.5, 1.0, None)
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    found = whole(value)
+    return None if found is None else float(found)
 
 
 def positive(name: str, value: Any) -> int:
@@ -14,9 +47,39 @@ def positive(name: str, value: Any) -> int:
         >>> positive("n", 3)
         3
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    found = whole(value)
+    if found is None or found < 1:
         raise ValueError(f"{name} must be an integer from 1 up, got {value!r}.")
-    return value
+    return found
+
+
+def natural(name: str, value: Any) -> int:
+    """A whole number from 0 up.
+
+    Raises:
+        ValueError: if it is none.
+
+    Examples:
+        >>> natural("seed", 0)
+        0
+    """
+    found = whole(value)
+    if found is None or found < 0:
+        raise ValueError(f"{name} must be an integer from 0 up, got {value!r}.")
+    return found
+
+
+def as_integers(settings: Any, *names: str, check: Any = positive) -> None:
+    """Makes fields of a frozen dataclass Python's integers, in its `__post_init__`; None stays.
+
+    Raises:
+        ValueError: if one is none.
+    """
+    assert is_dataclass(settings)
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None:
+            object.__setattr__(settings, name, check(name, value))
 
 
 def probability(name: str, value: Any) -> float:
@@ -29,9 +92,10 @@ def probability(name: str, value: Any) -> float:
         >>> probability("alpha", 0.5)
         0.5
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    found = real(value)
+    if found is None or not 0 <= found <= 1:
         raise ValueError(f"{name} must be a probability from 0 to 1, got {value!r}.")
-    return float(value)
+    return found
 
 
 #: The packages of the extras, as pyproject.toml has them; each is imported only where it is needed.

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, folder_of, hub_name
-from tl_truncate.checks import missing_of
+from tl_truncate.checks import missing_of, whole
 from tl_truncate.weights.provenance import note_source
 
 Backend = Literal["bridge", "hooked"]
@@ -53,14 +53,16 @@ def load_model(
         `default_prepend_bos=False`, as its own tokenizer has it.
 
     Raises:
-        ValueError: if the arguments do not fit together.
+        ValueError: if the arguments do not fit together, or the files lack some of the model's weights.
         ModuleNotFoundError: if the demo's packages are not installed.
         OSError: if the model is neither in the local cache nor reachable.
     """
     chosen_dtype = _check_dtype(dtype)
+    checkpoint = None if checkpoint is None else _check_checkpoint(checkpoint)
     _check_arguments(name, backend, revision, checkpoint)
     if name == "demo":
-        model = _load_demo(backend, chosen_dtype, device, raw)
+        with _nothing_missing(name):
+            model = _load_demo(chosen_dtype, device, raw)
         note_source(model, f"{DEMO_MODEL} (demo, Q4_1)")
         return model.eval()
     if name == NANO_MODEL:
@@ -70,7 +72,7 @@ def load_model(
     if checkpoint is not None and folder is None:
         revision = _pythia_revision(target, checkpoint)
     wanted = _Wanted(target, folder is not None, revision, chosen_dtype, device, raw)
-    with _explained(target, revision):
+    with _explained(target, revision), _nothing_missing(target):
         model = _load_bridge(wanted) if backend == "bridge" else _load_hooked(wanted)
     note_source(model, _source_name(name, target, revision, checkpoint))
     return model.eval()
@@ -81,6 +83,16 @@ def _check_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
         raise ValueError(f"dtype must be a floating torch dtype such as 'float32', got {dtype!r}.")
     return chosen
+
+
+def _check_checkpoint(checkpoint: Any) -> int:
+    found = whole(checkpoint)
+    if found is None or found < 0:
+        raise ValueError(
+            "checkpoint must be a training step, an integer from 0 up such as 3000, got "
+            f"{checkpoint!r}. Use revision for a branch, tag or commit."
+        )
+    return found
 
 
 def _check_arguments(name: str, backend: str, revision: str | None, checkpoint: int | None) -> None:
@@ -98,6 +110,12 @@ def _check_arguments(name: str, backend: str, revision: str | None, checkpoint: 
         )
     if name == "demo" and (revision is not None or checkpoint is not None):
         raise ValueError("The demo model has no revisions or checkpoints; leave both away.")
+    if name == "demo" and backend != "bridge":
+        raise ValueError(
+            "The demo model must be loaded with backend='bridge', got 'hooked': HookedTransformer knows "
+            "no SmolLM2, in any version of TransformerLens. For a model of that class use "
+            "load_model('nano-pythia', backend='hooked') or a Pythia, with TransformerLens 3."
+        )
 
 
 def _source_name(name: str, target: str, revision: str | None, checkpoint: int | None) -> str:
@@ -133,8 +151,8 @@ def _pythia_revision(name: str, checkpoint: int) -> str:
             f"checkpoint must go with a Pythia model or a local folder, got {name!r}. "
             "Use revision for other models."
         )
-    if isinstance(checkpoint, bool) or checkpoint not in PYTHIA_STEPS:
-        nearest = min(PYTHIA_STEPS, key=lambda step: abs(step - int(checkpoint)))
+    if checkpoint not in PYTHIA_STEPS:
+        nearest = min(PYTHIA_STEPS, key=lambda step: abs(step - checkpoint))
         raise ValueError(
             "checkpoint must be one of Pythia's 154 published steps (0, 1, 2, 4, ... 512, and every "
             f"1000 from 1000 to 143000), got {checkpoint!r}; the nearest is {nearest}."
@@ -153,6 +171,38 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
             "could not be reached or does not have it. Connect once to fetch it, give a local folder, "
             f"or use load_model('demo'). ({type(problem).__name__}: {str(problem).splitlines()[0]})"
         ) from problem
+
+
+@contextmanager
+def _nothing_missing(name: str) -> Iterator[None]:
+    """Refuses a model some of whose weights are not in its files, which transformers draws at random.
+
+    TransformerLens loads it in one of several ways, all of which end here.
+    """
+    from transformers import PreTrainedModel, __version__
+
+    original = PreTrainedModel.__dict__["from_pretrained"]
+    missing: list[str] = []
+
+    def from_pretrained(
+        cls: Any, /, *args: Any, output_loading_info: bool = False, **options: Any
+    ) -> Any:
+        model, info = original.__func__(cls, *args, output_loading_info=True, **options)
+        missing.extend(map(str, info["missing_keys"]))
+        return (model, info) if output_loading_info else model
+
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+    try:
+        yield
+    finally:
+        PreTrainedModel.from_pretrained = original
+    if missing:
+        shown = ", ".join(sorted(missing)[:4]) + (" ..." if len(missing) > 4 else "")
+        raise ValueError(
+            f"All weights of {name} must be in its files, but transformers {__version__} did not find "
+            f"{shown} there, and would go on with random numbers. Install the version of transformers "
+            "that wrote them, or a newer one."
+        )
 
 
 @dataclass(frozen=True)
@@ -277,9 +327,7 @@ def _rotary_base(config: Any) -> float:
     return float(_rope(config).get("rope_theta", getattr(config, "rotary_emb_base", 10_000)))
 
 
-def _load_demo(backend: str, dtype: torch.dtype, device: torch.device | str | None, raw: bool) -> Any:
-    if backend != "bridge":
-        raise ValueError("The demo model must be loaded with backend='bridge', got 'hooked'.")
+def _load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) -> Any:
     weights = _demo_weights()
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,7 +1,10 @@
 """The disk cache: by content, whole or not at all, shared between processes."""
 
+import errno
+import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -151,3 +154,88 @@ def test_nothing_is_pickled(own_folder):
     with safe_open(path, framework="pt") as file:
         assert set(file.keys()) == {"U", "S", "V"}
         assert set(file.metadata()) == {"format", "method", "defect", "checksum"}
+
+
+def test_a_file_under_another_key_is_not_believed(own_folder):
+    """A copy of another weight's spectrum of the same shape is whole, and wrong."""
+    cache.cached_factors(matrix(0))
+    right = cache.cached_factors(matrix(1))
+    one, other = (own_folder / f"{cache.content_key(matrix(seed))}.safetensors" for seed in (0, 1))
+    other.write_bytes(one.read_bytes())
+    cache._memory.clear()
+    with pytest.warns(UserWarning, match="its checksum does not match its name and content"):
+        found = cache.cached_factors(matrix(1))
+    assert same(found, right)
+
+
+@pytest.mark.parametrize(
+    "left", [None, (), ("format",), ("format", "checksum"), ("format", "method", "checksum")]
+)
+def test_a_file_without_its_metadata_is_computed_anew(own_folder, left):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    first = cache.cached_factors(matrix())
+    (path,) = own_folder.iterdir()
+    with safe_open(path, framework="pt") as file:
+        note, tensors = file.metadata(), {name: file.get_tensor(name) for name in ("S", "U", "V")}
+    save_file(tensors, path, metadata=None if left is None else {name: note[name] for name in left})
+    cache._memory.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert same(cache.cached_factors(matrix()), first)
+    cache._memory.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(cache.cached_factors(matrix()), first), "and it was stored again"
+
+
+def test_what_dead_writers_left_goes_and_what_is_being_written_stays(own_folder):
+    own_folder.mkdir(parents=True)
+    old, new = (own_folder / f"{'a' * 32}.safetensors.{mark}.part" for mark in ("0a1b2c3d", "11223344"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache.cached_factors(matrix())
+    assert sorted(path.name for path in own_folder.glob("*.part")) == [new.name]
+    os.utime(new, (0, 0))
+    tlt.cache_clear()
+    assert list(own_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("8GB", 8), ("8 gb", 8), ("0.5", 0.5), (" 2G", 2), ("1e-3", 1e-3), ("", 8)]
+)
+def test_the_limit_with_its_unit(monkeypatch, text, limit):
+    monkeypatch.setenv("TL_TRUNCATE_CACHE_GB", text)
+    assert cache._limit_gb() == limit
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "nan", "8TB"])
+def test_a_limit_that_is_none_is_said_and_stops_nothing(own_folder, monkeypatch, text):
+    monkeypatch.setenv("TL_TRUNCATE_CACHE_GB", text)
+    with pytest.warns(UserWarning, match="TL_TRUNCATE_CACHE_GB must be a number of gigabytes"):
+        cache.cached_factors(matrix())
+    assert tlt.cache_info().files == 1
+
+
+@pytest.mark.parametrize("where", ["mkdir", "exists", "save", "unlink", "replace"])
+def test_no_trouble_with_the_folder_stops_an_analysis(own_folder, monkeypatch, where):
+    """Unwritable, unreadable, full: the spectrum is right, and it is said."""
+    from safetensors import SafetensorError
+
+    def denied(*args, **options):
+        raise OSError(errno.EACCES, "denied")
+
+    def full(*args, **options):
+        raise SafetensorError("I/O error: No space left on device")
+
+    if where == "save":
+        monkeypatch.setattr("tl_truncate.weights.files.save_file", full)
+    elif where == "replace":
+        monkeypatch.setattr("tl_truncate.weights.files.os.replace", denied)
+    else:
+        monkeypatch.setattr(f"pathlib.Path.{where}", denied)
+    with pytest.warns(UserWarning, match=r"could not be stored|is damaged"):
+        found = cache.cached_factors(matrix())
+    assert torch.allclose((found.U * found.S) @ found.V.T, matrix(), atol=1e-5)

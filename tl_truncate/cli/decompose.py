@@ -14,7 +14,7 @@ from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.grid import read_layers
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import AsJson, Bos, Corpus, Figures, Layers, Out
+from tl_truncate.cli.shared.options import PATH, AsJson, Bos, Corpus, Figures, Layers, Out
 from tl_truncate.cli.shared.parse import parse_keep
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.corpora.passages import read_passages
@@ -47,7 +47,9 @@ def decompose_command(
     ] = "token_mean",
     means: Annotated[
         Path | None,
-        typer.Option(help="Token means: read if the file is there, else fitted and written to it."),
+        typer.Option(
+            help="Token means: read if the file is there, else fitted and written to it.", **PATH
+        ),
     ] = None,
     corpus: Corpus = None,
     words: Annotated[int, typer.Option(help="Of the default corpus.")] = 10_000,

@@ -7,15 +7,15 @@ import typer
 
 from tl_truncate.checks import require_extra
 from tl_truncate.cli.shared.app import app, console, kind
-from tl_truncate.cli.shared.options import SiteNames
+from tl_truncate.cli.shared.options import PATH, SiteNames
 from tl_truncate.experiments.sweep.result import SweepResult
 
 
 @app.command("plot")
 @kind
 def plot_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, or the folder that --out named.")],
-    out: Annotated[Path, typer.Option(help="A .png or .svg file.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or the folder that --out named.", **PATH)],
+    out: Annotated[Path, typer.Option(help="A .png or .svg file.", **PATH)],
     figure: Annotated[str, typer.Option(help="`heatmap` or `ranks`.")] = "heatmap",
     task: Annotated[str | None, typer.Option(help="If the sweep has several.")] = None,
     site: SiteNames = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.options import PATH
 from tl_truncate.report import write_report
 
 
@@ -14,10 +15,11 @@ from tl_truncate.report import write_report
 @kind
 def report_command(
     run: Annotated[
-        Path, typer.Argument(help="A run folder, the folder that --out named, or a saved result.")
+        Path,
+        typer.Argument(help="A run folder, the folder that --out named, or a saved result.", **PATH),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The file; report.html in or beside it by default.")
+        Path | None, typer.Option(help="The file; report.html in or beside it by default.", **PATH)
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:

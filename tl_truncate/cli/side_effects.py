@@ -10,7 +10,7 @@ from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.cuts import CutOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import AsJson, Bos, Out, Seed
+from tl_truncate.cli.shared.options import PATH, AsJson, Bos, Out, Seed
 from tl_truncate.cli.shared.writing import say_written, write_tables
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.experiments.scoring.side_effects import side_effects
@@ -28,7 +28,7 @@ def side_effects_command(
     cutting: CutOptions,
     text: Annotated[
         Path | None,
-        typer.Option(help="A text file, empty lines between passages; a sample by default."),
+        typer.Option(help="A text file, empty lines between passages; a sample by default.", **PATH),
     ] = None,
     seed: Seed = 0,
     prepend_bos: Bos = None,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from tl_truncate.checks import whole
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.tasks.encode import bos_token
 
@@ -101,8 +102,8 @@ def row_length(model: Any, max_tokens: int | None) -> int:
         ValueError: if it is not at least 2.
     """
     context = int(getattr(model.cfg, "n_ctx", 0) or 0)
-    found = max_tokens if max_tokens is not None else context or 512
-    if isinstance(found, bool) or not isinstance(found, int) or found < 2:
+    found = whole(max_tokens) if max_tokens is not None else context or 512
+    if found is None or found < 2:
         raise ValueError(f"max_tokens must be an integer from 2 up, got {max_tokens!r}.")
     return min(found, context) if context else found
 

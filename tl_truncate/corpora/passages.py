@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+
+from tl_truncate.weights.files import as_path
 
 
 def read_passages(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -17,7 +18,7 @@ def read_passages(path: str | os.PathLike[str]) -> Iterator[str]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not UTF-8, or there is no passage in it.
     """
-    file, found = Path(path), False
+    file, found = as_path(path), False
     if not file.is_file():
         raise FileNotFoundError(f"A corpus must be a text file that exists, got {str(path)!r}.")
     try:

@@ -4,12 +4,13 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from tl_truncate.checks import whole
 from tl_truncate.decompose.decompose import decompose
 from tl_truncate.decompose.means.token_means import StoredMeans, TokenMeans
 from tl_truncate.decompose.parts import Method
@@ -45,7 +46,8 @@ class _PartRemoval(SiteCut):
         strength: float = 1.0,
         split: Split | Mapping[str, Any] | None = None,
     ) -> None:
-        place = Site(site, "W_out") if isinstance(site, int) else Site.parse(site)
+        layer = whole(site)
+        place = Site.parse(cast(Site | str, site)) if layer is None else Site(layer, "W_out")
         if place.matrix != "W_out":
             raise ValueError(f"The site must be an MLP's W_out, or its layer, got {place}.")
         if split is None:
@@ -203,7 +205,8 @@ class _PartEdit(Edit):
 
 
 def _layers_of(model: Any, layers: int | Sequence[int]) -> list[int]:
-    chosen = [layers] if isinstance(layers, int) else layers
+    layer = whole(layers)
+    chosen = cast(Sequence[int], layers) if layer is None else [layer]
     return [site.layer for site in find_sites(model, "W_out", chosen)]
 
 

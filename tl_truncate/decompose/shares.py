@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tl_truncate.checks import whole
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.surgery.controls import RandomSubspace
 from tl_truncate.surgery.cut import SiteCut, fill
@@ -67,12 +68,13 @@ class ComponentShares:
         return "" if self.token is None else f" at token {self.token}"
 
     def _first(self, k: Any, order: Tensor) -> list[int]:
-        if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= len(order):
+        count = whole(k)
+        if count is None or not 0 <= count <= len(order):
             raise ValueError(
                 f"k must be a number of components from 0 to {len(order)}, the rank of {self.site}, "
                 f"got {k!r}."
             )
-        found: list[int] = order[:k].tolist()
+        found: list[int] = order[:count].tolist()
         return found
 
     def to_frame(self) -> pd.DataFrame:
@@ -148,16 +150,17 @@ def component_shares(
 
 
 def _seen(means: TokenMeans, site: Site, token: Any) -> int:
-    if isinstance(token, bool) or not isinstance(token, int):
+    found = whole(token)
+    if found is None:
         raise TypeError(
             f"token must be a token's number, got {token!r}. Write model.to_single_token(' the')."
         )
-    if not int(means.counts(site, torch.tensor([token]))):
+    if not int(means.counts(site, torch.tensor([found]))):
         raise ValueError(
             f"The token must have been seen when the means were fitted, got {token}, which was not. Fit "
             "them on a corpus that has it."
         )
-    return token
+    return found
 
 
 def _bias(model: Any, site: Site) -> Tensor:

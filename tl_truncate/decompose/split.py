@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from tl_truncate.checks import whole
 from tl_truncate.decompose.ablation import ablated_outputs
 from tl_truncate.decompose.means.token_means import StoredMeans, TokenMeans
 from tl_truncate.decompose.own_path import own_path
@@ -64,8 +65,10 @@ class Split:
                 f"{type(self.means).__name__} for {self.method!r}. Fit it with "
                 "tlt.TokenMeans.fit(model, corpus, layers=[...])."
             )
-        if isinstance(self.from_layer, bool) or not isinstance(self.from_layer, int):
+        first = whole(self.from_layer)
+        if first is None:
             raise ValueError(f"from_layer must be a block's number, got {self.from_layer!r}.")
+        object.__setattr__(self, "from_layer", first)
         object.__setattr__(self, "keep", as_keep(self.keep))
         if self.only is not None:
             object.__setattr__(self, "only", tuple(self.only))

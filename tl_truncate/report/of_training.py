@@ -59,7 +59,7 @@ def _words(history: Dynamics) -> list[str]:
         told = "at none of them" if step is None else f"first at step {step}"
         words.append(f"In the uncut model {label_of(metric).told} is above 0.3 {told}.")
     last = history.checkpoints[-1]
-    for name in history.names[1:]:
+    for name in history.names_at(last)[1:]:
         change = history.scores(last, name).change("p_in_context")
         words.append(
             f"At step {last}, {name} changes the probability of the in-context answer by "
@@ -128,7 +128,7 @@ def _group(history: Dynamics) -> dict[str, Any]:
     uncut = {step: history.scores(step).frame for step in history.checkpoints}
     settings = []
     for step in reversed(history.checkpoints):
-        for name in history.names:
+        for name in history.names_at(step):
             own = uncut[step] if name == UNCUT else history.scores(step, name).frame
             base = None if name == UNCUT else uncut[step]
             settings.append(prompts.Setting(f"step {step}, {name}", own, base, change=float(step)))

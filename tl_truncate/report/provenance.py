@@ -9,7 +9,7 @@ from tl_truncate.experiments.scoring.view import record_table
 from tl_truncate.report.page import Section
 from tl_truncate.runs.record import Record
 
-_LONG = ("grid", "batches", "tasks", "task", "metrics", "checkpoints", "cuts")
+_LONG = ("grid", "batches", "tasks", "task", "metrics", "checkpoints", "cuts", "resumed")
 
 
 def provenance(manifest: Mapping[str, Any]) -> Markup:

@@ -25,7 +25,7 @@ from tl_truncate.report.page import Page, render
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.saved import find_result, load_result
 from tl_truncate.toys.recall.train import RecallRun
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, replacing
 
 #: What has a page, and which.
 _PAGES: dict[type[Any], Callable[[Any], Page]] = {
@@ -90,7 +90,7 @@ def write_report(
     """
     require_extra("report")
     result = source if isinstance(source, Reportable) else load_run(source)
-    path = Path(out)
+    path = as_path(out)
     make = next(make for kind, make in _PAGES.items() if isinstance(result, kind))
     text = render(make(result))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
     Raises:
         ValueError: if there is no run, or one that has no report.
     """
-    path = Path(folder)
+    path = as_path(folder)
     saved = path if path.is_file() else find_result(path)
     runs = [name for name in (SEARCH, "run", "manifest.json") if (path / name).exists()]
     if saved is not None and runs:
@@ -121,16 +121,16 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
     if (path / SEARCH).exists():
         return SearchResult.load(path)
     place = path / "run" if (path / "run").is_dir() else path
-    if not (place / "manifest.json").exists():
-        looks = sorted(each.name for each in path.glob("*/manifest.json"))
+    kind = RunFolder(place).manifest().get("kind") if RunFolder(place).exists() else None
+    if kind in (None, "search"):
+        looks = any(path.glob("*/manifest.json"))
         hint = (
             " A search that has not ended has no report; the same search goes on where it stopped."
-            if looks
+            if looks or kind == "search"
             else " Give the folder that --out or run_dir named, of a sweep, a search, dynamics, recall, "
             "evaluate or side-effects; or a file that a result was saved as."
         )
         raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
-    kind = RunFolder(place).manifest().get("kind")
     if kind not in _LOADERS:
         raise ValueError(
             f"The run must be one of search, {', '.join(_LOADERS)}, got kind {kind!r} in {folder}."

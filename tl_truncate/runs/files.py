@@ -2,18 +2,19 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, replacing
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Writes plain data as JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(data, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # before the name is taken, so that no crash leaves an empty file
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: if the file is damaged, or holds something else.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(as_path(path).read_text(encoding="utf-8"))
     except ValueError as problem:
         raise ValueError(f"{path} must be JSON, but it is damaged: {problem}.") from None
     if not isinstance(data, dict):

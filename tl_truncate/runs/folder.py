@@ -3,22 +3,35 @@
 `manifest.json` says what is being computed, `baseline.json` what the uncut model says, and
 `settings.jsonl` has one line for each finished setting, in the order in which they were finished. Lines
 are written and flushed together with those of the same pass. A last line that a crash has torn is
-dropped; everything before it stays.
+dropped; everything before it stays. `run.lock` is held by the process that is at work in the folder.
 """
 
+import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tl_truncate.runs.files import read_json, write_json
+from tl_truncate.runs.interrupts import says_how_to_go_on
+from tl_truncate.weights.files import as_path, is_part, remove_parts
 from tl_truncate.weights.provenance import versions
 
-_MANIFEST, _BASELINE, _SETTINGS = "manifest.json", "baseline.json", "settings.jsonl"
+_MANIFEST, _BASELINE, _SETTINGS, _LOCK = "manifest.json", "baseline.json", "settings.jsonl", "run.lock"
 _SHOWN = 8
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Of network filesystems that are mounted without.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 #: Of the manifest.
 FORMAT = 1
+#: In the manifest of a run of a model: what its weights were.
+WEIGHTS = "weights_hash"
+# In the manifest: where the run went on under other circumstances, and which.
+_RESUMED, _VERSIONS = "resumed", "versions"
 
 
 def make_manifest(kind: str, **facts: Any) -> dict[str, Any]:
@@ -40,40 +53,145 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
 
-    def open(self, manifest: dict[str, Any], *, resume: bool) -> None:
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no other process works in the folder; and an interrupt says how to go on.
+
+        Raises:
+            BlockingIOError: if another process is at work in it.
+            ValueError: if the folder has other content.
+        """
+        lock = self._lock()
+        try:
+            with says_how_to_go_on(self.path):
+                yield
+        finally:
+            if lock is not None:
+                # While it is held, which filelock sees in a process that has just opened the file.
+                with suppress(OSError):
+                    (self.path / _LOCK).unlink()
+                lock.release()
+
+    def _lock(self) -> FileLock | None:
+        """The lock, or None where there are none, or a run is read that nothing can be written to."""
+        self._require_room_for_a_run()
+        lock = FileLock(self.path / _LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BlockingIOError(
+                "One process at a time must work in a run folder, but another is at work in "
+                f"{self.path}. Wait for it, stop it, or use another folder."
+            ) from None
+        except OSError as problem:
+            if problem.errno in _READ_ONLY and self.exists():
+                return None
+            if problem.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(
+                f"The disk of {self.path} has no locks ({problem}): see that one process at a time "
+                "works in the folder.",
+                stacklevel=4,
+            )
+            return None
+        return lock
+
+    def exists(self) -> bool:
+        """Whether a run was begun in the folder."""
+        return (self.path / _MANIFEST).exists()
+
+    def open(
+        self,
+        manifest: dict[str, Any],
+        *,
+        resume: bool,
+        free: Collection[str] = (),
+        grows: Collection[str] = (),
+        noted: Collection[str] = (),
+    ) -> dict[str, Any]:
         """Starts a run, or goes on with the same one.
+
+        Versions of libraries may differ, and so may what is named here; all else must be the same.
+
+        Args:
+            manifest: of `make_manifest`.
+            resume: whether the folder may hold a run.
+            free: names in the manifest of what changes no finished number; the latest is kept.
+            grows: names of lists and mappings that may have more entries than before, or fewer; all are
+                kept. What a mapping has under one key must be the same.
+            noted: names of what changes numbers by rounding at most, such as the sizes of batches. The
+                first is kept, and in `resumed`, as for versions, each that followed.
+
+        Returns:
+            The manifest as this call asks for it, with what was noted before.
 
         Raises:
             ValueError: if the folder holds another run, saying what differs, or holds a run at all
                 without `resume`, or is not empty and no run folder.
         """
         manifest = json.loads(json.dumps(manifest))
-        existing = self.path / _MANIFEST
-        if existing.exists():
-            if not resume:
-                raise ValueError(
-                    f"The run folder must be new without resume, got {self.path}, which holds a run."
-                )
-            found = self.manifest()
-            # The first manifests did not say their format.
-            different = list(_differences({"format": 1, **found}, {"format": 1, **manifest}))
-            if different:
-                shown = "; ".join(different[:_SHOWN])
-                more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
-                raise ValueError(
-                    f"The run in {self.path} must be of the same model, prompts and settings to be "
-                    f"resumed. It differs in: {shown}{more}. Use another folder."
-                )
-            self._drop_torn_line()
+        self._require_room_for_a_run()
+        if not self.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            remove_parts(self.path)
+            write_json(self.path / _MANIFEST, manifest)
+            return manifest
+        if not resume:
+            raise ValueError(
+                f"The run folder must be new without resume, got {self.path}, which holds a run."
+            )
+        found = self.manifest()
+        common = {name: _common(found.get(name), manifest.get(name)) for name in grows}
+        self._require_same(
+            {**found, **common},
+            {**manifest, **{name: _common(manifest.get(name), found.get(name)) for name in grows}},
+            {*free, *noted, _VERSIONS, _RESUMED},
+        )
+        self._drop_torn_line()
+        remove_parts(self.path)
+        asked = {name: manifest[name] for name in (*free, *grows) if name in manifest}
+        whole = {name: _union(found.get(name), manifest.get(name)) for name in grows}
+        updated = {**found, **asked, **{name: each for name, each in whole.items() if each is not None}}
+        changed = _changed(found, manifest, (*noted, _VERSIONS))
+        if changed:
+            updated[_RESUMED] = [*found.get(_RESUMED, []), {"after": len(self.lines()), **changed}]
+        if updated != found:
+            write_json(self.path / _MANIFEST, updated)
+        return {**updated, **asked}
+
+    def _require_room_for_a_run(self) -> None:
+        """That the folder is new, empty, or holds a run."""
+        if self.exists() or not self.path.exists():
             return
-        if self.path.exists() and (not self.path.is_dir() or any(map(_is_content, self.path.iterdir()))):
+        if not self.path.is_dir() or any(map(_is_content, self.path.iterdir())):
             raise ValueError(
                 f"The run folder must be new, empty, or hold a run, got {self.path} with other content."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(existing, manifest)
+
+    def _require_same(self, found: dict[str, Any], wanted: dict[str, Any], free: set[str]) -> None:
+        """That both manifests are of one run, so far as its numbers go."""
+        if found.get("kind") == wanted.get("kind") and WEIGHTS in wanted and WEIGHTS not in found:
+            raise ValueError(
+                f"The run in {self.path} must say which weights it is of to be resumed, but an earlier "
+                "version wrote it, which did not note them. It can still be read, by .load; to compute "
+                "more, use another folder."
+            )
+        # The first manifests did not say their format.
+        one, other = (
+            {"format": 1, **{name: value for name, value in each.items() if name not in free}}
+            for each in (found, wanted)
+        )
+        different = list(_differences(one, other))
+        if different:
+            shown = "; ".join(different[:_SHOWN])
+            more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+            raise ValueError(
+                f"The run in {self.path} must be of the same model, prompts and settings to be "
+                f"resumed. It differs in: {shown}{more}. Use another folder."
+            )
 
     def manifest(self) -> dict[str, Any]:
         """What the run computes.
@@ -81,7 +199,7 @@ class RunFolder:
         Raises:
             ValueError: if there is no run, or one that a later version has written.
         """
-        if not (self.path / _MANIFEST).exists():
+        if not self.exists():
             raise ValueError(f"A run folder must hold {_MANIFEST}, got {self.path} without one.")
         found = read_json(self.path / _MANIFEST)
         if found.get("format", FORMAT) > FORMAT:
@@ -92,9 +210,21 @@ class RunFolder:
         return found
 
     def baseline(self) -> Any | None:
-        """What the uncut model says; None if the run ended before that was known."""
+        """What the uncut model says; None if the run ended before that was known.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
         path = self.path / _BASELINE
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as problem:
+            raise ValueError(
+                f"{path} must be JSON, but it is damaged: {problem}. Delete it; the uncut model will be "
+                "scored again."
+            ) from None
 
     def write_baseline(self, data: Any) -> None:
         """Stores what the uncut model says."""
@@ -122,11 +252,30 @@ class RunFolder:
         return found
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Adds finished settings, in one write, and waits until they are on the disk."""
-        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        with open(self.path / _SETTINGS, "ab", buffering=0) as file:
-            file.write(text)
-            os.fsync(file.fileno())
+        """Adds finished settings, all or none of them, and waits until they are on the disk.
+
+        Raises:
+            OSError: if they cannot be written, such as on a full disk; the folder is as it was before.
+        """
+        path = self.path / _SETTINGS
+        text = memoryview("".join(json.dumps(line) + "\n" for line in lines).encode())
+        with open(path, "ab", buffering=0) as file:
+            before, written = os.fstat(file.fileno()).st_size, False
+            try:
+                while text:  # a write may take less than it is given
+                    text = text[os.write(file.fileno(), text) :]
+                os.fsync(file.fileno())
+                written = True
+            except OSError as problem:
+                raise OSError(
+                    problem.errno,
+                    f"{problem.strerror}: what was finished before is kept. Make room, or see that the "
+                    "folder can be written to, and go on with the same folder",
+                    str(path),
+                ) from problem
+            finally:
+                if not written:
+                    os.ftruncate(file.fileno(), before)
 
     def _drop_torn_line(self) -> None:
         path = self.path / _SETTINGS
@@ -138,9 +287,36 @@ class RunFolder:
             os.truncate(path, end)
 
 
-def _is_content(path: Path) -> bool:
-    """Whether it is more than what a crash has left of a file that was being written."""
-    return not path.name.endswith(".part")
+def _is_content(path: os.PathLike[str]) -> bool:
+    """Whether it is more than the lock, or what a crash has left of a file that was being written."""
+    found = as_path(path)
+    return found.name != _LOCK and not is_part(found)
+
+
+def _common(own: Any, other: Any) -> Any:
+    """What has to be the same of what may grow: entries of mappings that both have."""
+    if isinstance(own, dict) and isinstance(other, dict):
+        return {key: value for key, value in own.items() if key in other}
+    return None
+
+
+def _union(before: Any, now: Any) -> Any:
+    """All entries once; of lists in the order of now, if that has them all."""
+    if before is None or now is None:
+        return now if before is None else before
+    if isinstance(now, dict):
+        return {**before, **now}
+    if all(each in now for each in before):
+        return now
+    return [*before, *(each for each in now if each not in before)]
+
+
+def _changed(found: dict[str, Any], wanted: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What is otherwise than when the run was last gone on with."""
+    last = dict(found)
+    for each in found.get(_RESUMED, []):
+        last |= each
+    return {name: wanted[name] for name in names if name in wanted and wanted[name] != last.get(name)}
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:

@@ -10,6 +10,10 @@ from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.provenance import of_model, versions
 
+#: The fields of a record by which two results are of the same function: what is only a name, such as the
+#: model's, or changes a number by rounding alone, such as the device, is none of them.
+OF_THE_WEIGHTS = ("model_class", "n_layers", "dtype", "weights", "weights_hash")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -24,6 +28,7 @@ class Record:
     dtype: str = "unknown"
     device: str = "unknown"
     weights: str = "unknown"
+    weights_hash: str = "unknown"
     task: str = "unknown"
     task_hash: str = "unknown"
     n_prompts: int = 0

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.files import read_json, write_json
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, load_tensors, save_tensors
 from tl_truncate.weights.provenance import versions
 
 #: Of the envelope around a result. What can be read tolerantly needs no new one.
@@ -45,7 +43,7 @@ class Saved:
             raise ValueError(
                 f"The file of a {type(self).__name__} must end in {wanted}, got {str(path)!r}."
             )
-        _write(Path(path), envelope, tensors)
+        _write(as_path(path), envelope, tensors)
 
     def save_into(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the result into a folder, where `find_result` looks for it, and gives its path.
@@ -60,7 +58,7 @@ class Saved:
                 f"The folder must be new, or hold a {type(self).__name__}, got {before} of another "
                 "kind. Use another folder."
             )
-        path = Path(folder) / f"{_STEM}{_suffix(tensors)}"
+        path = as_path(folder) / f"{_STEM}{_suffix(tensors)}"
         _write(path, envelope, tensors)
         return path
 
@@ -93,13 +91,12 @@ def _write(path: Path, envelope: dict[str, Any], tensors: dict[str, Tensor]) -> 
     if not tensors:
         write_json(path, envelope)
         return
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={_NOTE: json.dumps(envelope)})
+    save_tensors(path, tensors, {_NOTE: json.dumps(envelope)})
 
 
 def find_result(folder: str | os.PathLike[str]) -> Path | None:
     """The file that `save_into` wrote; None if there is none."""
-    places = (Path(folder) / f"{_STEM}{suffix}" for suffix in (".json", ".safetensors"))
+    places = (as_path(folder) / f"{_STEM}{suffix}" for suffix in (".json", ".safetensors"))
     return next((path for path in places if path.exists()), None)
 
 
@@ -129,15 +126,11 @@ def load_result(path: str | os.PathLike[str]) -> Saved:
 
 
 def _read_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    if not Path(path).exists():
+    if not as_path(path).exists():
         raise FileNotFoundError(f"{path} must be a file that was saved, but there is none.")
-    try:
-        with safe_open(Path(path), framework="pt") as file:
-            note = (file.metadata() or {}).get(_NOTE, "{}")
-            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except SafetensorError as problem:
-        raise ValueError(f"{path} must be a safetensors file, but it is damaged: {problem}.") from None
-    found: dict[str, Any] = json.loads(note)
+    found_tensors, note = load_tensors(path)
+    tensors.update(found_tensors)
+    found: dict[str, Any] = json.loads(note.get(_NOTE, "{}"))
     return found
 
 

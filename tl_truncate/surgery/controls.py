@@ -8,7 +8,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -32,7 +32,12 @@ class _SeededControl(SiteCut):
     seed: int = 0
 
     def __init__(
-        self, site: Site | str, keep: Keep | int | float, seed: int = 0, *, strength: float = 1.0
+        self,
+        site: Site | str,
+        keep: Keep | SupportsIndex | float,
+        seed: SupportsIndex = 0,
+        *,
+        strength: float = 1.0,
     ) -> None:
         fill(self, site=site, keep=keep, seed=seed, strength=strength)
 

@@ -6,13 +6,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from tl_truncate.checks import natural, real
 from tl_truncate.surgery.edit import Edit, Projection, Replacement, project_components
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, replacing
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
 from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import locate
@@ -125,17 +125,16 @@ class SiteCut(ABC):
 
 
 def _strength(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    found = real(value)
+    if found is None or not math.isfinite(found):
         raise ValueError(
             f"A cut's strength must be a finite number (1 removes, 0 changes nothing), got {value!r}."
         )
-    return float(value)
+    return found
 
 
 def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"A control's seed must be an integer from 0 up, got {value!r}.")
-    return value
+    return natural("A control's seed", value)
 
 
 _CHECKS = {"keep": as_keep, "strength": _strength, "seed": _seed}
@@ -267,7 +266,7 @@ class Cuts(tuple[SiteCut, ...]):
         Raises:
             ValueError: if the file does not hold cuts.
         """
-        data = json.loads(Path(path).read_text())
+        data = json.loads(as_path(path).read_text())
         if not isinstance(data, dict) or data.get("format") != 1 or "cuts" not in data:
             raise ValueError(f"{path} must be a file written by Cuts.save, got other content.")
         return cls([SiteCut.from_json(each) for each in data["cuts"]])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_truncate.checks import positive
+from tl_truncate.weights.files import as_path
 
 
 def read_counterfact(
@@ -22,7 +23,7 @@ def read_counterfact(
     Raises:
         ValueError: if the file is no CounterFact file, or has fewer facts than asked for.
     """
-    rows = _read(Path(path))
+    rows = _read(as_path(path))
     if n is not None and positive("n", n) > len(rows):
         raise ValueError(f"n must be at most {len(rows)}, the facts in {path}, got {n}.")
     if n is not None:

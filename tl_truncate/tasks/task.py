@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from tl_truncate.checks import whole
 from tl_truncate.tasks.counterfact import read_counterfact
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, replacing
 
 Scoring = Literal["token", "sequence"]
 
@@ -148,7 +148,7 @@ class Task:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Task":
         """Reads a task that `save` wrote, or that was written by hand in the same form."""
-        return cls.from_json(json.loads(Path(path).read_text()))
+        return cls.from_json(json.loads(as_path(path).read_text()))
 
     @classmethod
     def from_counterfact(
@@ -227,7 +227,12 @@ def _check_texts(task: Task) -> None:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    if hasattr(value, "tolist"):  # an array or tensor of token numbers
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        return value
+    numbers = [whole(each) for each in value]
+    return tuple(each if number is None else number for each, number in zip(value, numbers, strict=True))
 
 
 def _plain(value: Any) -> Any:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import load_tensors, save_tensors
 
 # A state is a few megabytes, and a step some tenths of a second.
 _SAVE_EVERY = 50
@@ -100,19 +98,20 @@ def _store(training: Training, step: int, value: float) -> None:
             if isinstance(each, Tensor)
         }
     content = {name: each.detach().cpu().contiguous() for name, each in held.items()}
-    with replacing(training.state) as path:
-        save_file(content, path, metadata={"step": str(step), "loss": repr(value)})
+    save_tensors(training.state, content, {"step": str(step), "loss": repr(value)})
 
 
 def load_state(path: Path, training: Training) -> tuple[int, float]:
     """Puts a stored state into the parameters and the optimizer; its step and loss.
 
     Raises:
-        ValueError: if the state is of other parameters.
+        ValueError: if the state is of other parameters, or damaged.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    content = load_file(path)
+    content, metadata = load_tensors(path)
+    if not {"step", "loss"} <= metadata.keys():
+        raise ValueError(
+            f"{path} must say which step it is of, but it does not. Delete it, and training begins anew."
+        )
     own = {f"parameter.{place}": each for place, each in enumerate(training.parameters)}
     stored = {name: each.shape for name, each in content.items() if name.startswith("parameter.")}
     if stored != {name: each.shape for name, each in own.items()}:

@@ -2,31 +2,35 @@
 
 The folder is `TL_TRUNCATE_CACHE` or the platform's cache folder; `TL_TRUNCATE_CACHE=off` keeps
 nothing. A file is written under a temporary name and renamed, so that a reader sees a whole file or
-none. A damaged file is recomputed with a warning. The oldest files go when the folder outgrows
-`TL_TRUNCATE_CACHE_GB` (8 by default).
+none. What is read is checked against a checksum of its key and content: a damaged file, or one that was
+copied under another key, is computed anew with a warning. The oldest files go when the folder outgrows
+`TL_TRUNCATE_CACHE_GB` (8 by default). No trouble with the folder stops an analysis.
 """
 
-import hashlib
 import os
+import re
 import warnings
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import platformdirs
-import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from tl_truncate.weights.content import bytes_of, content_key
 from tl_truncate.weights.factors import Factors, Method, factorise
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, modified, remove_parts, save_tensors
 
-_FORMAT = "2"
+#: Of a file; those of other formats are not looked at.
+_FORMAT = "3"
 _SUFFIX = ".safetensors"
+_LIMIT_GB = 8.0
+# Seconds after which a file that is still being written has been given up by its writer.
+_ABANDONED = 3600.0
 _MEMORY_BYTES = 256 * 2**20
 _memory: "OrderedDict[str, Factors]" = OrderedDict()
 
@@ -62,30 +66,12 @@ def cached_factors(weight: Float[Tensor, "n_in n_out"]) -> Factors:
         _memory.move_to_end(key)
         return _memory[key]
     folder = _folder()
-    found = None if folder is None else _read(folder / f"{key}{_SUFFIX}")
+    found = None if folder is None else _read(folder, key)
     factors = found if found is not None else _on_cpu(factorise(weight))
     if folder is not None and found is None:
         _write(folder, key, factors)
     _remember(key, factors)
     return factors
-
-
-def content_key(weight: Tensor) -> str:
-    """A hash of a weight's bytes, shape and dtype: equal weights share it, an edited one does not.
-
-    Examples:
-        >>> content_key(torch.zeros(2, 3)) == content_key(torch.zeros(3, 2))
-        False
-    """
-    digest = hashlib.blake2b(f"{_FORMAT} {tuple(weight.shape)} {weight.dtype}".encode(), digest_size=20)
-    digest.update(_bytes(weight))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> Any:
-    """A tensor's content as a buffer, without a copy where it lies on the CPU."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().data
 
 
 def cache_info() -> CacheInfo:
@@ -105,6 +91,7 @@ def cache_clear() -> CacheInfo:
     if before.folder is not None:
         for path in _files(before.folder):
             path.unlink(missing_ok=True)
+        remove_parts(before.folder, older_than=_ABANDONED)
     return before
 
 
@@ -112,7 +99,7 @@ def _folder() -> Path | None:
     chosen = os.environ.get("TL_TRUNCATE_CACHE", "")
     if chosen == "off":
         return None
-    return (Path(chosen) if chosen else platformdirs.user_cache_path("tl_truncate")) / "spectra"
+    return (as_path(chosen) if chosen else platformdirs.user_cache_path("tl_truncate")) / "spectra"
 
 
 def _files(folder: Path) -> list[Path]:
@@ -141,30 +128,34 @@ def _on_cpu(factors: Factors) -> Factors:
     return Factors(u, s, v, factors.method, factors.defect)
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
+def _checksum(key: str, tensors: dict[str, Tensor]) -> str:
     """Against damage, not against malice: a fast one."""
-    found = 0
+    found = zlib.crc32(key.encode())
     for name in sorted(tensors):
-        found = zlib.crc32(_bytes(tensors[name]), found)
+        found = zlib.crc32(bytes_of(tensors[name]), found)
     return f"{found:08x}"
 
 
-def _read(path: Path) -> Factors | None:
-    if not path.exists():
-        return None
+def _read(folder: Path, key: str) -> Factors | None:
+    """What the folder has under a key, if it can be believed."""
+    path = folder / f"{key}{_SUFFIX}"
     try:
+        if not path.exists():
+            return None
         with safe_open(path, framework="pt") as file:
             note = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in ("S", "U", "V")}
-        if note.get("checksum") != _checksum(tensors):
-            raise ValueError("its checksum does not match its content")
-    except (SafetensorError, OSError, ValueError) as problem:
+        if note.get("format") != _FORMAT:
+            return None
+        if note.get("checksum") != _checksum(key, tensors):
+            raise ValueError("its checksum does not match its name and content")
+        method, defect = cast(Method, note["method"]), float(note["defect"])
+    except (SafetensorError, OSError, ValueError, KeyError) as problem:
         warnings.warn(
-            f"The cached spectrum {path} is damaged ({problem}); it is computed anew.", stacklevel=2
+            f"The cached spectrum {path} is damaged ({problem}); it is computed anew.", stacklevel=3
         )
         return None
-    method = cast(Method, note["method"])
-    return Factors(tensors["U"], tensors["S"], tensors["V"], method, float(note["defect"]))
+    return Factors(tensors["U"], tensors["S"], tensors["V"], method, defect)
 
 
 def _write(folder: Path, key: str, factors: Factors) -> None:
@@ -173,24 +164,39 @@ def _write(folder: Path, key: str, factors: Factors) -> None:
         "format": _FORMAT,
         "method": factors.method,
         "defect": repr(factors.defect),
-        "checksum": _checksum(tensors),
+        "checksum": _checksum(key, tensors),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / f"{key}{_SUFFIX}") as temporary:
-            save_file(tensors, temporary, metadata=note)
+        save_tensors(folder / f"{key}{_SUFFIX}", tensors, note)
+        remove_parts(folder, older_than=_ABANDONED)
+        _shrink(folder)
     except OSError as problem:  # a full or read-only disk must not stop an analysis
-        warnings.warn(f"The spectrum could not be stored in {folder}: {problem}", stacklevel=2)
-        return
-    _shrink(folder)
+        warnings.warn(f"The spectrum could not be stored in {folder}: {problem}", stacklevel=3)
 
 
 def _shrink(folder: Path) -> None:
-    limit = float(os.environ.get("TL_TRUNCATE_CACHE_GB", "8")) * 1e9
-    files = sorted(_files(folder), key=lambda path: path.stat().st_mtime if path.exists() else 0)
+    limit = _limit_gb() * 1e9
+    files = sorted(_files(folder), key=modified)
     total = sum(_size(path) for path in files)
     for path in files[:-1]:
         if total <= limit:
             break
         total -= _size(path)
         path.unlink(missing_ok=True)
+
+
+def _limit_gb() -> float:
+    """`TL_TRUNCATE_CACHE_GB`, with or without the unit behind it; the default where it is no size."""
+    text = os.environ.get("TL_TRUNCATE_CACHE_GB", "").strip()
+    if not text:
+        return _LIMIT_GB
+    match = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*(?:gb?)?", text, re.IGNORECASE)
+    if match is None:
+        warnings.warn(
+            "TL_TRUNCATE_CACHE_GB must be a number of gigabytes, such as 8 or 0.5, got "
+            f"{text!r}; {_LIMIT_GB:g} is taken.",
+            stacklevel=4,
+        )
+        return _LIMIT_GB
+    return float(match[1])

@@ -17,6 +17,10 @@ Method = Literal["gram", "svd"]
 _TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-12}
 
 
+class NotFinite(ValueError):
+    """A weight has a NaN or an infinity in it."""
+
+
 @dataclass(frozen=True)
 class Factors:
     """`W = U diag(S) V^T` with what was measured on the way.
@@ -59,7 +63,7 @@ def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
     matrix = (weight.cpu() if weight.device.type == "mps" else weight).to(torch.float64)
     # A NaN or infinity anywhere shows in the sum, which is much cheaper than a look at each entry.
     if not bool(torch.isfinite(matrix.sum())):
-        raise ValueError("A weight must be finite to be factored, got NaN or infinity in it.")
+        raise NotFinite("A weight must be finite to be factored, got NaN or infinity in it.")
     factors = _by_gram(matrix)
     if factors.defect > _TOLERANCE[stored]:
         factors = _by_svd(matrix)

@@ -1,10 +1,29 @@
 """Files that are whole or not there: written under a temporary name beside the target, then renamed."""
 
+import errno
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_PART = re.compile(r".+\.[0-9a-f]{8}\.part")
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path as it was given, with `~` for the home folder.
+
+    Examples:
+        >>> str(as_path("runs/ioi")), as_path("~/runs").is_absolute()
+        ('runs/ioi', True)
+    """
+    return Path(path).expanduser()
 
 
 @contextmanager
@@ -17,10 +36,65 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     Yields:
         A path in the same folder, which ends in `.part`.
     """
-    path = Path(target)
+    path = as_path(target)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_part(path: Path) -> bool:
+    """Whether it is what a writer that was killed has left of a file, or one writes at this moment."""
+    return path.name.endswith(".part")
+
+
+def remove_parts(folder: Path, *, older_than: float = 0.0) -> None:
+    """Deletes what writers that were killed have left in a folder.
+
+    Args:
+        folder: to look into; what `replacing` has not named is left alone.
+        older_than: seconds; files that were written to later may be at work.
+    """
+    for path in folder.glob("*.part"):
+        if _PART.fullmatch(path.name) and time.time() - modified(path) >= older_than:
+            path.unlink(missing_ok=True)
+
+
+def modified(path: Path) -> float:
+    """When a file was written to; now, if another process has just deleted it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def save_tensors(
+    target: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Writes a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written, such as on a full disk.
+    """
+    with replacing(target) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as problem:
+            # Which is no OSError, though nothing but the disk can be at fault here.
+            raise OSError(errno.EIO, f"could not be written ({problem})", str(target)) from problem
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads a safetensors file: its tensors, and its metadata, which may be empty.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+    """
+    try:
+        with safe_open(as_path(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as problem:
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged: {problem}.") from None

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tl_truncate.checks import whole
 from tl_truncate.weights.bridge import has_matrix, is_bridge_block, locate_in_bridge
 from tl_truncate.weights.hooked import locate_in_hooked
 from tl_truncate.weights.linear import Linear
@@ -66,9 +67,10 @@ def find_sites(
 
 
 def _layer_index(layer: int, total: int) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, int) or not -total <= layer < total:
+    found = whole(layer)
+    if found is None or not -total <= found < total:
         raise ValueError(f"A layer must be in 0..{total - 1} for this model, got {layer!r}.")
-    return layer % total
+    return found % total
 
 
 def available(model: Any, layer: int) -> tuple[Matrix, ...]:

@@ -5,6 +5,7 @@ import weakref
 from importlib import metadata
 from typing import Any
 
+from tl_truncate.weights.content import weights_hash
 from tl_truncate.weights.locate import n_layers
 from tl_truncate.weights.processing import processing
 
@@ -24,7 +25,7 @@ def source(model: Any) -> str:
 
 
 def of_model(model: Any) -> dict[str, Any]:
-    """A model's name, class, depth, dtype, device and weights' processing, as plain data."""
+    """A model's name, class, depth, dtype, device, its weights' processing and hash, as plain data."""
     weight = next(iter(model.parameters()))
     return dict(
         model=source(model),
@@ -33,6 +34,7 @@ def of_model(model: Any) -> dict[str, Any]:
         dtype=str(weight.dtype).removeprefix("torch."),
         device=str(weight.device),
         weights=str(processing(model)),
+        weights_hash=weights_hash(model),
     )
 
 

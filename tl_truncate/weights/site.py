@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from tl_truncate.checks import natural
+
 Matrix = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
 MATRICES: tuple[Matrix, ...] = get_args(Matrix)
 ATTENTION_MATRICES: tuple[Matrix, ...] = ("W_Q", "W_K", "W_V", "W_O")
@@ -48,8 +50,7 @@ class Site:
         for name, value in (("layer", self.layer), ("head", self.head)):
             if name == "head" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"A site's {name} must be an integer from 0 up, got {value!r}.")
+            object.__setattr__(self, name, natural(f"A site's {name}", value))
         if self.head is not None and not self.is_attention:
             raise ValueError(
                 f"Only attention matrices have heads, got head {self.head} of {self.matrix}. "

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.weights.cache import cached_factors
-from tl_truncate.weights.factors import Method
+from tl_truncate.weights.factors import Method, NotFinite
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
@@ -38,7 +38,7 @@ class SingularValues(ABC):
         """Number of components, `min(n_in, n_out)`."""
         return len(self.S)
 
-    def kept(self, keep: Keep | int | float) -> Int64[Tensor, " kept"]:
+    def kept(self, keep: Keep | SupportsIndex | float) -> Int64[Tensor, " kept"]:
         """Indices of the components that a rule keeps.
 
         Raises:
@@ -46,13 +46,13 @@ class SingularValues(ABC):
         """
         return as_keep(keep).indices(self.S, self.shape)
 
-    def energy(self, keep: Keep | int | float) -> float:
+    def energy(self, keep: Keep | SupportsIndex | float) -> float:
         """Share of the squared Frobenius norm that a rule keeps, from 0 to 1."""
         squares = self.S.double().square()
         total = float(squares.sum())
         return float(squares[self.kept(keep)].sum()) / total if total else 0.0
 
-    def gap(self, keep: Keep | int | float) -> float:
+    def gap(self, keep: Keep | SupportsIndex | float) -> float:
         """Relative distance between the kept and the removed singular values nearest each other.
 
         `min |S_i - S_j| / S_1` over kept i and removed j. A gap near the rounding of the weight means
@@ -109,7 +109,7 @@ class Spectrum(SingularValues):
         """`(n_in, n_out)` of the matrix."""
         return (self.U.shape[0], self.V.shape[0])
 
-    def matrix(self, keep: Keep | int | float = 1.0) -> Float[Tensor, "n_in n_out"]:
+    def matrix(self, keep: Keep | SupportsIndex | float = 1.0) -> Float[Tensor, "n_in n_out"]:
         """The matrix made of the kept components, `sum_{i in K} S_i U_i V_i^T`."""
         chosen = self.kept(keep)
         return (self.U[:, chosen] * self.S[chosen]) @ self.V[:, chosen].T
@@ -207,5 +207,8 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
 def shared_spectrum(model: Any, site: Site | str) -> Spectrum:
     """The same, in the memory of the cache: for those who do not write into it."""
     place = Site.parse(site)
-    factors = cached_factors(locate(model, place).weight())
+    try:
+        factors = cached_factors(locate(model, place).weight())
+    except NotFinite as problem:
+        raise ValueError(f"{place}: {problem}") from None
     return Spectrum(place, factors.U, factors.S, factors.V, factors.method, factors.defect)

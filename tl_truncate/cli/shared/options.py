@@ -1,9 +1,14 @@
 """The options of the commands, each defined once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from tl_truncate.weights.files import as_path
+
+#: Of an option that is a path: the shell leaves `~` as it is in --out=~/runs.
+PATH: dict[str, Any] = dict(parser=as_path, metavar="PATH")
 
 # the model and how it is loaded
 ModelName = Annotated[
@@ -45,7 +50,8 @@ Corpus = Annotated[
     Path | None,
     typer.Option(
         help="To fit token means on: a text file, empty lines between passages; by default Python's "
-        "manual."
+        "manual.",
+        **PATH,
     ),
 ]
 
@@ -54,7 +60,9 @@ CutTexts = Annotated[
     list[str] | None,
     typer.Option("--cut", help="SITE=KEEP, such as `blocks.27.mlp.W_in=0.01`; may be repeated."),
 ]
-CutFile = Annotated[Path | None, typer.Option("--cuts", help="A JSON file written by Cuts.save.")]
+CutFile = Annotated[
+    Path | None, typer.Option("--cuts", help="A JSON file written by Cuts.save.", **PATH)
+]
 SiteNames = Annotated[
     list[str] | None, typer.Option("--site", help="Such as `blocks.3.mlp.W_in`; may be repeated.")
 ]
@@ -70,9 +78,11 @@ WithControls = Annotated[bool, typer.Option(help="Score controls of the same ran
 
 # what is left of it
 Out = Annotated[
-    Path | None, typer.Option(help="A folder for tables (CSV), a record (JSON) and pictures.")
+    Path | None, typer.Option(help="A folder for tables (CSV), a record (JSON) and pictures.", **PATH)
 ]
-RunFolder = Annotated[Path, typer.Option("--out", help="The folder to write to, made if need be.")]
+RunFolder = Annotated[
+    Path, typer.Option("--out", help="The folder to write to, made if need be.", **PATH)
+]
 Resume = Annotated[bool, typer.Option(help="Go on with the run in the folder.")]
 Figures = Annotated[
     bool,

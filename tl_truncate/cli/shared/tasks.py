@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tl_truncate import tasks as generators
 from tl_truncate.cli.shared.options import Bos, Prompts, Seed
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.files import as_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def check_task_name(name: str) -> str:
         ValueError: if it is neither a known name nor a file.
     """
     path = name.removeprefix("counterfact:")
-    if name not in GENERATED and name != "induction" and not Path(path).is_file():
+    if name not in GENERATED and name != "induction" and not as_path(path).is_file():
         raise ValueError(
             f"--task must be one of {', '.join(NAMES)}, or a task's JSON file, got {name!r}."
         )

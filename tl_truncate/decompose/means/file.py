@@ -3,16 +3,13 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_truncate.decompose.means.groups import Groups
 from tl_truncate.decompose.means.sums import SiteSums
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, load_tensors, save_tensors
 from tl_truncate.weights.site import Site
 
 FIT, HELD_OUT = "fit", "held_out"
@@ -40,9 +37,8 @@ def write_sums(
 ) -> None:
     """Writes the sums with their record, under a temporary name first."""
     text = json.dumps({"format": 1, "kappa": kappa, "record": dict(record)})
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file(tensors_of(sums), temporary, metadata={"token_means": text})
+    as_path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, tensors_of(sums), {"token_means": text})
 
 
 def read_sums(path: str | os.PathLike[str]) -> tuple[float, Sums, dict[str, Any]]:
@@ -51,12 +47,10 @@ def read_sums(path: str | os.PathLike[str]) -> tuple[float, Sums, dict[str, Any]
     Raises:
         ValueError: if the file holds no sums.
     """
-    with safe_open(Path(path), framework="pt") as file:
-        text = (file.metadata() or {}).get("token_means")
-        data = {} if text is None else json.loads(text)
-        if data.get("format") != 1:
-            raise ValueError(f"{path} must be a file written by TokenMeans.save.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors, note = load_tensors(path)
+    data = json.loads(note.get("token_means", "{}"))
+    if data.get("format") != 1:
+        raise ValueError(f"{path} must be a file written by TokenMeans.save.")
     return data["kappa"], _sums(tensors), data["record"]
 
 

@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import as_integers, real
 from tl_truncate.corpora.corpus import Corpus, Filled, Row, batches, read_rows, row_length, size_of
 from tl_truncate.decompose.means.file import Sums, read_sums, write_sums
 from tl_truncate.decompose.means.sums import SiteSums, usable
 from tl_truncate.decompose.passes import outputs_of
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts
+from tl_truncate.weights.files import as_path
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.provenance import of_model, versions
@@ -45,14 +45,15 @@ class FitOptions:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        positive("batch_size", self.batch_size)
+        as_integers(self, "batch_size")
         for name, most, told in (
             ("kappa", math.inf, "a number of positions from 0 up"),
             ("held_out", 0.5, "a share from 0 to 0.5"),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise ValueError(f"{name} must be {told}, got {value!r}.")
+            value = real(getattr(self, name))
+            if value is None or not 0 <= value <= most:
+                raise ValueError(f"{name} must be {told}, got {getattr(self, name)!r}.")
+            object.__setattr__(self, name, value)
 
 
 def fit_sums(
@@ -69,7 +70,7 @@ def fit_sums(
     `TokenMeans.fit`.
     """
     state = _State(model, tuple(sites), options)
-    if path is not None and Path(path).exists():
+    if path is not None and as_path(path).exists():
         state.read(path)
     rows = read_rows(
         model, corpus, mask=mask, max_tokens=options.max_tokens, prepend_bos=options.prepend_bos

@@ -1,8 +1,8 @@
 """All ways to take the global part away from one layer, side by side on a task; and the best of each."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,6 +21,7 @@ from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.files import as_path
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,7 +102,7 @@ def compare(
     *,
     token: int | None = None,
     ways: Ways = TO_COMPARE,
-    run_dir: str | Path | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
     prepend_bos: bool | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -214,7 +215,7 @@ def compare_chosen(
     ways: Ways = TO_CHOOSE,
     objective: Objective = "p_in_context",
     texts: Sequence[str] | None = None,
-    run_dir: str | Path | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
     prepend_bos: bool | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -256,7 +257,7 @@ def compare_chosen(
     layers = means.layers if layers is None else layers
     chosen = last_token(model, task, prepend_bos=prepend_bos) if token is None else token
     families = ways.families(model, means, layers, chosen)
-    folder = None if run_dir is None else Path(run_dir)
+    folder = None if run_dir is None else as_path(run_dir)
     found = {
         family: search(
             model,

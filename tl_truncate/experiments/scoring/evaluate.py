@@ -8,20 +8,21 @@ import pandas as pd
 from torch import nn
 from tqdm.auto import tqdm
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import natural, positive
 from tl_truncate.experiments.scoring.answers import Outcome, Sheet, plan_batches
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.codec import NEEDED
-from tl_truncate.runs.record import Record, make_record
+from tl_truncate.runs.record import OF_THE_WEIGHTS, Record, make_record
 from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import Estimate, bootstrap_mean
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.content import hashed_once
 from tl_truncate.weights.locate import n_layers
 
 
@@ -170,7 +171,8 @@ def evaluate(
         model: a HookedTransformer or TransformerBridge in evaluation mode.
         task: prompts and answers.
         cuts: made together; none scores the uncut model alone.
-        baseline: the uncut model's scores from an earlier call on the same task, to save a pass.
+        baseline: the uncut model's scores from an earlier call on the same task, to save a pass; of the
+            same weights, in the same precision.
         prepend_bos: overrides the model's default; the record says what was done.
         batch_size: prompts in a pass.
         max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
@@ -183,8 +185,8 @@ def evaluate(
 
     Raises:
         ValueError: if the task does not fit the tokenizer, a cut addresses nothing, the model has
-            active dropout, the memory does not suffice, or the baseline is of other prompts; before any
-            pass runs.
+            active dropout, the memory does not suffice, or the baseline is of other prompts or another
+            model; before any pass runs.
         TypeError: if an argument is of the wrong kind.
 
     Examples:
@@ -194,16 +196,45 @@ def evaluate(
         1
     """
     _check_arguments(model, task, batch_size)
-    chosen = Cuts(cuts)
+    resamples, seed = positive("resamples", resamples), natural("seed", seed)
+    with hashed_once(model):
+        return _evaluate(
+            model,
+            task,
+            Cuts(cuts),
+            baseline,
+            prepend_bos=prepend_bos,
+            batch_size=batch_size,
+            max_memory=max_memory,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
+        )
+
+
+def _evaluate(
+    model: Any,
+    task: Task,
+    chosen: Cuts,
+    baseline: Scores | None,
+    *,
+    prepend_bos: bool | None,
+    batch_size: int,
+    max_memory: int | None,
+    resamples: int,
+    seed: int,
+    progress: bool,
+) -> Scores:
+    """`evaluate`, while the weights are known."""
     encoded = encode(model, task, prepend_bos=prepend_bos)
     around = Cuts(active_cuts(model))  # of contexts that the caller has entered
-    _check_baseline(baseline, task, encoded, around)
+    uncut_record = make_record(model, task, cuts=around, prepend_bos=encoded.prepend_bos, seed=seed)
+    _check_baseline(baseline, uncut_record)
     sites = [cut.site for cut in chosen]
     rows = prompts_that_fit(model, encoded, sites, batch_size=batch_size, max_memory=max_memory)
 
     def scores(active: Cuts, uncut: Scores | None) -> Scores:
-        both = Cuts(around, active)
-        record = make_record(model, task, cuts=both, prepend_bos=encoded.prepend_bos, seed=seed)
+        record = replace(uncut_record, cuts=tuple(cut.to_json() for cut in (*around, *active)))
         with truncated(model, *active):
             frame = _score(model, task, encoded, rows, progress)
         return Scores(frame, record, uncut, resamples=resamples)
@@ -240,21 +271,28 @@ def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
     check_model(model)
 
 
-def _check_baseline(baseline: Scores | None, task: Task, encoded: EncodedTask, around: Cuts) -> None:
+def _check_baseline(baseline: Any, wanted: Record) -> None:
     if baseline is None:
         return
     if not isinstance(baseline, Scores):
         raise TypeError(f"baseline must be the Scores of an uncut model, got {baseline!r}.")
-    if baseline.record.cuts != tuple(cut.to_json() for cut in around):
+    found = baseline.record
+    if found.cuts != wanted.cuts:
         raise ValueError(
-            f"The baseline must be of the uncut model, got scores with {len(baseline.record.cuts)} cuts."
+            f"The baseline must be of the uncut model, got scores with {len(found.cuts)} cuts."
         )
-    found = (baseline.record.task_hash, baseline.record.prepend_bos)
-    wanted = (task.hash, encoded.prepend_bos)
-    if found != wanted:
+    if (found.task_hash, found.prepend_bos) != (wanted.task_hash, wanted.prepend_bos):
         raise ValueError(
             "The baseline must be of the same prompts and BOS, got scores of task "
-            f"{found[0]} (BOS {found[1]}) for task {wanted[0]} (BOS {wanted[1]})."
+            f"{found.task_hash} (BOS {found.prepend_bos}) for task {wanted.task_hash} (BOS "
+            f"{wanted.prepend_bos})."
+        )
+    other = [name for name in OF_THE_WEIGHTS if getattr(found, name) != getattr(wanted, name)]
+    if other:
+        told = "; ".join(f"{name} {getattr(found, name)}, now {getattr(wanted, name)}" for name in other)
+        raise ValueError(
+            "The baseline must be of the same model with the same weights, processing and precision, "
+            f"got scores of {found.model} that differ in: {told}. Leave it away to score it anew."
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_truncate.checks import natural, positive
 from tl_truncate.corpora.corpus import Filled, Row, batches
 from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.evaluate import check_model
@@ -163,6 +164,7 @@ def side_effects(
         (0.0, 1.0)
     """
     check_model(model)
+    resamples, seed = positive("resamples", resamples), natural("seed", seed)
     chosen = Cuts(cuts)
     passages = encode_passages(model, texts, prepend_bos, max_tokens)
     rows = [Row(place, tokens) for place, (_, tokens) in enumerate(passages)]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import natural, positive
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
@@ -81,7 +81,7 @@ def attribute(
     """
     check_task(task)
     check_model(model)
-    positive("batch_size", batch_size)
+    batch_size, seed = positive("batch_size", batch_size), natural("seed", seed)
     if metric not in get_args(Differentiable):
         raise ValueError(f"metric must be one of {', '.join(get_args(Differentiable))}, got {metric!r}.")
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import natural, positive
 from tl_truncate.decompose.decompose import decompose
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import PARTS, Method
@@ -190,7 +190,8 @@ def attribute_split(
     """`part_attribution` by a split that is at hand."""
     check_task(task)
     check_model(model)
-    positive("batch_size", batch_size)
+    batch_size, seed = positive("batch_size", batch_size), natural("seed", seed)
+    resamples = positive("resamples", resamples)
     split, chosen = split.on(model, layers)
     encoded = encode(model, task, prepend_bos=prepend_bos)
     limits: dict[str, Any] = dict(batch_size=batch_size, max_memory=max_memory)

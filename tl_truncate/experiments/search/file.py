@@ -1,7 +1,8 @@
 """A search on disk: `search.json`, from which the result comes back prompt by prompt."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,32 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.files import read_json, write_json
+from tl_truncate.runs.folder import RunFolder
 from tl_truncate.surgery.cut import Cuts
+from tl_truncate.weights.files import as_path
 
 FILE = "search.json"
 #: What the file has beside the summary, so that the result comes back.
 FORMAT = 2
+
+
+@contextmanager
+def held_for_search(folder: RunFolder) -> Iterator[None]:
+    """`RunFolder.held`, which says of a search of an earlier version why it cannot be gone on with.
+
+    Raises:
+        ValueError: if an earlier version has searched there, which wrote no manifest.
+        BlockingIOError: if another process is at work in the folder.
+    """
+    old = (folder.path / FILE).exists() or any(folder.path.glob("*/manifest.json"))
+    if old and not folder.exists():
+        raise ValueError(
+            f"The search in {folder.path} must say which weights it is of to be gone on with, but an "
+            "earlier version wrote it, which did not note them. What has ended can still be read, by "
+            "SearchResult.load; to search again, use another folder."
+        )
+    with folder.held():
+        yield
 
 
 def write_search(summary: Mapping[str, Any], fields: Mapping[str, Any], folder: str | Path) -> None:
@@ -26,7 +48,7 @@ def write_search(summary: Mapping[str, Any], fields: Mapping[str, Any], folder: 
         fields: of the result.
         folder: to write to.
     """
-    place = Path(folder)
+    place = as_path(folder)
     place.mkdir(parents=True, exist_ok=True)
     scores = {name: plain(fields[name]) for name in ("validation", "test", "controls", "cost")}
     write_json(place / FILE, {"format": FORMAT, "kind": "search", **summary, "scores": scores})
@@ -38,7 +60,7 @@ def read_search(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: if the folder holds no finished search, or one without its prompts' scores.
     """
-    path = Path(folder) / FILE
+    path = as_path(folder) / FILE
     if not path.exists():
         raise ValueError(
             f"The folder must hold a finished search's {FILE}, got {folder} without one. The same "

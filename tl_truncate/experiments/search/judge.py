@@ -1,5 +1,7 @@
 """What a search optimises: the change of a metric on validation prompts, over one or several tasks."""
 
+import hashlib
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -93,7 +95,7 @@ class Judge:
             The candidates, best first.
         """
         some = [task.subset(range(min(prompts, len(task)))) for task in self.tasks]
-        name = f"{len(self.looks):02d}-{label.replace(' ', '-')}"
+        name = f"{len(self.looks):02d}-{label.replace(' ', '-')}{_of(around)}"
         folder = None if self.run_dir is None else self.run_dir / name
         with truncated(self.model, around):
             options = replace(self.options, metrics=(self.objective,), run_dir=folder, label=label)
@@ -143,3 +145,11 @@ class Judge:
         bos = self.options.prepend_bos
         scores = [evaluate(self.model, task, prepend_bos=bos, progress=False) for task in tasks]
         return tuple(float(each.frame[self.objective].mean()) for each in scores)
+
+
+def _of(around: Cuts) -> str:
+    """Tells looks around other cuts apart, which a folder that is gone on with may have."""
+    if not around:
+        return ""
+    text = json.dumps([cut.to_json() for cut in around], sort_keys=True)
+    return "-" + hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

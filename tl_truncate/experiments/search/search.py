@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import natural, positive, real
 from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.evaluate import evaluate
 from tl_truncate.experiments.scoring.memory import factor_bytes, prompts_that_fit
@@ -17,22 +18,37 @@ from tl_truncate.experiments.scoring.side_effects import (
     passages_that_fit,
     side_effects,
 )
-from tl_truncate.experiments.search.file import write_search
-from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_task
+from tl_truncate.experiments.search.file import held_for_search, write_search
+from tl_truncate.experiments.search.judge import (
+    Candidate,
+    Combine,
+    Judge,
+    Objective,
+    Split,
+    split_task,
+)
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.strategies import halving, laser
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
+from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.content import hashed_once
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
+from tl_truncate.weights.provenance import of_model
 from tl_truncate.weights.site import Site
 
 Method = Literal["halving", "laser"]
+# What a run folder may be gone on with: each setting of each look is known by itself.
+_MAY_DIFFER: dict[str, Any] = dict(
+    free=("model", "tasks", "greedy", "budget"), grows=("grid",), noted=("device",)
+)
 
 
 def search(
@@ -78,7 +94,8 @@ def search(
         test_fraction: share of the prompts that is reported on.
         texts: running text for the cost of the cuts; the sample that ships with the package by default,
             none with `()`.
-        run_dir: a folder in which each look is stored; given again, the search goes on.
+        run_dir: a folder in which each look is stored; given again, the search goes on, also with more
+            sites, keeps or cuts to choose from. One process at a time works in it.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
         max_memory: most bytes beside the model.
@@ -89,8 +106,10 @@ def search(
         The result; `.cuts` is empty if nothing raised the objective.
 
     Raises:
-        ValueError: if an argument does not fit, before any pass.
+        ValueError: if an argument does not fit, or the folder holds another search or run; before any
+            pass.
         TypeError: if an argument is of the wrong kind.
+        BlockingIOError: if another process works in the folder.
 
     Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to", "John gave a drink to"] * 2,
@@ -100,7 +119,7 @@ def search(
         (True, ['drink'])
     """
     tasks = check_tasks(model, task)
-    positive("greedy", greedy)
+    greedy, seed = positive("greedy", greedy), natural("seed", seed)
     _check_choices(objective, combine, method, budget, test_fraction)
     splits = [split_task(each, test_fraction=test_fraction, seed=seed) for each in tasks]
     encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
@@ -114,25 +133,84 @@ def search(
         seed=seed,
         progress=progress,
     )
-    folder = None if run_dir is None else Path(run_dir)
-    validation = [split.validation for split in splits]
-    judge = Judge(model, validation, objective, combine, folder, options)
-    if method == "laser":
-        best = laser(judge, grid, greedy=greedy)
-    else:
-        best = halving(judge, grid, greedy=greedy, budget=budget, seed=seed)
-    settings: dict[str, Any] = dict(
-        method=method, greedy=greedy, budget=budget, test_fraction=test_fraction, seed=seed
-    )
-    settings.update(_asked(grid, keeps))
-    found = Cuts() if best is None else best.cuts
-    looks = pd.DataFrame(judge.looks)
-    cost = _cost(model, found, texts, prepend_bos, max_memory)
-    scores = _report(model, splits, found, options)
-    result = SearchResult(found, objective, combine, **scores, cost=cost, looks=looks, settings=settings)
-    if folder is not None:
-        write_search(result.to_json(), vars(result), folder)
+    asked = _Asked(objective, combine, method, greedy, real(budget), float(test_fraction))
+    settings = asked.settings(grid, keeps, seed)
+    folder = None if run_dir is None else RunFolder(run_dir)
+    with hashed_once(model), nullcontext() if folder is None else held_for_search(folder):
+        if folder is not None:
+            manifest = _manifest(model, tasks, encoded, grid, asked, seed)
+            folder.open(manifest, resume=True, **_MAY_DIFFER)
+        place = None if folder is None else folder.path
+        judge = Judge(model, [split.validation for split in splits], objective, combine, place, options)
+        best = asked.choose(judge, grid, seed)
+        found = Cuts() if best is None else best.cuts
+        result = SearchResult(
+            found,
+            objective,
+            combine,
+            **_report(model, splits, found, options),
+            cost=_cost(model, found, texts, prepend_bos, max_memory),
+            looks=pd.DataFrame(judge.looks),
+            settings=settings,
+        )
+        if place is not None:
+            write_search(result.to_json(), vars(result), place)
     return result
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is looked for, and how."""
+
+    objective: Objective
+    combine: Combine
+    method: Method
+    greedy: int
+    budget: float | None
+    test_fraction: float
+
+    def choose(self, judge: Judge, grid: Sequence[SiteCut], seed: int) -> Candidate | None:
+        """The best composition of cuts of a grid, or None."""
+        if self.method == "laser":
+            return laser(judge, grid, greedy=self.greedy)
+        return halving(judge, grid, greedy=self.greedy, budget=self.budget, seed=seed)
+
+    def settings(
+        self, grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float], seed: int
+    ) -> dict[str, Any]:
+        """What is asked, as plain data."""
+        return dict(
+            method=self.method,
+            greedy=self.greedy,
+            budget=self.budget,
+            test_fraction=self.test_fraction,
+            seed=seed,
+            grid=f"{len(grid)} settings",
+            sites=sorted({str(cut.site) for cut in grid}),
+            keeps=[repr(keep) for keep in keeps],
+        )
+
+
+def _manifest(
+    model: Any,
+    tasks: Sequence[Task],
+    encoded: Sequence[EncodedTask],
+    grid: Sequence[SiteCut],
+    asked: _Asked,
+    seed: int,
+) -> dict[str, Any]:
+    return make_manifest(
+        "search",
+        **of_model(model),
+        cuts=[cut.to_json() for cut in active_cuts(model)],
+        tasks=[task.to_json() for task in tasks],
+        task_hashes={task.name: task.hash for task in tasks},
+        task_order=[task.name for task in tasks],
+        prepend_bos=[each.prepend_bos for each in encoded],
+        seed=seed,
+        grid=[cut.to_json() for cut in grid],
+        **asdict(asked),
+    )
 
 
 def _check_report_fits(
@@ -154,12 +232,6 @@ def _check_report_fits(
         passages_that_fit(model, passages, sites, batch_size=1, max_memory=max_memory)
 
 
-def _asked(grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float]) -> dict[str, Any]:
-    """What was searched, as plain data."""
-    sites = sorted({str(cut.site) for cut in grid})
-    return dict(grid=f"{len(grid)} settings", sites=sites, keeps=[repr(keep) for keep in keeps])
-
-
 def _check_choices(objective: str, combine: str, method: str, budget: Any, test_fraction: Any) -> None:
     for name, value, kind in (
         ("objective", objective, Objective),
@@ -168,9 +240,9 @@ def _check_choices(objective: str, combine: str, method: str, budget: Any, test_
     ):
         if value not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}.")
-    if budget is not None and not (isinstance(budget, (int, float)) and budget > 0):
+    if budget is not None and not (real(budget) or 0) > 0:
         raise ValueError(f"budget must be a positive number of settings, got {budget!r}.")
-    if not isinstance(test_fraction, float) or not 0 < test_fraction < 1:
+    if not 0 < (real(test_fraction) or 0) < 1:
         raise ValueError(f"test_fraction must be a number between 0 and 1, got {test_fraction!r}.")
 
 

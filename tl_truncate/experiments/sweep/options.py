@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import as_integers, natural
 from tl_truncate.experiments.scoring.metrics import METRICS, SCORED, Metric
 
 
@@ -34,5 +34,5 @@ class SweepOptions:
         unknown = [metric for metric in metrics if metric not in METRICS]
         if isinstance(metrics, str) or unknown or not metrics:
             raise ValueError(f"metrics must be a list from {', '.join(METRICS)}, got {metrics!r}.")
-        for name in ("batch_size", "tokens_in_flight"):
-            positive(name, getattr(self, name))
+        as_integers(self, "batch_size", "tokens_in_flight", "resamples")
+        as_integers(self, "seed", check=natural)

@@ -12,7 +12,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import Scores, score_frame
 from tl_truncate.experiments.scoring.keeps import keep_column
-from tl_truncate.experiments.scoring.metrics import Metric, column_of
+from tl_truncate.experiments.scoring.metrics import SCORED, Metric, column_of
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
 from tl_truncate.runs.codec import read
@@ -235,12 +235,13 @@ def result_fields(
 
     Cuts whose token means were never saved cannot be read back, so whoever has the cuts gives them.
     """
-    tasks = tuple(Task.from_json(each) for each in manifest["tasks"])
+    tasks = tuple(read(Task, each) for each in manifest["tasks"])
+    resamples = manifest.get("resamples", 2000)
     baselines = {}
     for task, data in zip(tasks, baseline, strict=True):
         frame = score_frame(task, data["n_tokens"], read(Outcome, data["outcome"]))
         record = read(Record, data["record"])
-        baselines[task.name] = Scores(frame, record, resamples=manifest["resamples"])
+        baselines[task.name] = Scores(frame, record, resamples=resamples)
     grid = tuple(map(SiteCut.from_json, manifest["grid"]) if cuts is None else cuts)
     finished = {setting_key(setting.cut): setting for setting in reversed(settings)}
     in_order = [replace(finished[key], cut=cut) for cut in grid if (key := setting_key(cut)) in finished]
@@ -249,7 +250,7 @@ def result_fields(
         baselines=baselines,
         settings=tuple(in_order),
         grid=grid,
-        metrics=tuple(manifest["metrics"]),
+        metrics=tuple(manifest.get("metrics", SCORED)),
         manifest=manifest,
-        resamples=manifest["resamples"],
+        resamples=resamples,
     )

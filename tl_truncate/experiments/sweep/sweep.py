@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -22,12 +23,20 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.content import hashed_once
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
 from tl_truncate.weights.site import Site
 
 # Uncut scores that a resumed run may differ by, in nats: another number of threads rounds otherwise.
 _SAME_BASELINE = 0.02
+# What a run folder may be gone on with: it changes the number of a setting by rounding at most. Of tasks
+# their hashes and their order are compared.
+_MAY_DIFFER: dict[str, Any] = dict(
+    free=("model", "tasks", "metrics", "resamples"),
+    grows=("grid",),
+    noted=("device", "batches", "cuts_in_a_pass"),
+)
 
 
 def sweep(
@@ -67,7 +76,8 @@ def sweep(
         controls: `random_subspace`, `norm_matched`, scored beside each cut that has a counterpart.
         metrics: in the table.
         run_dir: a folder for the manifest and one line for each finished setting. Given again, the run
-            goes on where it stopped.
+            goes on where it stopped, also with more or other sites, keeps, metrics or resamples. One
+            process at a time works in it.
         resume: False refuses a folder that holds a run.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
@@ -82,7 +92,9 @@ def sweep(
 
     Raises:
         ValueError: if the task does not fit the tokenizer, a site or keep does not fit the model, the
-            memory does not suffice, or the folder holds another run; before any pass runs.
+            memory does not suffice, or the folder holds another run, such as of other weights; before
+            any pass runs.
+        BlockingIOError: if another process works in the folder.
         TypeError: if an argument is of the wrong kind.
         FullPassesWarning: as a warning, if the model cannot be run from the middle.
 
@@ -129,15 +141,30 @@ def sweep_cuts(
     )
     if options.progress and options.says_memory:
         tqdm.write(f"{options.label}: about {plan.memory} beside the model", file=sys.stderr)
-    records = _records(model, tasks, encoded, options.seed)
+    with hashed_once(model):
+        records = _records(model, tasks, encoded, options.seed)
     manifest = _manifest(tasks, records, grid, plan, options)
     folder = None if options.run_dir is None else RunFolder(options.run_dir)
-    if folder is not None:
-        folder.open(manifest, resume=options.resume)
-    settings = [read(Setting, line) for line in folder.lines()] if folder else []
-    run = _Run(model, tasks, plan, records, encoded, folder, settings)
-    baseline = run.finish(grid, options.progress, options.label)
+    with nullcontext() if folder is None else folder.held():
+        settings: list[Setting] = []
+        if folder is not None:
+            manifest = folder.open(manifest, resume=options.resume, **_MAY_DIFFER)
+            settings = [_checked(read(Setting, line), tasks, folder) for line in folder.lines()]
+        run = _Run(model, tasks, plan, records, encoded, folder, settings)
+        baseline = run.finish(grid, options.progress, options.label)
     return SweepResult(**result_fields(manifest, baseline, run.settings, grid))
+
+
+def _checked(setting: Setting, tasks: Sequence[Task], folder: RunFolder) -> Setting:
+    """A setting that was read, if it has an outcome for each prompt."""
+    found = [len(outcome.log_p_in_context) for outcome in setting.outcomes]
+    wanted = list(map(len, tasks))
+    if found != wanted:
+        raise ValueError(
+            f"Each setting in {folder.path} must have an outcome for each of {wanted} prompts, got "
+            f"{found} for {setting.cut!r}. Delete its line in settings.jsonl; it will be computed again."
+        )
+    return setting
 
 
 class _Run:
@@ -257,6 +284,7 @@ def _manifest(
         | dict(
             tasks=[task.to_json() for task in tasks],
             task_hashes={task.name: task.hash for task in tasks},
+            task_order=[task.name for task in tasks],
             grid=[cut.to_json() for cut in grid],
             metrics=list(options.metrics),
             resamples=options.resamples,

@@ -54,7 +54,16 @@ class Dynamics:
     @property
     def finished(self) -> bool:
         """Whether every checkpoint has been scored."""
-        return set(self.asked) <= set(self.readings)
+        return self._left == 0
+
+    @property
+    def _left(self) -> int:
+        """How many checkpoints lack something; a cut that was asked for later may be missing in some."""
+        return sum(not set(self.names) <= self.readings.get(step, {}).keys() for step in self.asked)
+
+    def names_at(self, step: int) -> list[str]:
+        """The names that there are scores of at a checkpoint: all, but for one that is gone on with."""
+        return [name for name in self.names if name in self.readings[step]]
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -64,7 +73,7 @@ class Dynamics:
         `<metric>_high`, and with the same endings `<metric>_change`, the paired change from the uncut
         model of the same step (0 for the uncut model itself).
         """
-        rows = [self._row(step, name) for step in self.checkpoints for name in self.names]
+        rows = [self._row(step, name) for step in self.checkpoints for name in self.names_at(step)]
         return pd.DataFrame(rows)
 
     @cached_property
@@ -104,7 +113,7 @@ class Dynamics:
         Raises:
             ValueError: if there is no such checkpoint or name.
         """
-        if step not in self.readings or name not in self.names:
+        if name not in self.names or name not in self.readings.get(step, {}):
             raise ValueError(
                 f"The step must be one of {', '.join(map(str, self.checkpoints))} and the name one of "
                 f"{', '.join(self.names)}, got {step!r} and {name!r}."
@@ -127,7 +136,7 @@ class Dynamics:
                 f"{', '.join(self.names)}, got {metric!r} and {name!r}."
             )
         for step in self.checkpoints:
-            if np.mean(self.readings[step][name].values[metric]) > above:
+            if name in self.readings[step] and np.mean(self.readings[step][name].values[metric]) > above:
                 return step
         return None
 
@@ -148,13 +157,13 @@ class Dynamics:
         return cls(**dynamics_fields(manifest, lines))
 
     def __str__(self) -> str:
-        left = len(set(self.asked) - set(self.readings))
+        left = self._left
         lines = [
             f"{self.task.name}: {len(self.task)} prompts at {len(self.readings)} checkpoints"
             + (f" ({left} to go: the same call with the same run_dir goes on)" if left else "")
         ]
         last = self.checkpoints[-1]
-        for name in self.names:
+        for name in self.names_at(last):
             row = self._row(last, name)
             told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in _TOLD)
             lines.append(f"  step {last}, {name}: {told}")
@@ -165,17 +174,25 @@ class Dynamics:
 
 
 def dynamics_fields(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields of a result, from what a run folder holds; a step that is there twice counts once."""
-    by_step = {line["step"]: line for line in reversed(lines)}
-    readings = {step: read(dict[str, Reading], line["readings"]) for step, line in by_step.items()}
-    parts = {
-        step: read(PartAttribution, line["parts"]) for step, line in by_step.items() if "parts" in line
-    }
+    """The fields of a result, from what a run folder holds, so far as the manifest asks for it.
+
+    A step has several lines if cuts or parts were asked for later; what is there twice counts once.
+    """
+    names, asked = {UNCUT, *manifest["cuts"]}, set(manifest["checkpoints"])
+    readings: dict[int, dict[str, Reading]] = {}
+    parts: dict[int, PartAttribution] = {}
+    for line in lines:
+        step = line["step"]
+        for name, reading in read(dict[str, Reading], line["readings"]).items():
+            if step in asked and name in names:
+                readings.setdefault(step, {}).setdefault(name, reading)
+        if step in asked and "parts" in line and manifest.get("parts") is not None:
+            parts.setdefault(step, read(PartAttribution, line["parts"]))
     return dict(
-        task=Task.from_json(manifest["task"]),
+        task=read(Task, manifest["task"]),
         readings=readings,
         asked=tuple(manifest["checkpoints"]),
         manifest=manifest,
         parts=parts,
-        resamples=manifest["resamples"],
+        resamples=manifest.get("resamples", 2000),
     )

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import as_integers, natural
 from tl_truncate.models import Backend, load_model
 from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.toys.nano.grammar import Grammar
 from tl_truncate.toys.nano.tokenizer import make_tokenizer, pieces, vocabulary
 from tl_truncate.toys.nano.weights import save_checkpoint
 from tl_truncate.toys.training import Training, log_spaced, train
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import as_path, replacing
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class NanoConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "d_model", "n_heads", "length", "batch_size", "steps", "warmup"):
-            positive(name, getattr(self, name))
+        as_integers(self, "n_layers", "d_model", "n_heads", "length", "batch_size", "steps", "warmup")
+        as_integers(self, "seed", check=natural)
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}."
@@ -111,30 +111,42 @@ def nano_pythia(
     steps = _check_checkpoints(
         _default_steps(config.steps) if checkpoints is None else checkpoints, config
     )
-    place = Path(folder)
+    place = as_path(folder)
     manifest = make_manifest("nano-pythia", config=asdict(config), checkpoints=steps)
-    RunFolder(place).open(manifest, resume=resume)
-    model = _fresh_model(config)
-    if device is not None:
-        model.to(device)
-    tokenizer = make_tokenizer()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
-    )
+    run = RunFolder(place)
+    with run.held():
+        run.open(manifest, resume=resume)
+        model = _fresh_model(config)
+        if device is not None:
+            model.to(device)
+        tokenizer = make_tokenizer()
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.95),
+        )
 
-    def loss(step: int) -> Tensor:
-        tokens = training_tokens(config, step).to(model.device)
-        logits = model(tokens[:, :-1]).logits
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        def loss(step: int) -> Tensor:
+            tokens = training_tokens(config, step).to(model.device)
+            logits = model(tokens[:, :-1]).logits
+            return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
-    def visit(step: int, _: float) -> None:
-        save_checkpoint(model, tokenizer, place / f"step{step}")
+        def visit(step: int, _: float) -> None:
+            save_checkpoint(model, tokenizer, place / f"step{step}")
 
-    training = Training(
-        config.steps, optimizer, loss, config.rate, steps, visit, place / "state.safetensors", clip=1.0
-    )
-    train(training, progress=progress, title="nano-pythia")
-    return NanoRun(place, steps)
+        training = Training(
+            config.steps,
+            optimizer,
+            loss,
+            config.rate,
+            steps,
+            visit,
+            place / "state.safetensors",
+            clip=1.0,
+        )
+        train(training, progress=progress, title="nano-pythia")
+        return NanoRun(place, steps)
 
 
 def _default_steps(steps: int) -> tuple[int, ...]:
@@ -199,10 +211,11 @@ def ship(
     """
     from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
+    place = as_path(folder)
     for step in steps:
         source = str(run.folder / f"step{step}")
         model = GPTNeoXForCausalLM.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
-        save_checkpoint(model, tokenizer, Path(folder) / f"step{step}", dtype=torch.float16)
-    with replacing(Path(folder) / "manifest.json") as path:
+        save_checkpoint(model, tokenizer, place / f"step{step}", dtype=torch.float16)
+    with replacing(place / "manifest.json") as path:
         shutil.copyfile(run.folder / "manifest.json", path)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from tl_truncate.checks import positive
+from tl_truncate.checks import as_integers, natural
 from tl_truncate.models import Backend
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.toys.recall.bigrams import BigramTable
@@ -82,8 +82,8 @@ class RecallConfig:
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in (*_COUNTS, "mlp_ratio"):
-            positive(name, getattr(self, name))
+        as_integers(self, *_COUNTS, "mlp_ratio")
+        as_integers(self, "seed", check=natural)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(

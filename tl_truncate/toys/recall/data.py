@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tl_truncate.checks import positive, probability
+from tl_truncate.checks import as_integers, positive, probability
 from tl_truncate.toys.recall.bigrams import BigramTable
 
 Triggers = Literal["fixed", "random"]
@@ -87,8 +87,7 @@ class RecallData:
 
     def __post_init__(self) -> None:
         size = len(self.table)
-        for name in ("length", "n_triggers"):
-            positive(name, getattr(self, name))
+        as_integers(self, "length", "n_triggers")
         if self.n_triggers >= size:
             raise ValueError(f"n_triggers must be less than the {size} tokens, got {self.n_triggers}.")
         probability("alpha", self.alpha)

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tl_truncate.runs.folder import RunFolder, make_manifest
@@ -18,7 +18,7 @@ from tl_truncate.toys.recall.data import RecallBatch, RecallData
 from tl_truncate.toys.recall.model import build_recall_model, tensors, write
 from tl_truncate.toys.recall.probes import Probes
 from tl_truncate.toys.training import Training, log_spaced, train
-from tl_truncate.weights.files import replacing
+from tl_truncate.weights.files import load_tensors, remove_parts, save_tensors
 from tl_truncate.weights.provenance import note_source
 
 #: What counts as learnt: the noise by its probability, recall by its accuracy.
@@ -149,30 +149,31 @@ def train_recall(
         raise TypeError(f"config must be a RecallConfig, such as RecallConfig.small(), got {config!r}.")
     steps = _check_steps(_default_steps(config.steps) if checkpoints is None else checkpoints, config)
     store = _Store(None if run_dir is None else RunFolder(run_dir))
-    store.open(
-        make_manifest("recall", config=config.to_json(), checkpoints=steps),
-        resume=resume,
-    )
-    model = _build(config, device)
-    probes = Probes(config.data, config.eval_size, config.seed)
+    with store.held():
+        store.open(
+            make_manifest("recall", config=config.to_json(), checkpoints=steps),
+            resume=resume,
+        )
+        model = _build(config, device)
+        probes = Probes(config.data, config.eval_size, config.seed)
 
-    def visit(step: int, loss: float) -> None:
-        store.write(step, tensors(model))
-        store.log({"step": step, "loss": loss, **probes.measure(model)})
+        def visit(step: int, loss: float) -> None:
+            store.write(step, tensors(model))
+            store.log({"step": step, "loss": loss, **probes.measure(model)})
 
-    training = Training(
-        config.steps,
-        make_optimizer(model, config),
-        lambda step: recall_loss(
-            model, config, config.data.sample(config.batch_size, seed=(config.seed, step))
-        ),
-        config.rate,
-        steps,
-        visit,
-        store.state,
-    )
-    train(training, progress=progress, title="recall")
-    return _result(config, store, model)
+        training = Training(
+            config.steps,
+            make_optimizer(model, config),
+            lambda step: recall_loss(
+                model, config, config.data.sample(config.batch_size, seed=(config.seed, step))
+            ),
+            config.rate,
+            steps,
+            visit,
+            store.state,
+        )
+        train(training, progress=progress, title="recall")
+        return _result(config, store, model)
 
 
 def make_optimizer(model: Any, config: RecallConfig) -> torch.optim.Optimizer:
@@ -283,28 +284,33 @@ class _Store:
     def state(self) -> Path | None:
         return None if self._folder is None else self._folder.path / "state.safetensors"
 
+    def held(self) -> AbstractContextManager[None]:
+        """Inside, no other process trains in the folder."""
+        return nullcontext() if self._folder is None else self._folder.held()
+
     def open(self, manifest: dict[str, Any], *, resume: bool) -> None:
         if self._folder is None:
             if resume:
                 raise ValueError("resume must go with the run_dir of the run to go on with, got none.")
             return
         self._folder.open(manifest, resume=resume)
-        (self._folder.path / "checkpoints").mkdir(exist_ok=True)
+        checkpoints = self._folder.path / "checkpoints"
+        checkpoints.mkdir(exist_ok=True)
+        remove_parts(checkpoints)
 
     def write(self, step: int, weights: Mapping[str, Tensor]) -> None:
         copies = {name: value.cpu().clone().contiguous() for name, value in weights.items()}
         if self._folder is None:
             self._weights[step] = copies
             return
-        with replacing(self._path(step)) as path:
-            save_file(copies, path)
+        save_tensors(self._path(step), copies, {})
 
     def _path(self, step: int) -> Path:
         assert self._folder is not None
         return self._folder.path / "checkpoints" / f"step{step}.safetensors"
 
     def read(self, step: int) -> dict[str, Tensor]:
-        return dict(self._weights[step]) if self._folder is None else load_file(self._path(step))
+        return dict(self._weights[step]) if self._folder is None else load_tensors(self._path(step))[0]
 
     def log(self, row: dict[str, Any]) -> None:
         if self._folder is None:

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tl_truncate.checks import real
+
 
 class Keep(ABC):
     """A rule that chooses which components of a spectrum stay.
@@ -89,26 +91,16 @@ class Keep(ABC):
         return Keep.named(fields.pop("rule", None))(**fields)
 
 
-def natural(name: str, value: Any) -> int:
-    """A whole number from 0 up.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be an integer from 0 up, got {value!r}.")
-    return value
-
-
 def unit(name: str, value: Any) -> float:
     """A number from 0 to 1.
 
     Raises:
         ValueError: if it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    found = real(value)
+    if found is None or not 0 <= found <= 1:
         raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}.")
-    return float(value)
+    return found
 
 
 def at_most(name: str, value: int, max_rank: int) -> int:

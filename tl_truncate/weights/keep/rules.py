@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import SupportsIndex
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tl_truncate.weights.keep.rule import Keep, at_most, natural, unit
+from tl_truncate.checks import natural, real, whole
+from tl_truncate.weights.keep.rule import Keep, at_most, unit
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Rank(Keep):
     k: int
 
     def __post_init__(self) -> None:
-        natural("Rank's k", self.k)
+        object.__setattr__(self, "k", natural("Rank's k", self.k))
 
     @property
     def table_label(self) -> int | float | str:
@@ -107,7 +108,7 @@ class DropTop(Keep):
     k: int
 
     def __post_init__(self) -> None:
-        natural("DropTop's k", self.k)
+        object.__setattr__(self, "k", natural("DropTop's k", self.k))
 
     def indices(self, singular_values: Tensor, shape: tuple[int, int]) -> Tensor:
         """All but the first k."""
@@ -127,7 +128,9 @@ class Band(Keep):
     j: int
 
     def __post_init__(self) -> None:
-        if natural("Band's i", self.i) > natural("Band's j", self.j):
+        for name in ("i", "j"):
+            object.__setattr__(self, name, natural(f"Band's {name}", getattr(self, name)))
+        if self.i > self.j:
             raise ValueError(f"Band's i must be at most its j, got Band({self.i}, {self.j}).")
 
     def indices(self, singular_values: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -193,7 +196,7 @@ class Without(Keep):
         return f"Without({self.name or list(self.components)})"
 
 
-def as_keep(value: "Keep | int | float") -> Keep:
+def as_keep(value: "Keep | SupportsIndex | float") -> Keep:
     """An int is a rank, a float a fraction of the maximum rank, a rule is itself.
 
     Raises:
@@ -206,18 +209,17 @@ def as_keep(value: "Keep | int | float") -> Keep:
     """
     if isinstance(value, Keep):
         return value
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    rank, share = whole(value), real(value)
+    if share is None:
         raise TypeError(
             "keep must be an int (a rank), a float from 0 to 1 (a fraction of the maximum rank) or "
             f"a rule such as Energy(0.95), got {value!r}."
         )
-    if isinstance(value, int):
-        return Rank(value)
-    if not 0 <= value <= 1:
+    if rank is not None:
+        return Rank(rank)
+    if not 0 <= share <= 1:
         raise ValueError(
             f"keep as a float is a fraction and must be from 0 to 1, got {value!r}. "
             "Give a rank as an int."
         )
-    return Fraction(value)
+    return Fraction(share)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.weights.keep.rule import Keep, natural, unit
+from tl_truncate.checks import natural
+from tl_truncate.weights.keep.rule import Keep, unit
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class LaserCompat(Keep):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rho", unit("The kept fraction", self.rho))
-        natural("LaserCompat's seed", self.seed)
+        object.__setattr__(self, "seed", natural("LaserCompat's seed", self.seed))
 
     def count(self, max_rank: int) -> int:
         """floor(rho * max_rank)."""

@@ -1,0 +1,121 @@
+"""One content hash of a model's weights: equal for equal weights, another after any edit, whoever makes it."""
+
+import copy
+
+import architectures
+import pytest
+import torch
+
+from tl_truncate.weights.content import content_key, hashed_once, weights_hash
+from tl_truncate.weights.locate import locate
+from tl_truncate.weights.site import Site
+
+
+@pytest.fixture(scope="module", params=["bridge", "hooked"])
+def model(request):
+    if request.param == "hooked" and architectures.HookedTransformer is None:
+        pytest.skip("TransformerLens 4 has only the Bridge")
+    return architectures.build(request.param, "gpt2")
+
+
+def edits(model):
+    """Ways to change one number, of a weight, a bias, a norm, an embedding, a buffer."""
+    yield locate(model, Site(1, "W_out")).weight()
+    yield locate(model, Site(2, "W_in")).bias()
+    yield from (next(iter(each.parameters())) for each in (model.embed, model.ln_final))
+
+
+def test_any_edit_is_seen_also_of_data_and_it_comes_back(model):
+    before = weights_hash(model)
+    assert weights_hash(model) == before
+    for weight in edits(model):
+        kept = weight.data.flatten()[0].item()
+        weight.data.view(-1)[0] += 1.0  # which no version counter sees
+        assert weights_hash(model) != before
+        weight.data.view(-1)[0] = kept
+    assert weights_hash(model) == before
+
+
+def test_a_buffer_is_part_of_it(shared):
+    model = architectures.build("bridge", "llama-grouped")
+    before = weights_hash(model)
+    buffers = [
+        each for each in torch.nn.Module.buffers(model.original_model) if each.is_floating_point()
+    ]
+    assert buffers
+    buffers[0].data.mul_(2)
+    assert weights_hash(model) != before
+
+
+def test_it_is_of_the_weights_alone(model):
+    """Neither passes nor hooks change it, nor a copy, nor a parametrization that is taken off or on."""
+    before = weights_hash(model)
+    tokens = torch.randint(3, architectures.VOCAB, (2, 7))
+    with torch.no_grad():
+        model.run_with_cache(tokens)
+    assert weights_hash(model) == before
+    assert weights_hash(copy.deepcopy(model)) == before
+    assert weights_hash(architectures.build(*_kind(model))) == before
+
+
+def _kind(model):
+    return ("bridge" if type(model).__name__ == "TransformerBridge" else "hooked", "gpt2")
+
+
+def test_a_parametrization_does_not_change_the_name(shared):
+    linear = torch.nn.Linear(3, 3)
+    model = torch.nn.Module()
+    model.cfg, model.inner = None, torch.nn.ModuleDict({"out": linear})
+    before = weights_hash(model)
+
+    class Same(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("own", torch.ones(3))
+
+        def forward(self, weight):
+            return weight
+
+    torch.nn.utils.parametrize.register_parametrization(linear, "weight", Same())
+    assert weights_hash(model) == before
+
+
+def test_the_same_weights_used_otherwise_are_another_model(shared):
+    """Sequential and parallel blocks have the same matrices."""
+    found = {
+        weights_hash(architectures.build("bridge", f"neox-{kind}"))
+        for kind in ("parallel", "sequential")
+    }
+    assert len(found) == 2
+
+
+def test_swapped_layers_and_another_precision_are_other_weights(shared):
+    model = architectures.build("bridge", "gpt2")
+    before = weights_hash(model)
+    assert weights_hash(architectures.build("bridge", "gpt2", torch.float64)) != before
+    one, other = (locate(model, Site(layer, "W_out")).weight() for layer in (0, 1))
+    kept = one.clone()
+    with torch.no_grad():
+        one.copy_(other)
+        other.copy_(kept)
+    assert weights_hash(model) != before
+
+
+def test_it_is_taken_once_only_where_that_is_asked_for(shared):
+    model = architectures.build("bridge", "gpt2")
+    weight = locate(model, Site(1, "W_out")).weight()
+    with hashed_once(model):
+        before = weights_hash(model)
+        with hashed_once(model):
+            weight.data[0, 0] += 1
+        assert weights_hash(model) == before
+    assert weights_hash(model) != before
+
+
+def test_keys_of_odd_tensors():
+    odd = [torch.zeros(()), torch.zeros(0), torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool),
+           torch.zeros(2, 3).T, torch.zeros(2, 3), torch.zeros(2, dtype=torch.bfloat16),
+           torch.zeros(3, device="meta")]  # fmt: skip
+    assert len({content_key(each) for each in odd}) == len(odd)
+    base = torch.arange(12.0).view(3, 4)
+    assert content_key(base[:, 1:3]) == content_key(base[:, 1:3].contiguous())
