@@ -16,8 +16,9 @@ from tl_truncate.weights.locate import n_layers
 
 # Under which of these names a block takes past keys and values, if it takes any.
 _CACHES = ("past_key_values", "cache", "layer_past", "past_kv_cache_entry")
-# Blocks of transformers 5.24 take `cache` and hand it on under that name, which the Bridge's attention of
-# TransformerLens 4.3 does not know yet; what they do not know they hand on too, and this name it knows.
+# Blocks of transformers 5.24 take `cache` and hand it on under that name, which the Bridge's attention
+# of TransformerLens 4.3 does not know yet; what they do not know they hand on too, and this name it
+# knows.
 _HANDED_ON = {"cache": "layer_past"}
 
 
