@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex
 
 import pandas as pd
@@ -200,8 +200,7 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
         ((48, 32), (32,), (32, 32))
     """
     shared = shared_spectrum(model, site)
-    own = (tensor.clone() for tensor in (shared.U, shared.S, shared.V))
-    return Spectrum(shared.site, *own, shared.method, shared.defect)
+    return replace(shared, U=shared.U.clone(), S=shared.S.clone(), V=shared.V.clone())
 
 
 def shared_spectrum(model: Any, site: Site | str) -> Spectrum:
