@@ -239,7 +239,7 @@ def test_a_search(visit, shared, task, tmp_path):
     plot = "document.querySelector('[data-chart=splits] .plot').data[0]"
     assert page.evaluate(f"{plot}.x")[:2] == pytest.approx([float(chosen), float(change)], rel=1e-3)
     text = page.locator("main").inner_text()
-    assert f"perplexity {found.cost.uncut_perplexity:.1f} becomes" in text
+    assert f"perplexity {found.cost.uncut_perplexity:.1f} [" in text
     assert "RandomSubspace, test" in text
     assert rows(page) == 5
     page.locator("#group").select_option(label=f"{many.name}, validation")
@@ -497,7 +497,7 @@ class TestNotebooks:
         parts = tlt.decompose_mlp(toy, ["Mary gave <script> to John"], layer=1, method="own_path")
         page = parts._repr_html_()
         assert "<script>" not in page
-        value = parts.fractions(resamples=500).loc[("global", "variance"), "value"]
+        value = parts.fractions().loc[("global", "variance"), "value"]
         assert f"{value:.3f}" in page
 
 

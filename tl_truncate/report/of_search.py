@@ -33,8 +33,8 @@ def search_page(found: SearchResult) -> Page:
     baseline = join(scores_table(each, f"{task}, uncut, test prompts") for task, each in uncut.items())
     told = Markup(
         "<p>What was chosen on the validation prompts is flattered there; the test prompts had no say. "
-        "Controls remove as much of the same matrices, of no particular meaning. Bars are 95% "
-        "intervals.</p>"
+        "Controls remove as much of the same matrices, of no particular meaning: the mean of their "
+        "draws. Bars are 95% intervals, over prompts and draws.</p>"
     )
     sections = [
         Section("summary", "Summary", paragraphs(search_words(shown))),

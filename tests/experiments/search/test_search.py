@@ -22,7 +22,7 @@ def pairs_task(count: int = 36, name: str = "pairs") -> tlt.Task:
 
 
 def options(**changed):
-    return {**dict(sites=SITES, keeps=KEEPS, texts=(), progress=False), **changed}
+    return {**dict(sites=SITES, keeps=KEEPS, texts=(), splits=1, draws=2, progress=False), **changed}
 
 
 def gain(model, task, cuts, metric="logit_diff") -> float:

@@ -15,10 +15,12 @@ from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, rows_that_fit
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table
+from tl_truncate.markup import interval
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.record import Record, make_text_record
 from tl_truncate.runs.saved import Saved
-from tl_truncate.statistics import Estimate, bootstrap_ratio
+from tl_truncate.statistics import Estimate, estimate_ratio
+from tl_truncate.statistics.columns import ANYWHERE, Bounds
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts, truncated
@@ -38,7 +40,7 @@ class SideEffects(Saved):
         frame: one row per passage: text, tokens (predicted), loss and uncut_loss (mean nats a token), kl
             (mean of `KL(uncut || cut)`, nats) and agreement (share of equal most probable tokens).
         record: what it came from.
-        resamples: of the bootstrap over passages.
+        resamples: has no effect; of versions whose intervals were drawn.
     """
 
     frame: pd.DataFrame
@@ -46,14 +48,14 @@ class SideEffects(Saved):
     resamples: int = 2000
 
     @property
-    def perplexity(self) -> float:
-        """`exp` of the cut model's mean loss, weighted by tokens."""
-        return float(np.exp(self._mean("loss")))
+    def perplexity(self) -> Estimate:
+        """`exp` of the cut model's mean loss, weighted by tokens; its interval is over passages."""
+        return _exp(self._estimate(self.frame["loss"]))
 
     @property
-    def uncut_perplexity(self) -> float:
+    def uncut_perplexity(self) -> Estimate:
         """`exp` of the uncut model's mean loss."""
-        return float(np.exp(self._mean("uncut_loss")))
+        return _exp(self._estimate(self.frame["uncut_loss"]))
 
     @property
     def loss_change(self) -> Estimate:
@@ -63,16 +65,16 @@ class SideEffects(Saved):
     @property
     def kl(self) -> Estimate:
         """Mean `KL(uncut || cut)` of the next token, in nats."""
-        return self._estimate(self.frame["kl"])
+        return self._estimate(self.frame["kl"], (0.0, np.inf))
 
     @property
     def agreement(self) -> Estimate:
         """Share of positions at which both models have the same most probable token."""
-        return self._estimate(self.frame["agreement"])
+        return self._estimate(self.frame["agreement"], (0.0, 1.0))
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """The three that have an interval, by name."""
+        """What the cuts change, by name."""
         return dict(loss_change=self.loss_change, kl=self.kl, agreement=self.agreement)
 
     @property
@@ -83,20 +85,19 @@ class SideEffects(Saved):
     def _repr_html_(self) -> str:
         return cost_table(self.shown)
 
-    def _mean(self, column: str) -> float:
-        return float(np.average(self.frame[column], weights=self.frame["tokens"]))
-
-    def _estimate(self, values: pd.Series) -> Estimate:
+    def _estimate(self, values: pd.Series, within: Bounds = ANYWHERE) -> Estimate:
         weights = self.frame["tokens"].to_numpy(float)
-        return bootstrap_ratio(
-            values.to_numpy() * weights, weights, seed=self.record.seed, resamples=self.resamples
-        )
+        return estimate_ratio(values.to_numpy() * weights, weights, within=within)
 
     def to_json(self) -> dict[str, Any]:
         """Summary and record as plain data."""
         summary: dict[str, Any] = dict(
-            perplexity=self.perplexity,
-            uncut_perplexity=self.uncut_perplexity,
+            perplexity=float(self.perplexity),
+            perplexity_low=self.perplexity.low,
+            perplexity_high=self.perplexity.high,
+            uncut_perplexity=float(self.uncut_perplexity),
+            uncut_perplexity_low=self.uncut_perplexity.low,
+            uncut_perplexity_high=self.uncut_perplexity.high,
             tokens=int(self.frame["tokens"].sum()),
             passages=len(self.frame),
         )
@@ -111,12 +112,19 @@ class SideEffects(Saved):
     def __str__(self) -> str:
         return (
             f"running text, {int(self.frame['tokens'].sum())} tokens of {len(self.frame)} passages: "
-            f"perplexity {self.uncut_perplexity:.2f} -> {self.perplexity:.2f}, loss {self.loss_change} "
-            f"nats, KL {self.kl}, same first token {self.agreement}"
+            f"perplexity {interval(self.uncut_perplexity, 2)} -> {interval(self.perplexity, 2)}, loss "
+            f"{self.loss_change} nats, KL {self.kl}, same first token {self.agreement}"
         )
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _exp(value: Estimate) -> Estimate:
+    """The exponential of an estimate and of the ends of its interval."""
+    low, high = np.exp((value.low, value.high))
+    whole = float(np.exp(value))
+    return Estimate(whole, low=low, high=high, se=whole * value.se, n=value.n)
 
 
 def side_effects(
@@ -145,8 +153,8 @@ def side_effects(
         batch_size: passages in a pass; shorter ones are filled up behind their ends, where no causal
             model looks.
         max_memory: most bytes beside the model, by an estimate; fewer passages share a pass then.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: has no effect; of versions whose intervals were drawn.
+        seed: for the record; nothing is drawn.
         progress: shows a bar.
 
     Returns:

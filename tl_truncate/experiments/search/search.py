@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -9,7 +10,8 @@ import pandas as pd
 
 from tl_truncate.checks import positive
 from tl_truncate.corpora.texts import sample_texts
-from tl_truncate.experiments.scoring.evaluate import evaluate
+from tl_truncate.experiments.scoring.drawn import DrawnScores
+from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.memory import factor_bytes, prompts_that_fit
 from tl_truncate.experiments.scoring.side_effects import (
     SideEffects,
@@ -18,13 +20,13 @@ from tl_truncate.experiments.scoring.side_effects import (
     side_effects,
 )
 from tl_truncate.experiments.search.file import write_search
-from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_task
-from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
+from tl_truncate.experiments.search.result import SearchResult, paired
 from tl_truncate.experiments.search.strategies import halving, laser
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
-from tl_truncate.surgery.controls import controls_of
+from tl_truncate.surgery.controls import controls_of, draws_for
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
@@ -48,6 +50,9 @@ def search(
     greedy: int = 1,
     budget: float | None = None,
     test_fraction: float = 0.5,
+    splits: int = 5,
+    draws: int | None = None,
+    null: bool = False,
     texts: Sequence[str] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     prepend_bos: bool | None = None,
@@ -58,10 +63,12 @@ def search(
 ) -> SearchResult:
     """Finds a composition of cuts on validation prompts, and reports it on untouched test prompts.
 
-    The prompts of each task are divided by the seed. Only the validation part is looked at while
-    choosing; the result's change, interval and controls are of the test part, and the optimism says how
-    much of the validation gain came from choosing. Prompts of one generator share words and templates
-    across the split, so that the test part speaks for prompts like these.
+    The prompts of each task are divided by the seed; prompts that are equal are on the same side, in all
+    tasks. Only the validation part is looked at while choosing; the result's change, interval and
+    controls are of the test part. The optimism says how much of a gain comes from choosing: the search
+    is made again on further splits for it, which takes as long each time, and `splits=1` leaves that
+    away. Prompts of one generator share words and templates across the split, so that the test part
+    speaks for prompts like these.
 
     Args:
         model: a HookedTransformer or TransformerBridge in evaluation mode.
@@ -76,13 +83,18 @@ def search(
         greedy: most cuts in the composition; they are added one at a time while the objective rises.
         budget: most work for each cut added, in settings scored on all validation prompts (`halving`).
         test_fraction: share of the prompts that is reported on.
+        splits: how often the search is made for the optimism, each time on another split; the first one
+            gives the cuts. Fewer than five give it no interval.
+        draws: of each control; 16 for cuts of one site, else 4.
+        null: makes the same search among random subspaces of the same sites and ranks, and reports what
+            it chose beside the chosen cuts: the control that was selected as the cuts were.
         texts: running text for the cost of the cuts; the sample that ships with the package by default,
             none with `()`.
         run_dir: a folder in which each look is stored; given again, the search goes on.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
         max_memory: most bytes beside the model.
-        seed: of the split, a limited budget, the controls and the bootstrap.
+        seed: of the splits, a limited budget and the controls.
         progress: shows bars.
 
     Returns:
@@ -102,7 +114,11 @@ def search(
     tasks = check_tasks(model, task)
     positive("greedy", greedy)
     _check_choices(objective, combine, method, budget, test_fraction)
-    splits = [split_task(each, test_fraction=test_fraction, seed=seed) for each in tasks]
+    positive("splits", splits)
+    divided = [
+        split_tasks(tasks, test_fraction=test_fraction, seed=seed, again=again)
+        for again in range(splits)
+    ]
     encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
     grid = make_grid(model, sites, keeps, (), seed, cuts)
     if max_memory is not None:
@@ -115,24 +131,89 @@ def search(
         progress=progress,
     )
     folder = None if run_dir is None else Path(run_dir)
-    validation = [split.validation for split in splits]
-    judge = Judge(model, validation, objective, combine, folder, options)
-    if method == "laser":
-        best = laser(judge, grid, greedy=greedy)
-    else:
-        best = halving(judge, grid, greedy=greedy, budget=budget, seed=seed)
+    placebos = _placebos(model, grid, seed) if null else []
     settings: dict[str, Any] = dict(
         method=method, greedy=greedy, budget=budget, test_fraction=test_fraction, seed=seed
     )
+    settings |= dict(splits=splits, draws=draws, null=null)
     settings.update(_asked(grid, keeps))
-    found = Cuts() if best is None else best.cuts
-    looks = pd.DataFrame(judge.looks)
-    cost = _cost(model, found, texts, prepend_bos, max_memory)
-    scores = _report(model, splits, found, options)
-    result = SearchResult(found, objective, combine, **scores, cost=cost, looks=looks, settings=settings)
+
+    def choose(among: Sequence[SiteCut], parts: Sequence[Split], name: str | None) -> _Choice:
+        place = folder if folder is None or name is None else folder / name
+        judge = Judge(model, [part.validation for part in parts], objective, combine, place, options)
+        if method == "laser":
+            best = laser(judge, among, greedy=greedy)
+        else:
+            best = halving(judge, among, greedy=greedy, budget=budget, seed=seed)
+        return _Choice(Cuts() if best is None else best.cuts, pd.DataFrame(judge.looks))
+
+    chosen = choose(grid, divided[0], None)
+    others = [
+        _scores(model, parts, choose(grid, parts, f"split-{again}").cuts, options)
+        for again, parts in enumerate(divided[1:], 1)
+    ]
+    lot: SearchResult | None = None
+    if null:
+        own = choose(placebos, divided[0], "null")
+        scores = _scores(model, divided[0], own.cuts, options)
+        lot = SearchResult(
+            own.cuts, objective, combine, **scores, controls={}, cost=None, looks=own.looks,
+            settings=settings,
+        )  # fmt: skip
+    scores = _scores(model, divided[0], chosen.cuts, options)
+    result = SearchResult(
+        chosen.cuts,
+        objective,
+        combine,
+        **scores,
+        controls=_controls(model, scores["test"], divided[0], chosen.cuts, draws, options),
+        cost=_cost(model, chosen.cuts, texts, prepend_bos, max_memory),
+        looks=chosen.looks,
+        settings=settings,
+        repeats=_repeats(others, objective),
+        null=lot,
+    )
     if folder is not None:
         write_search(result.to_json(), vars(result), folder)
     return result
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What one search chose, and what it looked at."""
+
+    cuts: Cuts
+    looks: pd.DataFrame
+
+
+def _placebos(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
+    """For each cut a random one of the same site and rank, or as much of another kind."""
+    found: list[SiteCut] = []
+    for cut in grid:
+        own = cut.controls(seed)
+        placebo = own.get("RandomSubspace", next(iter(own.values()), None))
+        if placebo is not None and placebo not in found:
+            found.append(placebo)
+    if not found:
+        raise ValueError("null=True must have cuts with a random counterpart among them, got none.")
+    return found
+
+
+def _repeats(
+    others: Sequence[Mapping[str, Mapping[str, Scores]]], objective: Objective
+) -> dict[str, tuple[tuple[float, float], ...]]:
+    """By task the change on validation and on test prompts of each further split."""
+    tasks = others[0]["test"] if others else ()
+    return {
+        task: tuple(
+            (
+                float(paired(each["validation"][task], objective)),
+                float(paired(each["test"][task], objective)),
+            )
+            for each in others
+        )
+        for task in tasks
+    }
 
 
 def _check_report_fits(
@@ -188,28 +269,45 @@ def _cost(
     return side_effects(model, cuts, chosen, **options)
 
 
-def _report(
+def _scores(
     model: Any, splits: Sequence[Split], cuts: Cuts, options: SweepOptions
-) -> dict[str, Mapping[str, Any]]:
-    """Scores of the chosen cuts on both parts, and of their controls on the test prompts."""
-    asked: dict[str, Any] = dict(
+) -> dict[str, dict[str, Scores]]:
+    """Scores of some cuts on both parts of each task."""
+    validation, test = (
+        {task.name: evaluate(model, task, cuts, **_asked_of(options)) for task in tasks}
+        for tasks in zip(*((split.validation, split.test) for split in splits), strict=True)
+    )
+    return dict(validation=validation, test=test)
+
+
+def _controls(
+    model: Any,
+    scores: Mapping[str, Scores],
+    splits: Sequence[Split],
+    cuts: Cuts,
+    draws: int | None,
+    options: SweepOptions,
+) -> dict[str, dict[str, DrawnScores]]:
+    """The controls of the chosen cuts on the test prompts, under several seeds."""
+    several = draws_for(len({cut.site for cut in cuts}), draws)
+    found: dict[str, dict[str, DrawnScores]] = {}
+    for kind, placebos in controls_of(model, cuts, seed=options.seed, draws=several).items():
+        found[kind] = {}
+        for split in splits:
+            base = scores[split.test.name].baseline
+            each = [
+                evaluate(model, split.test, placebo, baseline=base, **_asked_of(options))
+                for placebo in placebos
+            ]
+            found[kind][split.test.name] = DrawnScores(tuple(each))
+    return found
+
+
+def _asked_of(options: SweepOptions) -> dict[str, Any]:
+    return dict(
         prepend_bos=options.prepend_bos,
         batch_size=options.batch_size,
         max_memory=options.max_memory,
         seed=options.seed,
         progress=False,
     )
-    validation, test = (
-        {task.name: evaluate(model, task, cuts, **asked) for task in tasks}
-        for tasks in zip(*((split.validation, split.test) for split in splits), strict=True)
-    )
-    controls = {
-        kind: {
-            split.test.name: evaluate(
-                model, split.test, placebo, baseline=test[split.test.name].baseline, **asked
-            )
-            for split in splits
-        }
-        for kind, placebo in controls_of(cuts, seed=options.seed).items()
-    }
-    return dict(validation=validation, test=test, controls=controls)

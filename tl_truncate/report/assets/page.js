@@ -46,12 +46,12 @@
   function heat(panel) {
     const empty = () => panel.y.map(() => panel.x.map(() => null));
     const z = empty(), text = empty(), names = empty(), dots = { x: [], y: [] };
-    for (const [row, column, change, low, high, value, rank, name] of panel.cells) {
+    for (const [row, column, change, low, high, q, value, rank, name] of panel.cells) {
       z[row][column] = change;
       names[row][column] = name;
-      text[row][column] = `${plain(name)}<br>rank ${rank}<br>change ${number(change)} ${span(low, high, true)}` +
+      text[row][column] = `${plain(name)}<br>rank ${rank}<br>change ${number(change)} ${span(low, high, true)}, q = ${number(q, 3, false)}` +
         (value === null ? "" : `<br>${plain(panel.unit)} ${number(value, 3, false)}`);
-      if (low <= 0 && high >= 0) { dots.x.push(column); dots.y.push(row); }
+      if (q === null || q >= 0.05) { dots.x.push(column); dots.y.push(row); }
     }
     const ends = dark() ? ["#4aa3df", colour("--panel"), "#ef7d3c"] : [data.palette[1], "#ffffff", data.palette[0]];
     const traces = [{
