@@ -1,5 +1,7 @@
 """Tasks in the words of the small tokenizer, and results that no model had to be asked for."""
 
+import itertools
+
 import numpy as np
 
 import tl_truncate as tlt
@@ -15,6 +17,17 @@ SEQUENCES = tlt.Task(
     [" Mary and Paris", " John"],
     [" the", " the store and a drink"],
     scoring="sequence",
+)
+
+#: Enough prompts for an interval.
+PAIRS = tlt.Task(
+    "pairs",
+    [
+        f"When {a} and {b} went to the store , {a} gave a drink to"
+        for a, b in itertools.permutations(("Mary", "John", "Paris"), 2)
+    ],
+    [f" {b}" for _, b in itertools.permutations(("Mary", "John", "Paris"), 2)],
+    " the",
 )
 
 
