@@ -19,16 +19,16 @@ SEQUENCES = tlt.Task(
     scoring="sequence",
 )
 
+
+def pairs(*names: str) -> tlt.Task:
+    """A prompt for each two of some names."""
+    both = list(itertools.permutations(names, 2))
+    prompts = [f"When {a} and {b} went to the store , {a} gave a drink to" for a, b in both]
+    return tlt.Task("pairs", prompts, [f" {b}" for _, b in both], " the")
+
+
 #: Enough prompts for an interval.
-PAIRS = tlt.Task(
-    "pairs",
-    [
-        f"When {a} and {b} went to the store , {a} gave a drink to"
-        for a, b in itertools.permutations(("Mary", "John", "Paris"), 2)
-    ],
-    [f" {b}" for _, b in itertools.permutations(("Mary", "John", "Paris"), 2)],
-    " the",
-)
+PAIRS = pairs("Mary", "John", "Paris")
 
 
 def large_sweep(*, layers: int = 30, prompts: int = 60, controls: bool = False) -> tlt.SweepResult:

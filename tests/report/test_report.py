@@ -117,8 +117,7 @@ def test_the_dots_are_the_changes_that_may_be_none(visit, written, sweep):
     page = visit(written)
     dots = page.evaluate("document.querySelector('[data-chart=heat] .plot').data[1].x.length")
     table = sweep.frame[(sweep.frame["matrix"] == "W_in") & (sweep.frame["kind"] == "Cut")]
-    unsure = (table["p_in_context_change_low"] <= 0) & (table["p_in_context_change_high"] >= 0)
-    assert dots == int(unsure.sum())
+    assert dots == int((~(table["p_in_context_change_q"] < 0.05)).sum())
 
 
 def test_rank_curves_have_the_values_and_their_intervals(visit, written, sweep):
@@ -221,13 +220,14 @@ def test_it_prints_on_white(visit, written):
     assert len(page.pdf()) > 10_000
 
 
-def test_a_search(visit, shared, task, tmp_path):
+def test_a_search(visit, shared, tmp_path):
     model = shared("bridge", "llama-grouped")
-    many = task.subset([0, 1, 2, 3, 4] * 2)
+    many = samples.pairs("Mary", "John", "Paris", "Rome")
     found = tlt.search(
         model,
         many,
-        keeps=[0.0, 0.5],
+        keeps=[0.25, 0.5],
+        splits=1,
         texts=["the store in Paris", "<i>Mary</i> gave a drink to John"],
         run_dir=tmp_path / "search",
         prepend_bos=False,
@@ -241,9 +241,9 @@ def test_a_search(visit, shared, task, tmp_path):
     text = page.locator("main").inner_text()
     assert f"perplexity {found.cost.uncut_perplexity:.1f} [" in text
     assert "RandomSubspace, test" in text
-    assert rows(page) == 5
+    assert rows(page) == 6
     page.locator("#group").select_option(label=f"{many.name}, validation")
-    assert page.get_by_role("status").inner_text() == "5 of 5 prompts."
+    assert page.get_by_role("status").inner_text() == "6 of 6 prompts."
 
 
 def test_dynamics(visit, drinks_task, tmp_path):

@@ -34,6 +34,7 @@ from tl_truncate.decompose.parts import Method
 from tl_truncate.experiments.training.dynamics import dynamics
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.runs.files import rows_of
 from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.controls import FEW_DRAWS, controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -102,7 +103,7 @@ def dynamics_command(
     )
     written = _write(history, out, divided is not None, figures)
     if as_json:
-        typer.echo(json.dumps(history.frame.to_dict(orient="records"), indent=2))
+        typer.echo(json.dumps(rows_of(history.frame), indent=2))
         return
     console.print(_table(history))
     say_written(out, ["run", *written])

@@ -4,12 +4,13 @@ import itertools
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import tl_truncate as tlt
 from tl_truncate.experiments.search.judge import Split, split_task, split_tasks
-from tl_truncate.statistics import estimate_against_draws, estimate_over_splits
+from tl_truncate.statistics import estimate_against_draws, estimate_over_splits, estimate_ratio
 
 NAMES = ["Mary", "John", "Paris", "London", "Rome", "France", "Italy"]
 KEEPS = [0.0, 0.2, 0.5]
@@ -439,6 +440,18 @@ class TestSideEffects:
         assert found.uncut_perplexity == pytest.approx(torch.tensor(uncut_loss).exp().item(), rel=1e-6)
         assert float(found.loss_change) == pytest.approx(cut_loss - uncut_loss, abs=1e-9)
         assert found.record.prepend_bos is bos
+
+    def test_the_perplexity_has_an_interval_over_passages(self, toy):
+        texts = [f"the store in {name} is in France , said {name}" for name in NAMES]
+        found = tlt.side_effects(toy, tlt.Cut("blocks.1.mlp.W_in", 0.2), texts, progress=False)
+        frame = found.frame
+        loss = estimate_ratio(frame["loss"] * frame["tokens"], frame["tokens"])
+        for value in (found.perplexity.low, found.perplexity.high):
+            assert value in np.exp((loss.low, loss.high))
+        assert found.perplexity.low <= found.perplexity <= found.perplexity.high
+        assert found.perplexity.n == len(texts)
+        assert f"perplexity {found.uncut_perplexity:.2f} [" in str(found)
+        assert found.to_json()["summary"]["perplexity_low"] == found.perplexity.low
 
     def test_the_shipped_sample_is_used_by_default(self, toy):
         found = tlt.side_effects(toy, tlt.Cut("blocks.1.mlp.W_in", 0.2), max_tokens=16, progress=False)

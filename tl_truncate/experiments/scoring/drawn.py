@@ -16,6 +16,7 @@ from tl_truncate.experiments.scoring.estimates import (
 )
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
+from tl_truncate.runs.files import rows_of
 from tl_truncate.statistics import (
     CLEAR,
     Columns,
@@ -150,7 +151,7 @@ class DrawnScores:
 
     def to_json(self) -> dict[str, Any]:
         """Summary, how many draws, and the record of the first, as plain data."""
-        table = self.summary().reset_index().to_dict(orient="records")
+        table = rows_of(self.summary().reset_index())
         record = self.draws[0].record.to_json()
         return {"record": record, "draws": len(self.draws), "summary": table}
 

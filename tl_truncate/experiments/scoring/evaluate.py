@@ -16,6 +16,7 @@ from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metri
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.codec import NEEDED
+from tl_truncate.runs.files import rows_of
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import Estimate
@@ -116,8 +117,7 @@ class Scores(Saved):
 
     def to_json(self) -> dict[str, Any]:
         """Summary and record as plain data."""
-        table = self.summary().reset_index().to_dict(orient="records")
-        return {"record": self.record.to_json(), "summary": table}
+        return {"record": self.record.to_json(), "summary": rows_of(self.summary().reset_index())}
 
     @property
     def shown(self) -> ShownScores:

@@ -91,18 +91,16 @@ class SideEffects(Saved):
 
     def to_json(self) -> dict[str, Any]:
         """Summary and record as plain data."""
-        summary: dict[str, Any] = dict(
-            perplexity=float(self.perplexity),
-            perplexity_low=self.perplexity.low,
-            perplexity_high=self.perplexity.high,
-            uncut_perplexity=float(self.uncut_perplexity),
-            uncut_perplexity_low=self.uncut_perplexity.low,
-            uncut_perplexity_high=self.uncut_perplexity.high,
+        told = {"perplexity": self.perplexity, "uncut_perplexity": self.uncut_perplexity}
+        summary: dict[str, Any] = {name: float(value) for name, value in told.items()}
+        summary |= dict(
             tokens=int(self.frame["tokens"].sum()),
             passages=len(self.frame),
         )
+        for name, value in told.items():
+            summary |= {f"{name}_low": _end(value.low), f"{name}_high": _end(value.high)}
         for name, value in self.estimates.items():
-            summary[name] = dict(value=float(value), low=value.low, high=value.high)
+            summary[name] = dict(value=float(value), low=_end(value.low), high=_end(value.high))
         return {
             "record": self.record.to_json(),
             "summary": summary,
@@ -118,6 +116,11 @@ class SideEffects(Saved):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _end(value: float) -> float | None:
+    """The end of an interval as JSON has it: null where there is none."""
+    return None if np.isnan(value) else value
 
 
 def _exp(value: Estimate) -> Estimate:

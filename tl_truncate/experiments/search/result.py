@@ -28,6 +28,7 @@ from tl_truncate.experiments.search.view import (
     search_html,
 )
 from tl_truncate.markup import interval
+from tl_truncate.runs.files import rows_of
 from tl_truncate.statistics import Estimate, clear, estimate_over_splits, q_values
 from tl_truncate.surgery.cut import Cuts
 
@@ -225,7 +226,7 @@ class SearchResult:
             "objective": self.objective,
             "combine": self.combine,
             "survives": self.survives,
-            "summary": self.summary().reset_index().to_dict(orient="records"),
+            "summary": rows_of(self.summary().reset_index()),
             "repeats": {task: list(map(list, pairs)) for task, pairs in self.repeats.items()},
             "cost": None if self.cost is None else self.cost.to_json(),
             "looks": self.looks.to_dict(orient="records"),
