@@ -39,8 +39,8 @@ class TestPartAttribution:
                 energy = float(parts.global_[0, -1].square().sum())
                 assert found.energy[index, layer, 0] == pytest.approx(energy, rel=1e-4)
 
-    def test_frame_and_choice(self, toy, drinks, means):
-        found = tlt.part_attribution(toy, drinks, means=means)
+    def test_frame_and_choice(self, toy, means):
+        found = tlt.part_attribution(toy, PAIRS, means=means)
         table = found.frame
         assert len(table) == 3 * 2 * 2
         own = table[

@@ -168,7 +168,8 @@ class DrawnScores:
 
     def _changes(self, metric: Metric) -> Array:
         assert self.baseline is not None
-        return self._values(metric) - self.baseline.frame[metric].to_numpy(float)
+        found: Array = self._values(metric) - self.baseline.frame[metric].to_numpy(float)
+        return found
 
     def __repr__(self) -> str:
         return f"DrawnScores({len(self.draws)} draws of {self.draws[0]!r})"

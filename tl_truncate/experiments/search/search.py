@@ -156,17 +156,16 @@ def search(
     if null:
         own = choose(placebos, divided[0], "null")
         scores = _scores(model, divided[0], own.cuts, options)
-        lot = SearchResult(
-            own.cuts, objective, combine, **scores, controls={}, cost=None, looks=own.looks,
-            settings=settings,
-        )  # fmt: skip
-    scores = _scores(model, divided[0], chosen.cuts, options)
+        told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
+        lot = SearchResult(own.cuts, objective, combine, *scores, **told)
+    validation, test = _scores(model, divided[0], chosen.cuts, options)
     result = SearchResult(
         chosen.cuts,
         objective,
         combine,
-        **scores,
-        controls=_controls(model, scores["test"], divided[0], chosen.cuts, draws, options),
+        validation,
+        test,
+        controls=_controls(model, test, divided[0], chosen.cuts, draws, options),
         cost=_cost(model, chosen.cuts, texts, prepend_bos, max_memory),
         looks=chosen.looks,
         settings=settings,
@@ -200,19 +199,15 @@ def _placebos(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
 
 
 def _repeats(
-    others: Sequence[Mapping[str, Mapping[str, Scores]]], objective: Objective
+    others: Sequence[tuple[dict[str, Scores], dict[str, Scores]]], objective: Objective
 ) -> dict[str, tuple[tuple[float, float], ...]]:
     """By task the change on validation and on test prompts of each further split."""
-    tasks = others[0]["test"] if others else ()
     return {
         task: tuple(
-            (
-                float(paired(each["validation"][task], objective)),
-                float(paired(each["test"][task], objective)),
-            )
-            for each in others
+            (float(paired(validation[task], objective)), float(paired(test[task], objective)))
+            for validation, test in others
         )
-        for task in tasks
+        for task in (others[0][1] if others else ())
     }
 
 
@@ -271,13 +266,13 @@ def _cost(
 
 def _scores(
     model: Any, splits: Sequence[Split], cuts: Cuts, options: SweepOptions
-) -> dict[str, dict[str, Scores]]:
-    """Scores of some cuts on both parts of each task."""
+) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Scores of some cuts on the validation and on the test part of each task."""
     validation, test = (
         {task.name: evaluate(model, task, cuts, **_asked_of(options)) for task in tasks}
         for tasks in zip(*((split.validation, split.test) for split in splits), strict=True)
     )
-    return dict(validation=validation, test=test)
+    return validation, test
 
 
 def _controls(

@@ -114,7 +114,7 @@ class SweepResult:
             return table
         base = self.baselines[task.name].frame
         outcomes = [setting.outcomes[place].metrics() for setting in self.settings]
-        columns = {}
+        columns: dict[str, Any] = {}
         for metric in self.metrics:
             values = np.stack([each[metric].to_numpy() for each in outcomes], axis=1)
             name = column_of(metric)

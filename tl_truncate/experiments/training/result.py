@@ -120,15 +120,16 @@ class Dynamics:
 
     def scores(self, step: int, name: str = UNCUT) -> Scores:
         """The scores at a checkpoint, prompt by prompt; of a cut paired with the uncut model, and of a
-        control those of its first draw.
+        control those of its first draw, or of the one whose name is given.
 
         Raises:
             ValueError: if there is no such checkpoint or name.
         """
-        if step not in self.readings or name not in self.names:
+        known = (UNCUT, *self.manifest["cuts"])
+        if step not in self.readings or name not in known:
             raise ValueError(
                 f"The step must be one of {', '.join(map(str, self.checkpoints))} and the name one of "
-                f"{', '.join(self.names)}, got {step!r} and {name!r}."
+                f"{', '.join(known)}, got {step!r} and {name!r}."
             )
         uncut = self._scores(step, UNCUT, None)
         return uncut if name == UNCUT else self._scores(step, name, uncut)
