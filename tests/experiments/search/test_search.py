@@ -452,6 +452,9 @@ class TestSideEffects:
         assert found.perplexity.n == len(texts)
         assert f"perplexity {found.uncut_perplexity:.2f} [" in str(found)
         assert found.to_json()["summary"]["perplexity_low"] == found.perplexity.low
+        same = tlt.side_effects(toy, tlt.Cut("blocks.1.mlp.W_in", 1.0), texts, progress=False)
+        assert float(same.agreement) == 1.0
+        assert same.agreement.low < 0.7
 
     def test_the_shipped_sample_is_used_by_default(self, toy):
         found = tlt.side_effects(toy, tlt.Cut("blocks.1.mlp.W_in", 0.2), max_tokens=16, progress=False)

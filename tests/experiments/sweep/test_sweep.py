@@ -312,6 +312,11 @@ class TestControlsAreDistributions:
         assert row["p_global_change_spread"] == pytest.approx(np.std(changes, ddof=1))
         assert row["p_global_change_low"] < np.mean(changes) < row["p_global_change_high"]
 
+    def test_draws_that_are_all_right_or_all_wrong_are_not_certain(self, result):
+        row = result.frame[result.frame["kind"] == "RandomSubspace"].iloc[0]
+        assert row["accuracy_high"] - row["accuracy_low"] > 0.3
+        assert row["accuracy_change_high"] - row["accuracy_change_low"] > 0.3
+
     def test_a_control_that_is_the_cut_is_none(self, result):
         """Nothing or everything kept, also by a rule whose count the spectrum decides."""
         kept = set(result.frame.loc[result.frame["kind"] == "RandomSubspace", "keep"].astype(str))

@@ -10,9 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tl_truncate.experiments.scoring.estimates import (
-    RANGES,
     columns_of_changes,
     columns_of_values,
+    estimate_against,
+    estimate_drawn,
 )
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
@@ -21,8 +22,6 @@ from tl_truncate.statistics import (
     CLEAR,
     Columns,
     Estimate,
-    estimate_against_draws,
-    estimate_over_draws,
 )
 from tl_truncate.surgery.cut import SiteCut
 
@@ -47,10 +46,9 @@ def draws_together(cuts: Sequence[SiteCut]) -> list[list[int]]:
 def table_columns(metric: Metric, values: Array, groups: Groups, *, changes: bool = False) -> Columns:
     """The estimates of each group of settings, `[prompt, setting]`: over prompts, and over draws."""
     of_one = columns_of_changes if changes else columns_of_values
-    within = RANGES[metric].changes if changes else RANGES[metric].values
     alone = of_one(metric, values[:, [group[0] for group in groups]])
     found = [
-        alone[place] if len(group) == 1 else estimate_over_draws(values[:, group].T, within=within)
+        alone[place] if len(group) == 1 else estimate_drawn(metric, values[:, group].T, changes=changes)
         for place, group in enumerate(groups)
     ]
     se, low, high, p = (
@@ -117,9 +115,7 @@ class DrawnScores:
         Raises:
             ValueError: if there is no such metric.
         """
-        if len(self.draws) == 1:
-            return self.draws[0].estimate(metric)
-        return estimate_over_draws(self._values(metric), within=RANGES[check_metric(metric)].values)
+        return estimate_drawn(metric, self._values(check_metric(metric)))
 
     def change(self, metric: Metric) -> Estimate:
         """Control minus uncut, paired by prompt, over all draws.
@@ -127,10 +123,10 @@ class DrawnScores:
         Raises:
             ValueError: if there is no such metric, or no baseline.
         """
-        if len(self.draws) == 1 or self.baseline is None:
-            return self.draws[0].change(metric)
-        within = RANGES[check_metric(metric)].changes
-        return estimate_over_draws(self._changes(metric), within=within)
+        if self.baseline is None:
+            return self.draws[0].change(metric)  # which says why it cannot
+        uncut = self.baseline.frame[check_metric(metric)].to_numpy(float)
+        return estimate_drawn(metric, self._values(metric) - uncut, changes=True)
 
     def spread(self, metric: Metric) -> float:
         """The standard deviation of a metric's mean over draws; NaN for one draw."""
@@ -161,15 +157,11 @@ class DrawnScores:
         Raises:
             ValueError: if there is no such metric.
         """
-        return estimate_against_draws(cut.frame[check_metric(metric)], self._values(metric))
+        own = cut.frame[check_metric(metric)].to_numpy(float)
+        return estimate_against(metric, own, self._values(metric))
 
     def _values(self, metric: Metric) -> Array:
         return np.stack([each.frame[metric].to_numpy(float) for each in self.draws])
-
-    def _changes(self, metric: Metric) -> Array:
-        assert self.baseline is not None
-        found: Array = self._values(metric) - self.baseline.frame[metric].to_numpy(float)
-        return found
 
     def __repr__(self) -> str:
         return f"DrawnScores({len(self.draws)} draws of {self.draws[0]!r})"

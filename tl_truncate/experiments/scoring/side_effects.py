@@ -19,7 +19,7 @@ from tl_truncate.markup import interval
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.record import Record, make_text_record
 from tl_truncate.runs.saved import Saved
-from tl_truncate.statistics import Estimate, estimate_ratio
+from tl_truncate.statistics import Estimate, estimate_ratio, estimate_share
 from tl_truncate.statistics.columns import ANYWHERE, Bounds
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.edit import in_compute_precision
@@ -69,7 +69,12 @@ class SideEffects(Saved):
 
     @property
     def agreement(self) -> Estimate:
-        """Share of positions at which both models have the same most probable token."""
+        """Share of positions at which both models have the same most probable token.
+
+        If they agree throughout, the interval is that of the passages that do.
+        """
+        if (self.frame["agreement"] == 1).all():
+            return estimate_share(self.frame["agreement"])
         return self._estimate(self.frame["agreement"], (0.0, 1.0))
 
     @property

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.scoring.drawn import draws_together, verdict
+from tl_truncate.experiments.scoring.estimates import estimate_against
 from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.experiments.scoring.metrics import Metric, column_of
-from tl_truncate.statistics import estimate_against_draws, q_values
+from tl_truncate.statistics import q_values
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
 
@@ -43,7 +44,7 @@ def beside_controls(
                 own = outcomes[place][metric].to_numpy(float)
                 drawn = np.stack([outcomes[each][metric].to_numpy(float) for each in group])
                 means = drawn.mean(axis=1) - uncut[metric].mean()
-                found = estimate_against_draws(own, drawn)
+                found = estimate_against(metric, own, drawn)
                 rows.append(
                     dict(
                         task=task,
