@@ -98,7 +98,7 @@ def _groups(found: SearchResult) -> tuple[dict[str, Any], ...]:
         base = None if scores.baseline is None else scores.baseline.frame
         settings = [prompts.Setting("chosen cuts", scores.frame, base, change=1.0)]
         settings += [
-            prompts.Setting(f"control: {kind}", by_task[task].frame, base)
+            prompts.Setting(f"control: {kind}, mean of its draws", by_task[task].frame, base)
             for kind, by_task in found.controls.items()
         ]
         groups.append(prompts.group(f"{task}, test", scores.frame, settings, most))

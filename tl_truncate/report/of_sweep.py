@@ -3,7 +3,7 @@
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.drawn import VERDICTS
+from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import scores_table
@@ -129,8 +129,10 @@ def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], .
     for place, task in enumerate(tasks):
         uncut = result.baselines[task].frame
         settings = []
-        for setting in result.settings:
-            cut = setting.outcomes[place].metrics()
+        for draws in draws_together([setting.cut for setting in result.settings]):
+            setting = result.settings[draws[0]]
+            each = [result.settings[draw].outcomes[place].metrics() for draw in draws]
+            cut = each[0] if len(each) == 1 else sum(each[1:], each[0]) / len(each)  # a control's mean
             name = setting_name(str(setting.cut.site), setting.cut.label, type(setting.cut).__name__)
             change = float((cut["p_in_context"] - uncut["p_in_context"]).mean())
             settings.append(prompts.Setting(name, cut, uncut, change))
