@@ -325,7 +325,7 @@ class TestFiles:
         monkeypatch.setattr("tl_truncate.report.prompts.MOST_READINGS", 50)
         text = tlt.write_report(sweep, tmp_path / "some.html").read_text()
         left = re.search(r'"left_out":(\d+)', text)
-        assert int(left[1]) == len(sweep.settings) - 10
+        assert int(left[1]) == len(sweep.frame) - 10  # a control's draws are one
 
     def test_a_missing_package_is_named(self, sweep, tmp_path, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -485,9 +485,11 @@ class TestNotebooks:
         assert f"{float(change):+.3f} [{change.low:+.3f}, {change.high:+.3f}]" in page
         assert "paired change" not in sweep.baseline._repr_html_()
 
-    def test_a_search(self, shared, drinks_task):
+    def test_a_search(self, shared):
         model = shared("bridge", "llama-grouped")
-        found = tlt.search(model, drinks_task, keeps=[0.5], texts=(), prepend_bos=False, progress=False)
+        task = samples.pairs("Mary", "John", "Paris", "Rome")
+        options = dict(texts=(), splits=1, prepend_bos=False, progress=False)
+        found = tlt.search(model, task, keeps=[0.5], **options)
         page = found._repr_html_()
         change = found.change()
         assert f"{float(change):+.3f} [{change.low:+.3f}, {change.high:+.3f}]" in page

@@ -2,9 +2,9 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from tl_truncate.statistics.columns import ANYWHERE, Array, Bounds, as_columns, columns_of
+from tl_truncate.statistics.distributions import student_reach
 from tl_truncate.statistics.estimate import Estimate
 from tl_truncate.statistics.means import stretches, two_sided
 
@@ -75,7 +75,7 @@ def _estimate(values: Array, over_draws: float, draws: int, within: Bounds) -> E
         parts > 0, (over_prompts + over_draws) ** 2 / np.where(parts > 0, parts, 1), n - 1
     )
     below, above = stretches(sample)
-    half = stats.t.ppf(0.975, degrees) * se
+    half = student_reach(0.95, degrees) * se
     p = two_sided(mean, se * np.where(mean > 0, below, above), degrees)
     found = columns_of(sample, mean - half * below, mean + half * above, p, within)[0]
     return Estimate(found, low=found.low, high=found.high, se=float(se[0]), n=n, p=found.p)

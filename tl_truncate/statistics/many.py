@@ -2,9 +2,9 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from tl_truncate.statistics.columns import Array
+from tl_truncate.statistics.distributions import false_discovery_rates
 
 #: A change is called clear if its q is below this: of those, so many are false on average at most.
 CLEAR = 0.05
@@ -28,7 +28,7 @@ def q_values(p: ArrayLike) -> Array:
     given = np.asarray(p, dtype=float)
     found, known = np.full(given.shape, np.nan), ~np.isnan(given)
     if known.any():
-        found[known] = stats.false_discovery_control(given[known])
+        found[known] = false_discovery_rates(given[known])
     return found
 
 

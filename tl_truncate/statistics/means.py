@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from tl_truncate.statistics.columns import (
     ANYWHERE,
@@ -13,6 +12,7 @@ from tl_truncate.statistics.columns import (
     columns_of,
     standard_errors,
 )
+from tl_truncate.statistics.distributions import student_p, student_reach
 from tl_truncate.statistics.estimate import Estimate
 
 # Chosen by simulation: short, and covering .94 of lognormal samples (sigma 1) of any size from 5 up. The
@@ -63,7 +63,7 @@ def mean_columns(values: ArrayLike, *, level: float = 0.95, within: Bounds = ANY
     sample = as_columns(values)
     n, mean, se = len(sample), sample.mean(axis=0), standard_errors(sample)
     below, above = stretches(sample)
-    half = stats.t.ppf((1 + level) / 2, max(n - 1, 1)) * se
+    half = student_reach(level, max(n - 1, 1)) * se
     low, high = mean - half * below, mean + half * above
     p = two_sided(mean, se * np.where(mean > 0, below, above), max(n - 1, 1))
     return columns_of(sample, low, high, p, within)
@@ -97,8 +97,7 @@ def two_sided(value: Array, scale: Array, degrees: ArrayLike) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(value) / scale
     ratio = np.where((value == 0) & ~(scale > 0), 0.0, ratio)
-    p: Array = 2 * stats.t.sf(ratio, degrees)
-    return p
+    return student_p(ratio, degrees)
 
 
 def estimate_ratio(sums: ArrayLike, weights: ArrayLike, *, within: Bounds = ANYWHERE) -> Estimate:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from tl_truncate.statistics.columns import Array, Columns, as_columns, columns_of
+from tl_truncate.statistics.distributions import normal_p, normal_reach
 from tl_truncate.statistics.estimate import Estimate
 
 _HALVINGS = 50
@@ -44,7 +44,7 @@ def estimate_share(hits: ArrayLike, *, level: float = 0.95) -> Estimate:
 def share_columns(hits: ArrayLike, *, level: float = 0.95) -> Columns:
     """`estimate_share` of many columns, `[prompt, column]`."""
     sample = _checked(hits, 0.0)
-    n, share, z = len(sample), sample.mean(axis=0), stats.norm.ppf((1 + level) / 2)
+    n, share, z = len(sample), sample.mean(axis=0), normal_reach(level)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     # Where all were hit, or none, that end is the share itself, which rounding would miss.
@@ -85,13 +85,13 @@ def estimate_share_change(changes: ArrayLike, *, level: float = 0.95) -> Estimat
 def share_change_columns(changes: ArrayLike, *, level: float = 0.95) -> Columns:
     """`estimate_share_change` of many columns, `[prompt, column]`."""
     sample = _checked(changes, -1.0)
-    n, z = len(sample), stats.norm.ppf((1 + level) / 2)
+    n, z = len(sample), normal_reach(level)
     gained, lost = (np.maximum(sign * sample, 0).sum(axis=0) for sign in (1, -1))
     change = (gained - lost) / n
     low, high = (
         _end(lambda d: np.abs(_score(gained, lost, n, d)) <= z, change, side) for side in (-1.0, 1.0)
     )
-    p = 2 * stats.norm.sf(np.abs(_score(gained, lost, n, np.zeros_like(change))))
+    p = normal_p(_score(gained, lost, n, np.zeros_like(change)))
     return columns_of(sample, low, high, p, (-1.0, 1.0))
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from tl_truncate.statistics.columns import as_columns, columns_of
+from tl_truncate.statistics.distributions import student_reach
 from tl_truncate.statistics.estimate import Estimate
 
 
@@ -31,7 +31,7 @@ def estimate_over_splits(values: ArrayLike, *, test_fraction: float) -> Estimate
     n, mean = len(sample), sample.mean(axis=0)
     spread = sample.std(axis=0, ddof=1) if n > 1 else np.full(1, np.nan)
     se = spread * np.sqrt(1 / n + test_fraction / (1 - test_fraction))
-    half = stats.t.ppf(0.975, max(n - 1, 1)) * se
+    half = student_reach(0.95, max(n - 1, 1)) * se
     p = np.full(1, np.nan)
     found = columns_of(sample, mean - half, mean + half, p, (-np.inf, np.inf))[0]
     return Estimate(found, low=found.low, high=found.high, se=float(se[0]), n=n)

@@ -388,6 +388,13 @@ def test_bad_input(model):
         tlt.search(model, pairs_task(), method="grid")
     with pytest.raises(ValueError, match="greedy must be an integer from 1 up"):
         tlt.search(model, pairs_task(), greedy=0)
+    with pytest.raises(ValueError, match="splits must be an integer from 1 up"):
+        tlt.search(model, pairs_task(), splits=0)
+    with pytest.raises(ValueError, match="draws must be an integer from 1 up"):
+        tlt.search(model, pairs_task(), draws=0)
+    with pytest.raises(ValueError, match="null=True must have cuts with a random counterpart"):
+        removal = tlt.GlobalRemoval(1, "own_path")
+        tlt.search(model, pairs_task(), cuts=[removal], null=True)
     with pytest.raises(ValueError, match="budget must be a positive number"):
         tlt.search(model, pairs_task(), budget=0)
     with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):

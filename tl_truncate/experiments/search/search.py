@@ -115,6 +115,7 @@ def search(
     positive("greedy", greedy)
     _check_choices(objective, combine, method, budget, test_fraction)
     positive("splits", splits)
+    draws_for(1, draws)  # refuses what is no number of draws
     divided = [
         split_tasks(tasks, test_fraction=test_fraction, seed=seed, again=again)
         for again in range(splits)
@@ -138,23 +139,15 @@ def search(
     settings |= dict(splits=splits, draws=draws, null=null)
     settings.update(_asked(grid, keeps))
 
-    def choose(among: Sequence[SiteCut], parts: Sequence[Split], name: str | None) -> _Choice:
-        place = folder if folder is None or name is None else folder / name
-        judge = Judge(model, [part.validation for part in parts], objective, combine, place, options)
-        if method == "laser":
-            best = laser(judge, among, greedy=greedy)
-        else:
-            best = halving(judge, among, greedy=greedy, budget=budget, seed=seed)
-        return _Choice(Cuts() if best is None else best.cuts, pd.DataFrame(judge.looks))
-
-    chosen = choose(grid, divided[0], None)
+    one_search = _Search(model, objective, combine, method, greedy, budget, seed, folder, options)
+    chosen = one_search.choose(grid, divided[0])
     others = [
-        _scores(model, parts, choose(grid, parts, f"split-{again}").cuts, options)
+        _scores(model, parts, one_search.choose(grid, parts, f"split-{again}").cuts, options)
         for again, parts in enumerate(divided[1:], 1)
     ]
     lot: SearchResult | None = None
     if null:
-        own = choose(placebos, divided[0], "null")
+        own = one_search.choose(placebos, divided[0], "null")
         scores = _scores(model, divided[0], own.cuts, options)
         told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
         lot = SearchResult(own.cuts, objective, combine, *scores, **told)
@@ -183,6 +176,34 @@ class _Choice:
 
     cuts: Cuts
     looks: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How to choose; what among and on which prompts is said each time."""
+
+    model: Any
+    objective: Objective
+    combine: Combine
+    method: Method
+    greedy: int
+    budget: float | None
+    seed: int
+    run_dir: Path | None
+    options: SweepOptions
+
+    def choose(
+        self, among: Sequence[SiteCut], parts: Sequence[Split], name: str | None = None
+    ) -> _Choice:
+        """What is best on the validation prompts; the looks are stored in a folder of that name."""
+        folder = self.run_dir if self.run_dir is None or name is None else self.run_dir / name
+        validation = [part.validation for part in parts]
+        judge = Judge(self.model, validation, self.objective, self.combine, folder, self.options)
+        if self.method == "laser":
+            best = laser(judge, among, greedy=self.greedy)
+        else:
+            best = halving(judge, among, greedy=self.greedy, budget=self.budget, seed=self.seed)
+        return _Choice(Cuts() if best is None else best.cuts, pd.DataFrame(judge.looks))
 
 
 def _placebos(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:

@@ -102,7 +102,7 @@ def _task_words(result: ShownSweep, task: str) -> list[str]:
             f"{_told(cuts.loc[cuts[change].idxmin()], change)}. {found} of {len(cuts)} changes are "
             "clear of zero (q < .05: of such, one in twenty is false on average)."
         )
-    words.append(_control_words(result, task, cuts))
+    words.append(_control_words(result, task))
     return words
 
 
@@ -111,9 +111,12 @@ def _told(row: pd.Series, change: str) -> str:
     return f"{told} at {row['site']} with {kept_text(row['keep'])} kept"
 
 
-def _control_words(result: ShownSweep, task: str, cuts: pd.DataFrame) -> str:
+def _control_words(result: ShownSweep, task: str) -> str:
     beside = result.beside[result.beside["task"] == task]
-    beside = beside[beside["metric"] == "p_in_context"]
+    metric = (result.shown_first or result.metrics)[0]
+    beside = beside[beside["metric"] == metric]
+    if beside.empty and (result.frame.loc[result.frame["task"] == task, "kind"] != "Cut").any():
+        return "No cut has a control beside it."
     if beside.empty:
         return (
             "No controls were scored, so that a change may come from how much was removed and not from "
@@ -124,7 +127,7 @@ def _control_words(result: ShownSweep, task: str, cuts: pd.DataFrame) -> str:
     told = [f"{row['control']} {control_told(row)}" for _, row in beside[same].iterrows()]
     return (
         "Controls remove as much of the same matrix, of no particular meaning. Beside the largest rise "
-        f"among cuts that have some, {best['change']:+.3f} at {best['site']} with "
+        f"of {label_of(metric).told} among cuts that have some, {best['change']:+.3f} at {best['site']} with "
         f"{kept_text(best['keep'])} kept, they give: {'; '.join(told)}."
     )
 
