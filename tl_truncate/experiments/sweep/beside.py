@@ -35,11 +35,15 @@ def beside_controls(
         metrics: to compare.
     """
     rows: list[dict[str, Any]] = []
+    chosen: dict[Any, list[int]] = {}
+    for place, cut in enumerate(cuts):
+        if not is_control(cut):
+            chosen.setdefault(_asked(cut), []).append(place)
     for group in draws_together(cuts):
         control = cuts[group[0]]
         if not is_control(control):
             continue
-        for place in (place for place, cut in enumerate(cuts) if _counterpart(cut, control)):
+        for place in chosen.get(_asked(control), ()):
             for metric in metrics:
                 own = outcomes[place][metric].to_numpy(float)
                 drawn = np.stack([outcomes[each][metric].to_numpy(float) for each in group])
@@ -72,9 +76,6 @@ def beside_controls(
     return table
 
 
-def _counterpart(cut: SiteCut, control: SiteCut) -> bool:
-    return not is_control(cut) and (cut.site, cut.label, cut.strength) == (
-        control.site,
-        control.label,
-        control.strength,
-    )
+def _asked(cut: SiteCut) -> tuple[Any, ...]:
+    """What a cut and its control have in common; the rank 1 and all of it differ."""
+    return (cut.site, type(cut.label), cut.label, cut.strength)

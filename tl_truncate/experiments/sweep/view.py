@@ -127,8 +127,8 @@ def _control_words(result: ShownSweep, task: str) -> str:
     told = [f"{row['control']} {control_told(row)}" for _, row in beside[same].iterrows()]
     return (
         "Controls remove as much of the same matrix, of no particular meaning. Beside the largest rise "
-        f"of {label_of(metric).told} among cuts that have some, {best['change']:+.3f} at {best['site']} with "
-        f"{kept_text(best['keep'])} kept, they give: {'; '.join(told)}."
+        f"of {label_of(metric).told} among cuts that have some, {best['change']:+.3f} at {best['site']} "
+        f"with {kept_text(best['keep'])} kept, they give: {'; '.join(told)}."
     )
 
 
