@@ -145,12 +145,6 @@ def search(
         _scores(model, parts, one_search.choose(grid, parts, f"split-{again}").cuts, options)
         for again, parts in enumerate(divided[1:], 1)
     ]
-    lot: SearchResult | None = None
-    if null:
-        own = one_search.choose(placebos, divided[0], "null")
-        scores = _scores(model, divided[0], own.cuts, options)
-        told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
-        lot = SearchResult(own.cuts, objective, combine, *scores, **told)
     validation, test = _scores(model, divided[0], chosen.cuts, options)
     result = SearchResult(
         chosen.cuts,
@@ -163,7 +157,7 @@ def search(
         looks=chosen.looks,
         settings=settings,
         repeats=_repeats(others, objective),
-        null=lot,
+        null=one_search.null(placebos, divided[0], settings) if null else None,
     )
     if folder is not None:
         write_search(result.to_json(), vars(result), folder)
@@ -204,6 +198,15 @@ class _Search:
         else:
             best = halving(judge, among, greedy=self.greedy, budget=self.budget, seed=self.seed)
         return _Choice(Cuts() if best is None else best.cuts, pd.DataFrame(judge.looks))
+
+    def null(
+        self, placebos: Sequence[SiteCut], parts: Sequence[Split], settings: Mapping[str, Any]
+    ) -> SearchResult:
+        """What the same search chooses among random cuts, and what that is worth."""
+        own = self.choose(placebos, parts, "null")
+        scores = _scores(self.model, parts, own.cuts, self.options)
+        told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
+        return SearchResult(own.cuts, self.objective, self.combine, *scores, **told)
 
 
 def _placebos(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
