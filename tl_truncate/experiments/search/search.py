@@ -133,18 +133,12 @@ def search(
     )
     folder = None if run_dir is None else Path(run_dir)
     placebos = _placebos(model, grid, seed) if null else []
-    settings: dict[str, Any] = dict(
-        method=method, greedy=greedy, budget=budget, test_fraction=test_fraction, seed=seed
-    )
-    settings |= dict(splits=splits, draws=draws, null=null)
-    settings.update(_asked(grid, keeps))
-
+    settings: dict[str, Any] = dict(method=method, greedy=greedy, budget=budget, seed=seed)
+    settings |= dict(test_fraction=test_fraction, splits=splits, draws=draws, null=null)
+    settings |= _asked(grid, keeps)
     one_search = _Search(model, objective, combine, method, greedy, budget, seed, folder, options)
     chosen = one_search.choose(grid, divided[0])
-    others = [
-        _scores(model, parts, one_search.choose(grid, parts, f"split-{again}").cuts, options)
-        for again, parts in enumerate(divided[1:], 1)
-    ]
+    repeats = one_search.repeats(grid, divided[1:])
     validation, test = _scores(model, divided[0], chosen.cuts, options)
     result = SearchResult(
         chosen.cuts,
@@ -156,7 +150,7 @@ def search(
         cost=_cost(model, chosen.cuts, texts, prepend_bos, max_memory),
         looks=chosen.looks,
         settings=settings,
-        repeats=_repeats(others, objective),
+        repeats=repeats,
         null=one_search.null(placebos, divided[0], settings) if null else None,
     )
     if folder is not None:
@@ -199,6 +193,19 @@ class _Search:
             best = halving(judge, among, greedy=self.greedy, budget=self.budget, seed=self.seed)
         return _Choice(Cuts() if best is None else best.cuts, pd.DataFrame(judge.looks))
 
+    def repeats(
+        self, among: Sequence[SiteCut], further: Sequence[Sequence[Split]]
+    ) -> dict[str, tuple[tuple[float, float], ...]]:
+        """By task the change on validation and on test prompts of each further split."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for again, parts in enumerate(further, 1):
+            cuts = self.choose(among, parts, f"split-{again}").cuts
+            validation, test = _scores(self.model, parts, cuts, self.options)
+            for task in test:
+                one, other = (float(paired(each[task], self.objective)) for each in (validation, test))
+                found.setdefault(task, []).append((one, other))
+        return {task: tuple(pairs) for task, pairs in found.items()}
+
     def null(
         self, placebos: Sequence[SiteCut], parts: Sequence[Split], settings: Mapping[str, Any]
     ) -> SearchResult:
@@ -220,19 +227,6 @@ def _placebos(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
     if not found:
         raise ValueError("null=True must have cuts with a random counterpart among them, got none.")
     return found
-
-
-def _repeats(
-    others: Sequence[tuple[dict[str, Scores], dict[str, Scores]]], objective: Objective
-) -> dict[str, tuple[tuple[float, float], ...]]:
-    """By task the change on validation and on test prompts of each further split."""
-    return {
-        task: tuple(
-            (float(paired(validation[task], objective)), float(paired(test[task], objective)))
-            for validation, test in others
-        )
-        for task in (others[0][1] if others else ())
-    }
 
 
 def _check_report_fits(
