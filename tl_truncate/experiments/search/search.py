@@ -112,41 +112,30 @@ def search(
         (True, ['drink'])
     """
     tasks = check_tasks(model, task)
-    positive("greedy", greedy)
+    for name, count in {"greedy": greedy, "splits": splits, "draws": draws}.items():
+        positive(name, 1 if name == "draws" and count is None else count)
     _check_choices(objective, combine, method, budget, test_fraction)
-    positive("splits", splits)
-    draws_for(1, draws)  # refuses what is no number of draws
-    divided = [
-        split_tasks(tasks, test_fraction=test_fraction, seed=seed, again=again)
-        for again in range(splits)
-    ]
+    asked: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed)
+    divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
     encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
     grid = make_grid(model, sites, keeps, (), seed, cuts)
-    if max_memory is not None:
-        _check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
-    options = SweepOptions(
-        prepend_bos=prepend_bos,
-        batch_size=batch_size,
-        max_memory=max_memory,
-        seed=seed,
-        progress=progress,
-    )
+    _check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
+    passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
+    options = SweepOptions(**passes, max_memory=max_memory, progress=progress)
     folder = None if run_dir is None else Path(run_dir)
     placebos = _placebos(model, grid, seed) if null else []
-    settings: dict[str, Any] = dict(method=method, greedy=greedy, budget=budget, seed=seed)
-    settings |= dict(test_fraction=test_fraction, splits=splits, draws=draws, null=null)
-    settings |= _asked(grid, keeps)
+    settings = dict(method=method, greedy=greedy, budget=budget, **asked, splits=splits)
+    settings |= dict(draws=draws, null=null, **_asked(grid, keeps))
     one_search = _Search(model, objective, combine, method, greedy, budget, seed, folder, options)
     chosen = one_search.choose(grid, divided[0])
     repeats = one_search.repeats(grid, divided[1:])
-    validation, test = _scores(model, divided[0], chosen.cuts, options)
+    scores = _scores(model, divided[0], chosen.cuts, options)
     result = SearchResult(
         chosen.cuts,
         objective,
         combine,
-        validation,
-        test,
-        controls=_controls(model, test, divided[0], chosen.cuts, draws, options),
+        *scores,
+        controls=_controls(model, scores[1], divided[0], chosen.cuts, draws, options),
         cost=_cost(model, chosen.cuts, texts, prepend_bos, max_memory),
         looks=chosen.looks,
         settings=settings,
@@ -236,9 +225,11 @@ def _check_report_fits(
     greedy: int,
     texts: Sequence[str] | None,
     prepend_bos: bool | None,
-    max_memory: int,
+    max_memory: int | None,
 ) -> None:
     """The search itself asks for its memory before it starts; its report must not fail after it."""
+    if max_memory is None:
+        return
     largest = max((cut.site for cut in grid), key=lambda site: factor_bytes(model, [site])[0])
     sites = [largest] * greedy
     for each in encoded:
