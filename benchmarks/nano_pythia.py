@@ -14,7 +14,8 @@ import tl_truncate as tlt
 from tl_truncate.experiments.search.judge import split_task
 from tl_truncate.plots import dynamics as draw
 from tl_truncate.plots import save
-from tl_truncate.surgery.controls import control_of
+from tl_truncate.statistics import shown_in
+from tl_truncate.surgery.controls import DRAWS
 from tl_truncate.toys.nano.nano import NanoConfig, nano_pythia, ship
 
 LEARNT = 0.3
@@ -39,7 +40,12 @@ def main() -> None:
         test = split_task(task, test_fraction=0.5, seed=0).test
         cuts = {
             "cut": found.cuts,
-            "random": [control_of(tlt.RandomSubspace, cut, seed=0) for cut in found.cuts],
+            **{
+                f"random{f' #{seed + 1}' if seed else ''}": [
+                    tlt.RandomSubspace(cut.site, cut.keep, seed) for cut in found.cuts
+                ]
+                for seed in range(DRAWS)
+            },
         }
         name = f"nano-pythia, seed {seed}"
         history = tlt.dynamics(run.load, run.checkpoints, test, cuts, name=name, progress=False)
@@ -47,8 +53,9 @@ def main() -> None:
         for metric in ("p_global", "p_in_context"):
             print(f"  {metric} > {LEARNT} first at step {history.first_step(metric, LEARNT)}")
         last = run.checkpoints[-1]
-        for name in cuts:
-            change = history.scores(last, name).change("p_in_context")
+        rows = history.frame[history.frame["step"] == last].set_index("cut")
+        for name in history.names[1:]:
+            change = shown_in(rows.loc[name], "p_in_context_change", signed=True)
             print(f"  held out, step {last}, {name}: p_in_context changes by {change}", flush=True)
         save(draw(history), options.out / f"dynamics-seed{seed}.png")
 

@@ -1,7 +1,7 @@
 """What a search finds on each task, and whether it survives: `python benchmarks/search.py`.
 
 SmolLM2-135M, all 90 MLP sites x 7 keeps, successive halving, chosen on half of the prompts and reported
-on the other half with a paired 95% bootstrap interval, beside random subspaces of the same ranks and the
+on the other half with a paired 95% interval, beside random subspaces of the same ranks and the
 cost in perplexity on running text. About two minutes a task and cut.
 """
 
@@ -34,6 +34,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the prompts")
     parser.add_argument("--greedy", type=int, default=1)
+    parser.add_argument("--splits", type=int, default=1, help="5 give the optimism an interval")
+    parser.add_argument("--null", action="store_true", help="the same search among random subspaces")
     parser.add_argument("--objective", default="logit_diff")
     parser.add_argument("--tasks", nargs="*", default=TASKS)
     parser.add_argument(
@@ -51,6 +53,8 @@ def main() -> None:
             sites=sites,
             greedy=options.greedy,
             objective=options.objective,
+            splits=options.splits,
+            null=options.null,
             run_dir=options.out / name if options.out else None,
             progress=False,
         )

@@ -1,5 +1,7 @@
 """Tasks in the words of the small tokenizer, and results that no model had to be asked for."""
 
+import itertools
+
 import numpy as np
 
 import tl_truncate as tlt
@@ -16,6 +18,17 @@ SEQUENCES = tlt.Task(
     [" the", " the store and a drink"],
     scoring="sequence",
 )
+
+
+def pairs(*names: str) -> tlt.Task:
+    """A prompt for each two of some names."""
+    both = list(itertools.permutations(names, 2))
+    prompts = [f"When {a} and {b} went to the store , {a} gave a drink to" for a, b in both]
+    return tlt.Task("pairs", prompts, [f" {b}" for _, b in both], " the")
+
+
+#: Enough prompts for an interval.
+PAIRS = pairs("Mary", "John", "Paris")
 
 
 def large_sweep(*, layers: int = 30, prompts: int = 60, controls: bool = False) -> tlt.SweepResult:

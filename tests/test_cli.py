@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import tl_truncate as tlt
 from tl_truncate.cli import app
+from tl_truncate.runs.files import rows_of
 
 PROMPT = "When Mary and John went to the store, John gave a ring to"
 
@@ -328,10 +329,15 @@ def test_dynamics_of_what_ships(tmp_path):
         lambda step: tlt.load_model("nano-pythia", checkpoint=step),
         tlt.checkpoint_steps("nano-pythia"),
         task,
-        {"cut": cut, "random subspace": tlt.RandomSubspace(cut.site, 0.1, 0)},
+        {
+            "cut": cut,
+            "random subspace": tlt.RandomSubspace(cut.site, 0.1, 0),
+            **{f"random subspace #{k + 1}": tlt.RandomSubspace(cut.site, 0.1, k) for k in (1, 2, 3)},
+        },
         progress=False,
     )
-    assert rows == history.frame.to_dict(orient="records")
+    assert rows == rows_of(history.frame)
+    assert {row["cut"]: row["draws"] for row in rows} == {"uncut": 1, "cut": 1, "random subspace": 4}
     assert {path.name for path in out.iterdir()} == {"run", "table.csv", "dynamics.png"}
     assert (out / "dynamics.png").read_bytes().startswith(b"\x89PNG")
     assert "must be new without resume" in run(*arguments, code=2).stderr

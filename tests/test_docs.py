@@ -13,7 +13,7 @@ import torch
 import typer
 
 import tl_truncate as tlt
-from tl_truncate import plots
+from tl_truncate import plots, statistics
 from tl_truncate.cli import app
 
 PYTHON = [page for page in documents.PAGES if documents.blocks(page, "python")]
@@ -94,6 +94,8 @@ def test_every_public_name_has_its_place():
     public = {name for name in tlt.__all__ if name not in ("tasks", "toys")}
     public |= {f"tasks.{name}" for name in tlt.tasks.__all__ if name != "Task"}
     public |= {f"toys.{name}" for name in tlt.toys.__all__}
+    own = ("estimate_", "q_")
+    public |= {f"statistics.{name}" for name in statistics.__all__ if name.startswith(own)}
     public |= {f"plots.{name}" for name in plots.__all__}
     assert documented() == public
 

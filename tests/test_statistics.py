@@ -1,4 +1,4 @@
-"""Intervals: coverage, pairing, and what an estimate is."""
+"""Intervals: what they cover, what they are for few prompts, and verdicts among many."""
 
 import pickle
 
@@ -8,51 +8,226 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tl_truncate.statistics import Estimate, bootstrap_mean
+from tl_truncate.statistics import (
+    Estimate,
+    clear,
+    estimate_against_draws,
+    estimate_mean,
+    estimate_over_draws,
+    estimate_over_splits,
+    estimate_ratio,
+    estimate_share,
+    estimate_share_change,
+    mean_columns,
+    q_values,
+    share_change_columns,
+    share_columns,
+    shown,
+)
+
+SIZES = (5, 10, 25, 50)
+TRIALS = 4000
+
+
+def covered(found, truth: float) -> float:
+    return float(np.mean((found.low <= truth) & (truth <= found.high)))
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=50), st.integers(0, 5))
-def test_mean_and_order(values, seed):
-    found = bootstrap_mean(values, seed=seed)
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=50))
+def test_mean_and_order(values):
+    found = estimate_mean(values)
     assert float(found) == pytest.approx(np.mean(values), abs=1e-9)
-    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
     assert found.n == len(values)
     if len(values) > 1:
         assert found.se == pytest.approx(stats.sem(values), abs=1e-9)
-    assert bootstrap_mean(values, seed=seed).low == found.low
+    if len(values) < 5:
+        assert np.isnan([found.low, found.high, found.p]).all()
+        assert not found.excludes_zero
+    else:
+        assert found.low <= found + 1e-12
+        assert found <= found.high + 1e-12
+        assert (found.p < 0.05) == found.excludes_zero
+    turned = estimate_mean([-value for value in values])
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=1e-9, nan_ok=True)
 
 
-def test_agrees_with_scipy():
-    values = np.random.default_rng(0).gamma(2.0, size=80)
-    ours = bootstrap_mean(values, resamples=20_000)
-    theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="percentile", random_state=1
-    ).confidence_interval
-    assert ours.low == pytest.approx(theirs.low, abs=0.01)
-    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+class TestCoverage:
+    """By simulation: .93 or more of what is meant to be covered."""
+
+    @pytest.mark.parametrize("n", SIZES)
+    @pytest.mark.parametrize("name", ["normal", "lognormal", "lognormal, turned round", "exponential"])
+    def test_a_mean(self, name, n):
+        random = np.random.default_rng(n)
+        draw = {
+            "normal": lambda: (random.normal(size=(n, TRIALS)), 0.0),
+            "lognormal": lambda: (random.lognormal(size=(n, TRIALS)), np.exp(0.5)),
+            "lognormal, turned round": lambda: (-random.lognormal(size=(n, TRIALS)), -np.exp(0.5)),
+            "exponential": lambda: (random.exponential(size=(n, TRIALS)), 1.0),
+        }
+        assert covered(mean_columns(draw[name]()[0]), draw[name]()[1]) >= 0.93
+
+    @pytest.mark.parametrize("n", SIZES)
+    def test_a_share(self, n):
+        """On average over shares; at a single one Wilson's varies around its level, as every exact set of
+        so few possible answers must.
+        """
+        random = np.random.default_rng(n)
+        shares = random.uniform(0.02, 0.98, TRIALS)
+        found = share_columns(random.random((n, TRIALS)) < shares)
+        assert np.mean((found.low <= shares) & (shares <= found.high)) >= 0.93
+        for share in (0.5, 0.96):
+            hits = random.random((n, TRIALS)) < share
+            assert covered(share_columns(hits), share) >= 0.91
+
+    @pytest.mark.parametrize("n", SIZES)
+    @pytest.mark.parametrize("gained", [0.02, 0.2, 0.4])
+    @pytest.mark.parametrize("lost", [0.0, 0.02, 0.2])
+    def test_a_paired_share(self, n, gained, lost):
+        random = np.random.default_rng(n)
+        chances = [gained, lost, 1 - gained - lost]
+        changes = random.choice([1, -1, 0], size=(n, TRIALS), p=chances)
+        assert covered(share_change_columns(changes), gained - lost) >= 0.93
+
+    @pytest.mark.parametrize("n", SIZES)
+    def test_verdicts_by_chance(self, n):
+        """Without an effect one in twenty has one at most, for means and for paired shares."""
+        random = np.random.default_rng(n)
+        means = mean_columns(random.normal(size=(n, TRIALS)))
+        assert np.mean(means.p < 0.05) <= 0.06
+        changes = random.choice([1, -1, 0], size=(n, TRIALS), p=[0.2, 0.2, 0.6])
+        assert np.mean(share_change_columns(changes).p < 0.05) <= 0.06
+
+    def test_draws_and_prompts(self):
+        """A cut that is one more draw of its control beats it in one of forty trials at most."""
+        random = np.random.default_rng(0)
+        wins, inside = 0, 0
+        for _ in range(1000):
+            prompts, draws = random.normal(size=30), random.normal(size=(17, 1)) / 2
+            values = prompts + draws + random.normal(size=(17, 30)) / 2
+            wins += estimate_against_draws(values[0], values[1:]).low > 0
+            found = estimate_over_draws(values)
+            inside += found.low <= 0 <= found.high
+        assert wins / 1000 <= 0.025
+        assert inside / 1000 >= 0.93
 
 
-def test_coverage_is_near_its_level():
-    generator = np.random.default_rng(1)
+class TestShares:
+    """Wilson's interval and Tango's."""
+
+    @pytest.mark.parametrize("n", [5, 10, 37])
+    def test_whole_hits_are_scipys(self, n):
+        for k in range(n + 1):
+            found = estimate_share([1] * k + [0] * (n - k))
+            theirs = stats.binomtest(k, n).proportion_ci(method="wilson")
+            assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+    def test_all_correct_is_not_certain(self):
+        assert estimate_share([1.0] * 20).low == pytest.approx(0.839, abs=1e-3)
+        assert estimate_share([0.0] * 20).high == pytest.approx(0.161, abs=1e-3)
+        found = estimate_share_change([0.0] * 20)
+        assert found.low < 0 < found.high
+        assert found.p == 1.0
+
+    def test_fractions_lie_between(self):
+        """A tie of two is worth one half."""
+        few, half, many = (estimate_share([1, 1, 1, each, 0, 0]) for each in (0, 0.5, 1))
+        assert few < half < many
+        assert few.low < half.low < many.low
+        assert few.high < half.high < many.high
+        changes = [estimate_share_change([1, 1, 1, each, 0, 0]) for each in (0, 0.5, 1)]
+        assert changes[0].low < changes[1].low < changes[2].low
+
+    @pytest.mark.parametrize(("gained", "lost"), [(4, 0), (6, 1), (10, 0), (3, 7), (0, 5)])
+    def test_the_ends_are_where_the_score_is(self, gained, lost):
+        """Tango's equation, with the constrained estimate found by brute force."""
+        n = 12
+        found = estimate_share_change([1] * gained + [-1] * lost + [0] * (n - gained - lost))
+        for end in (found.low, found.high):
+            if abs(end) > 1 - 1e-9:
+                continue
+            grid = np.linspace(max(0, -end), (1 - end) / 2, 200_001)[1:-1]
+            likely = np.zeros_like(grid)
+            for count, share in (
+                (gained, grid + end),
+                (lost, grid),
+                (n - gained - lost, 1 - 2 * grid - end),
+            ):
+                likely += count * np.log(np.maximum(share, 1e-300))
+            q = grid[likely.argmax()]
+            score = (gained - lost - n * end) / np.sqrt(n * (2 * q + end * (1 - end)))
+            assert abs(score) == pytest.approx(1.96, abs=2e-3)
+
+    def test_the_verdict_is_mcnemars(self):
+        found = estimate_share_change([1] * 9 + [-1] * 2 + [0] * 30)
+        assert found.p == pytest.approx(stats.chi2.sf((9 - 2) ** 2 / 11, 1))
+        assert found.excludes_zero == (found.p < 0.05)
+
+    def test_what_is_no_share_is_refused(self):
+        with pytest.raises(ValueError, match="must count from 0 to 1"):
+            estimate_share([0, 2])
+        with pytest.raises(ValueError, match="must count from -1 to 1"):
+            estimate_share_change([0, -2])
+
+
+def test_ratios_are_of_whole_units():
+    random = np.random.default_rng(0)
     inside = 0
-    for trial in range(300):
-        found = bootstrap_mean(generator.normal(size=40), seed=trial, resamples=500)
-        inside += found.low <= 0 <= found.high
-    assert 0.90 <= inside / 300 <= 0.98
+    for _ in range(1000):
+        weights = random.integers(20, 200, 12)
+        sums = weights * (2 + random.normal(size=12))
+        found = estimate_ratio(sums, weights)
+        assert float(found) == pytest.approx(sums.sum() / weights.sum())
+        inside += found.low <= 2 <= found.high
+    assert inside / 1000 >= 0.93
+
+
+def test_bounds_are_kept():
+    found = estimate_mean([0.99, 1.0, 0.98, 1.0, 0.7], within=(0.0, 1.0))
+    assert found.high == 1.0
+    assert found.low < 0.9
+
+
+def test_one_draw_gives_no_verdict():
+    assert np.isnan(estimate_against_draws([0.5] * 9, [[0.1] * 9]).p)
+    assert not np.isnan(estimate_over_draws([[0.1, 0.2, 0.1, 0.4, 0.2]]).low)
+
+
+def test_splits():
+    found = estimate_over_splits([0.1, 0.3, 0.2, 0.2, 0.2], test_fraction=0.5)
+    assert float(found) == pytest.approx(0.2)
+    assert found.se == pytest.approx(np.std([0.1, 0.3, 0.2, 0.2, 0.2], ddof=1) * np.sqrt(1.2))
+    assert np.isnan(estimate_over_splits([0.1, 0.2], test_fraction=0.5).low)
+
+
+class TestMany:
+    """Among many settings without an effect there is a clear one in one study of twenty."""
+
+    def test_q_is_scipys_and_passes_over_what_has_no_verdict(self):
+        p = np.array([0.001, 0.2, np.nan, 0.04])
+        assert q_values(p)[[0, 1, 3]] == pytest.approx(stats.false_discovery_control(p[[0, 1, 3]]))
+        assert np.isnan(q_values(p)[2])
+        assert np.isnan(q_values([np.nan])).all()
+        assert not clear(float("nan"))
+
+    def test_nothing_is_found_where_nothing_is(self):
+        random = np.random.default_rng(0)
+        found = [q_values(mean_columns(random.normal(size=(30, 100))).p).min() for _ in range(400)]
+        assert np.mean(np.array(found) < 0.05) <= 0.07
 
 
 def test_an_estimate_is_a_number():
-    value = Estimate(0.5, low=0.4, high=0.6, se=0.05, n=20)
+    value = Estimate(0.5, low=0.4, high=0.6, se=0.05, n=20, p=0.01)
     assert value * 2 == 1.0
     assert f"{value:.2f}" == "0.50"
     assert repr(value) == "Estimate(0.500 [0.400, 0.600], n=20)"
     assert value.excludes_zero
     assert not Estimate(0.1, low=-0.1, high=0.2, se=0.1, n=5).excludes_zero
     again = pickle.loads(pickle.dumps(value))
-    assert (again, again.low, again.n) == (value, value.low, value.n)
+    assert (again, again.low, again.n, again.p) == (value, value.low, value.n, value.p)
+    assert shown(0.5, np.nan, np.nan) == "0.500 [n < 5]"
 
 
 def test_no_values_are_refused():
     with pytest.raises(ValueError, match="at least one number"):
-        bootstrap_mean([])
+        estimate_mean([])

@@ -431,5 +431,5 @@ class TestControls:
         assert list(tlt.Cut(site, 3).controls(0)) == ["RandomSubspace", "NormMatched"]
         assert tlt.GlobalRemoval(1, "own_path").controls(0) == {}
         both = [direction, tlt.Cut("blocks.0.mlp.W_in", 3)]
-        assert list(controls_of(both, seed=1)) == ["RandomSubspace"]
-        assert controls_of([*both, tlt.GlobalRemoval(1, means=means)], seed=1) == {}
+        assert list(controls_of(toy, both, seed=1)) == ["RandomSubspace"]
+        assert controls_of(toy, [*both, tlt.GlobalRemoval(1, means=means)], seed=1) == {}

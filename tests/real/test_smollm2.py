@@ -133,9 +133,19 @@ def test_the_largest_half_is_not_a_random_half(smollm, ioi):
 
 def test_at_layer_27_a_random_subspace_does_nearly_what_the_cut_does(smollm, ioi):
     """What helps there is that most of the MLP's output is gone, not which tenth of it stays."""
-    cut, controls = changes(smollm, ioi, "blocks.27.mlp.W_out", 0.1)
-    assert cut > 0.05
-    assert min(controls) > 0.7 * cut
+    result = tlt.sweep(
+        smollm,
+        ioi[0],
+        sites=["blocks.27.mlp.W_out"],
+        keeps=[0.1],
+        controls=["random_subspace"],
+        progress=False,
+    )
+    row = result.beside_controls.set_index("metric").loc["p_in_context"]
+    assert row["change"] > 0.05
+    assert row["control_change"] > 0.7 * row["change"]
+    assert row["draws"] == 16
+    assert row["verdict"] == "alike"
 
 
 def test_the_model_knows_facts_and_habits(smollm):

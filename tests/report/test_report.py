@@ -117,8 +117,7 @@ def test_the_dots_are_the_changes_that_may_be_none(visit, written, sweep):
     page = visit(written)
     dots = page.evaluate("document.querySelector('[data-chart=heat] .plot').data[1].x.length")
     table = sweep.frame[(sweep.frame["matrix"] == "W_in") & (sweep.frame["kind"] == "Cut")]
-    unsure = (table["p_in_context_change_low"] <= 0) & (table["p_in_context_change_high"] >= 0)
-    assert dots == int(unsure.sum())
+    assert dots == int((~(table["p_in_context_change_q"] < 0.05)).sum())
 
 
 def test_rank_curves_have_the_values_and_their_intervals(visit, written, sweep):
@@ -221,13 +220,14 @@ def test_it_prints_on_white(visit, written):
     assert len(page.pdf()) > 10_000
 
 
-def test_a_search(visit, shared, task, tmp_path):
+def test_a_search(visit, shared, tmp_path):
     model = shared("bridge", "llama-grouped")
-    many = task.subset([0, 1, 2, 3, 4] * 2)
+    many = samples.pairs("Mary", "John", "Paris", "Rome")
     found = tlt.search(
         model,
         many,
-        keeps=[0.0, 0.5],
+        keeps=[0.25, 0.5],
+        splits=1,
         texts=["the store in Paris", "<i>Mary</i> gave a drink to John"],
         run_dir=tmp_path / "search",
         prepend_bos=False,
@@ -239,11 +239,11 @@ def test_a_search(visit, shared, task, tmp_path):
     plot = "document.querySelector('[data-chart=splits] .plot').data[0]"
     assert page.evaluate(f"{plot}.x")[:2] == pytest.approx([float(chosen), float(change)], rel=1e-3)
     text = page.locator("main").inner_text()
-    assert f"perplexity {found.cost.uncut_perplexity:.1f} becomes" in text
+    assert f"perplexity {found.cost.uncut_perplexity:.1f} [" in text
     assert "RandomSubspace, test" in text
-    assert rows(page) == 5
+    assert rows(page) == 6
     page.locator("#group").select_option(label=f"{many.name}, validation")
-    assert page.get_by_role("status").inner_text() == "5 of 5 prompts."
+    assert page.get_by_role("status").inner_text() == "6 of 6 prompts."
 
 
 def test_dynamics(visit, drinks_task, tmp_path):
@@ -325,7 +325,7 @@ class TestFiles:
         monkeypatch.setattr("tl_truncate.report.prompts.MOST_READINGS", 50)
         text = tlt.write_report(sweep, tmp_path / "some.html").read_text()
         left = re.search(r'"left_out":(\d+)', text)
-        assert int(left[1]) == len(sweep.settings) - 10
+        assert int(left[1]) == len(sweep.frame) - 10  # a control's draws are one
 
     def test_a_missing_package_is_named(self, sweep, tmp_path, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -485,9 +485,11 @@ class TestNotebooks:
         assert f"{float(change):+.3f} [{change.low:+.3f}, {change.high:+.3f}]" in page
         assert "paired change" not in sweep.baseline._repr_html_()
 
-    def test_a_search(self, shared, drinks_task):
+    def test_a_search(self, shared):
         model = shared("bridge", "llama-grouped")
-        found = tlt.search(model, drinks_task, keeps=[0.5], texts=(), prepend_bos=False, progress=False)
+        task = samples.pairs("Mary", "John", "Paris", "Rome")
+        options = dict(texts=(), splits=1, prepend_bos=False, progress=False)
+        found = tlt.search(model, task, keeps=[0.5], **options)
         page = found._repr_html_()
         change = found.change()
         assert f"{float(change):+.3f} [{change.low:+.3f}, {change.high:+.3f}]" in page
@@ -497,7 +499,7 @@ class TestNotebooks:
         parts = tlt.decompose_mlp(toy, ["Mary gave <script> to John"], layer=1, method="own_path")
         page = parts._repr_html_()
         assert "<script>" not in page
-        value = parts.fractions(resamples=500).loc[("global", "variance"), "value"]
+        value = parts.fractions().loc[("global", "variance"), "value"]
         assert f"{value:.3f}" in page
 
 

@@ -145,6 +145,19 @@ def test_what_is_in_a_task_may_be_more_too(model, drinks_task, means, tmp_path):
     assert tlt.Comparison.load(path).frame.equals(result.frame)
 
 
+def test_a_comparison_of_one_draw_each_loads(model, drinks_task, means, tmp_path):
+    """As earlier versions wrote it."""
+    ways = tlt.Ways(keeps=[0.5], ks=[2])
+    result = tlt.compare(model, drinks_task, 1, means, ways=ways, draws=1, progress=False)
+    path = saved(result, tmp_path)
+    data = json.loads(path.read_text())
+    assert data["result"].pop("draws") == {}
+    path.write_text(json.dumps(data))
+    again = tlt.Comparison.load(path)
+    assert again.frame.equals(result.frame)
+    assert (again.frame["draws"] == 1).all()
+
+
 @pytest.mark.parametrize("keep", [tlt.Components((1, 2, 3)), tlt.Without((0,)), tlt.Band(1, 4)])
 def test_a_loaded_baseline_is_as_good_as_the_one_that_was_saved(model, drinks_task, tmp_path, keep):
     """Inside a context, whose cuts it records."""

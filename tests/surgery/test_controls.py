@@ -1,5 +1,7 @@
 """Controls: the same rank, or the same norm, of a random part."""
 
+from dataclasses import replace
+
 import inplace
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from luck import examples
 
 import tl_truncate as tlt
+from tl_truncate.surgery.controls import controls_of
 
 SITES = ("blocks.1.mlp.W_in", "blocks.1.mlp.W_out", "blocks.1.attn.W_Q", "blocks.1.attn.W_O.2")
 quick = settings(
@@ -71,6 +74,50 @@ def test_seeds_and_sites_differ_and_repeat(shared, kind):
     vectors = [tlt.spectrum(model, f"blocks.{layer}.mlp.W_out").V for layer in (0, 1)]
     rotations = [(v.T @ basis)[:, 0] for v, basis in zip(vectors, bases, strict=True)]
     assert not torch.allclose(*rotations), "each site draws its own"
+
+
+@pytest.mark.parametrize("kind", [tlt.RandomSubspace, tlt.NormMatched])
+@pytest.mark.parametrize("site", SITES)
+def test_a_draw_does_not_depend_on_the_signs_of_singular_vectors(shared, kind, site):
+    """They differ between machines, as do the vectors of equal singular values."""
+    spec = tlt.spectrum(shared("bridge", "gpt2", torch.float64), site)
+    random = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (spec.max_rank,), generator=random) * 2.0 - 1
+    other = replace(spec, U=spec.U * signs, V=spec.V * signs)
+    control = kind(site, 0.5, 3)
+
+    def removed(spectrum) -> torch.Tensor:
+        edit = control._draw(spectrum)
+        weights = torch.ones(edit.basis.shape[1]) if edit.weights is None else edit.weights
+        return (edit.basis * weights) @ edit.basis.T
+
+    assert torch.allclose(removed(spec), removed(other), atol=1e-12)
+    if kind is tlt.RandomSubspace:
+        order = torch.randperm(spec.max_rank, generator=random)
+        turned = replace(spec, U=spec.U[:, order], S=spec.S[order], V=spec.V[:, order])
+        assert torch.allclose(removed(spec), removed(turned), atol=1e-12)
+
+
+class TestControlsOfSeveralCuts:
+    """By kind and draw."""
+
+    def test_each_draw_has_a_seed_of_its_own(self, toy):
+        cuts = [tlt.Cut("blocks.1.mlp.W_in", 4), tlt.Cut("blocks.2.mlp.W_in", 0.5)]
+        found = controls_of(toy, cuts, seed=5, draws=3)
+        assert set(found) == {"RandomSubspace", "NormMatched"}
+        assert [[cut.seed for cut in draw] for draw in found["RandomSubspace"]] == [
+            [5, 5],
+            [6, 6],
+            [7, 7],
+        ]
+
+    @pytest.mark.parametrize("keep", [0.0, 1.0, 0, tlt.Energy(1.0)])
+    def test_what_is_the_cut_itself_is_no_control(self, toy, keep):
+        assert controls_of(toy, [tlt.Cut("blocks.1.mlp.W_in", keep)], seed=0) == {}
+        assert controls_of(toy, [tlt.Ablated("blocks.1.mlp.W_in")], seed=0) == {}
+        both = [tlt.Cut("blocks.1.mlp.W_in", keep), tlt.Cut("blocks.2.mlp.W_in", 4)]
+        (placebo,) = controls_of(toy, both, seed=0)["RandomSubspace"]
+        assert placebo == [both[0], tlt.RandomSubspace("blocks.2.mlp.W_in", 4, 0)]
 
 
 def test_random_subspaces_are_unbiased(shared):

@@ -17,6 +17,7 @@ from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.experiments.screening.attribute import Differentiable, attribute
 from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.runs.files import rows_of
 from tl_truncate.weights.keep.defaults import GENTLE
 
 
@@ -67,7 +68,7 @@ def attribute_command(
         written.append("attribution.png")
     if as_json:
         data: dict[str, Any] = dict(record=record, metric=metric)
-        data["predicted"] = predicted.astype(object).where(predicted.notna(), None).to_dict("records")
+        data["predicted"] = rows_of(predicted)
         typer.echo(json.dumps(data, indent=2))
         return
     console.print(_table(screen, predicted.head(top)))

@@ -1,6 +1,7 @@
 """`tl-truncate demo`: the main job on the real model."""
 
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.markup import escape
@@ -77,11 +78,19 @@ def _effects_table(effects: LayerEffects, task: str) -> Table:
             str(row.layer),
             f"{float(row.keep):.0%}",
             change_of(row, "p_in_context"),
-            "same" if control is None else f"{control.p_in_context_change:+.3f}",
+            _control(control, "p_in_context"),
             change_of(row, "p_global"),
-            "same" if control is None else f"{control.p_global_change:+.3f}",
+            _control(control, "p_global"),
         )
     return table
+
+
+def _control(row: Any, metric: str) -> str:
+    """The mean change over a control's draws and its standard deviation, in eight columns."""
+    if row is None:
+        return "none"
+    change, spread = (getattr(row, f"{metric}_change{end}") for end in ("", "_spread"))
+    return f"{change:+.2f}±{spread:.2f}".replace("0.", ".")
 
 
 def _verdict(effects: LayerEffects, task: str) -> str:
@@ -99,6 +108,6 @@ def _verdict(effects: LayerEffects, task: str) -> str:
         f"Largest fall of p(global): layer {falls}, {float(base.p_global):.3f} to "
         f"{rows.loc[falls, 'p_global']:.4f} ({ratio:.0f} times less).\n"
         "The layer was picked by looking at these same prompts: read it as a picture, and test a "
-        "layer on prompts that did not choose it. With nothing kept, a random subspace is the same "
-        "cut.\n"
+        "layer on prompts that did not choose it. Random: the mean of a few random subspaces of the "
+        "rank, and their standard deviation; with nothing kept there is nothing to draw.\n"
     )

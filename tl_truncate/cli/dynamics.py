@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich import box
@@ -34,7 +34,9 @@ from tl_truncate.decompose.parts import Method
 from tl_truncate.experiments.training.dynamics import dynamics
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.surgery.controls import controls_of
+from tl_truncate.runs.files import rows_of
+from tl_truncate.statistics import shown_in
+from tl_truncate.surgery.controls import FEW_DRAWS, controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
 
 
@@ -75,18 +77,21 @@ def dynamics_command(
     --out runs/pythia-1b`
 
     Writes the run folder with table.csv and dynamics.png in it. One model is in memory at a time.
-    --controls scores a random subspace of each cut's rank.
+    --controls scores random subspaces of each cut's rank: the mean of a few draws.
     """
     check_figures(figures, "plots")
     check_task_name(task)
-    named = _named(cutting.read(), controls, prompts.seed)
+    cuts = cutting.read()
     divided = _parts(parts, corpus)
     checkpoints = read_steps(steps, model)
     at_step = partial(loading.load_step, model)
+    last = at_step(checkpoints[-1])  # its tokenizer and its shapes are those of all
+    asked, named = prompts.make(task, last), _named(last, cuts, controls, prompts.seed)
+    del last
     history = dynamics(
         at_step,
         checkpoints,
-        prompts.make(task, at_step(checkpoints[-1])),  # its tokenizer is that of all
+        asked,
         named,
         parts=divided,
         name=model,
@@ -98,20 +103,24 @@ def dynamics_command(
     )
     written = _write(history, out, divided is not None, figures)
     if as_json:
-        typer.echo(json.dumps(history.frame.to_dict(orient="records"), indent=2))
+        typer.echo(json.dumps(rows_of(history.frame), indent=2))
         return
     console.print(_table(history))
     say_written(out, ["run", *written])
 
 
-def _named(cuts: Cuts, controls: bool, seed: int) -> dict[str, Sequence[SiteCut]]:
-    """The cuts by the name that they have in tables, and their control."""
+def _named(model: Any, cuts: Cuts, controls: bool, seed: int) -> dict[str, Sequence[SiteCut]]:
+    """The cuts by the name that they have in tables, and the draws of their control."""
     named: dict[str, Sequence[SiteCut]] = {"cut": cuts} if cuts else {}
     if cuts and controls:
-        placebos = controls_of(cuts, seed=seed)
+        placebos = controls_of(model, cuts, seed=seed, draws=FEW_DRAWS)
         if "RandomSubspace" not in placebos:
-            raise ValueError(f"--controls must have a random counterpart of each cut, got {cuts!r}.")
-        named["random subspace"] = placebos["RandomSubspace"]
+            raise ValueError(
+                "--controls must have a random counterpart of each cut that is not the cut itself, got "
+                f"{cuts!r}."
+            )
+        for place, placebo in enumerate(placebos["RandomSubspace"], 1):
+            named["random subspace" if place == 1 else f"random subspace #{place}"] = placebo
     return named
 
 
@@ -174,9 +183,10 @@ def _table(history: Dynamics) -> Table:
     table = Table(title=escape(f"{history.task.name}: {len(history.task)} prompts"), box=box.SIMPLE_HEAD)
     for column in ("step", "cut", "p(global)", "p(in-context)"):
         table.add_column(column, justify="left" if column == "cut" else "right", no_wrap=True)
+    rows = history.frame.set_index(["step", "cut"])
     for step in history.checkpoints:
         for name in history.names:
-            scores = history.scores(step, name)
-            cells = (str(step), name, str(scores.p_global), str(scores.p_in_context))
-            table.add_row(*map(Text, cells))
+            row = rows.loc[(step, name)]
+            told = (shown_in(row, metric) for metric in ("p_global", "p_in_context"))
+            table.add_row(*map(Text, (str(step), name, *told)))
     return table

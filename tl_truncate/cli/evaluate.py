@@ -1,6 +1,7 @@
 """`tl-truncate evaluate`: a model on a task, uncut and cut."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,9 +17,11 @@ from tl_truncate.cli.shared.model import ModelOptions, PassOptions
 from tl_truncate.cli.shared.options import AsJson, Out, TaskName, WithControls
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import say_written, write_tables
+from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores, verdict
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.metrics import METRICS
-from tl_truncate.surgery.controls import controls_of
+from tl_truncate.markup import interval
+from tl_truncate.surgery.controls import controls_of, draws_for
 
 _NAMES = {
     "RandomSubspace": "random subspace",
@@ -53,23 +56,38 @@ def evaluate_command(
     asked = prompts.make(task, model)
     options: dict[str, Any] = dict(prepend_bos=prompts.prepend_bos, seed=prompts.seed)
     options |= dict(progress=not as_json, **passes.to_arguments())
-    scores = {"cut" if chosen else "uncut": evaluate(model, asked, chosen, **options)}
+    first = evaluate(model, asked, chosen, **options)
+    scores: dict[str, Scores | DrawnScores] = {"cut" if chosen else "uncut": first}
     if chosen and controls:
-        options["baseline"] = scores["cut"].baseline
-        for kind_of, placebo in controls_of(chosen, seed=prompts.seed).items():
-            scores[_NAMES[kind_of]] = evaluate(model, asked, placebo, **options)
-    first = next(iter(scores.values()))
+        options["baseline"] = first.baseline
+        draws = draws_for(len({cut.site for cut in chosen}))
+        for kind_of, placebos in controls_of(model, chosen, seed=prompts.seed, draws=draws).items():
+            each = tuple(evaluate(model, asked, placebo, **options) for placebo in placebos)
+            scores[_NAMES[kind_of]] = DrawnScores(each)
     record = {name: each.to_json() for name, each in scores.items()}
     written = [] if out is None else write_tables(out, _tables(scores), record, first)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return
     console.print(_scores_table(scores))
+    for name, drawn in scores.items():
+        if isinstance(drawn, DrawnScores):
+            console.print(_verdict(name, first, drawn), markup=False)
     if out is not None:
         say_written(out, written)
 
 
-def _tables(scores: dict[str, Scores]) -> dict[str, pd.DataFrame]:
+def _verdict(name: str, cut: Scores, control: DrawnScores) -> str:
+    """Whether the cut does more than its control."""
+    found = control.beaten_by(cut, "p_in_context")
+    return (
+        f"{name}: the mean of {len(control.draws)} draws, whose p_in_context has a spread of "
+        f"{control.spread('p_in_context'):.3f}. The cut less one draw: {interval(found, signed=True)}: "
+        f"{VERDICTS[verdict(found, found.p)]}."
+    )
+
+
+def _tables(scores: Mapping[str, Scores | DrawnScores]) -> dict[str, pd.DataFrame]:
     """The summaries, and what each prompt was answered with, of all that was scored."""
     uncut = next(iter(scores.values())).baseline
     frames = {name: each.frame for name, each in scores.items()}
@@ -84,8 +102,8 @@ def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return whole.reset_index(level="scores").reset_index(drop=True)
 
 
-def _scores_table(scores: dict[str, Scores]) -> Table:
-    first = next(iter(scores.values()))
+def _scores_table(scores: Mapping[str, Scores | DrawnScores]) -> Table:
+    first = next(each for each in scores.values() if isinstance(each, Scores))
     record = first.record
     table = Table(
         title=escape(

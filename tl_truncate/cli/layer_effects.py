@@ -8,6 +8,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
+from tl_truncate.statistics import CLEAR
 from tl_truncate.tasks.facts import factual_recall
 from tl_truncate.tasks.ioi import ioi
 from tl_truncate.weights.locate import find_sites, n_layers
@@ -40,16 +41,20 @@ class LayerEffects:
         return frame[chosen].set_index("layer").sort_index()
 
     def helped(self, task: str) -> list[int]:
-        """Layers without which the in-context answer gains and the global one loses, both by 95%."""
+        """Layers without which the in-context answer gains and the global one loses, both clearly among
+        all cuts (q).
+        """
         rows = self.rows(task)
-        return list(
-            rows.index[(rows["p_in_context_change_low"] > 0) & (rows["p_global_change_high"] < 0)]
-        )
+        return list(rows.index[_clear(rows, "p_in_context", 1) & _clear(rows, "p_global", -1)])
 
     def reversed(self, task: str) -> list[int]:
-        """Layers without which the global answer gains, by 95%: there the effect is reversed."""
+        """Layers without which the global answer clearly gains (q): there the effect is reversed."""
         rows = self.rows(task)
-        return list(rows.index[rows["p_global_change_low"] > 0])
+        return list(rows.index[_clear(rows, "p_global", 1)])
+
+
+def _clear(rows: pd.DataFrame, metric: str, sign: int) -> pd.Series:
+    return (rows[f"{metric}_change_q"] < CLEAR) & (sign * rows[f"{metric}_change"] > 0)
 
 
 def late_layer_effects(
@@ -69,14 +74,15 @@ def late_layer_effects(
         model: a HookedTransformer or TransformerBridge with a tokenizer.
         n: prompts for each task; all facts and 100 of the other with None.
         keeps: fractions of the rank that stay.
-        seed: of the prompts, the controls and the bootstrap.
+        seed: of the prompts and the controls.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
         max_memory: most bytes beside the model.
         progress: shows a bar.
 
     Returns:
-        Effects on indirect objects and on facts, with random subspaces of the same rank as controls.
+        Effects on indirect objects and on facts, with random subspaces of the same rank as controls: a
+        few draws of each.
 
     Raises:
         ValueError: as `evaluate` does.

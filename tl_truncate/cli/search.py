@@ -31,6 +31,12 @@ def search_command(
     budget: Annotated[
         float | None, typer.Option(help="Most settings' worth of work for each cut added.")
     ] = None,
+    splits: Annotated[
+        int, typer.Option(help="How often the search is made, for the optimism and its interval.")
+    ] = 5,
+    null: Annotated[
+        bool, typer.Option("--null", help="The same search among random subspaces, beside it.")
+    ] = False,
     out: Out = None,
     resume: Resume = False,
     prompts: PromptOptions,
@@ -58,6 +64,8 @@ def search_command(
         method=cast(Method, method),
         greedy=greedy,
         budget=budget,
+        splits=splits,
+        null=null,
         run_dir=out,
         prepend_bos=prompts.prepend_bos,
         seed=prompts.seed,

@@ -19,6 +19,7 @@ from tl_truncate.cli.shared.writing import check_figures, say_written, write_tab
 from tl_truncate.experiments.sweep.grid import Control
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
+from tl_truncate.runs.files import rows_of
 from tl_truncate.weights.keep.defaults import KEEPS
 
 _SHOWN = 10
@@ -66,7 +67,7 @@ def sweep_command(
     written = write_tables(out, {"table": result.frame})
     written += _draw(result, out) if figures else []
     if as_json:
-        typer.echo(json.dumps(result.frame.to_dict(orient="records"), indent=2))
+        typer.echo(json.dumps(rows_of(result.frame), indent=2))
         return
     for each in result.tasks:
         console.print(_largest(result, each.name))

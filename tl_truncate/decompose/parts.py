@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tl_truncate.decompose.readout import Readout
 from tl_truncate.decompose.view import decomposition_html
-from tl_truncate.statistics import Estimate, bootstrap_ratio, shown
+from tl_truncate.statistics import Estimate, estimate_ratio, shown
 
 Method = Literal["token_mean", "context_ablation", "own_path", "spectral"]
 PARTS = ("global", "in_context")
@@ -98,20 +98,16 @@ class MLPDecomposition:
         ids = None if token_ids is None else tuple(token_ids)
         return LogitAttribution(ids, of(self.global_), of(self.in_context), terms)
 
-    def fractions(self, *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
+    def fractions(self) -> pd.DataFrame:
         """How much of the output's variance each part and term carries, in the stream and in logits.
 
         `share(part) = sum_t <part_t - mean, o_t - mean> / sum_t |o_t - mean|^2` over valid positions:
         the shares of the terms sum to one, and one is negative where a term works against the others. In
         the logits the product is that of the centred logits under the frozen final norm.
 
-        Args:
-            seed: of the bootstrap.
-            resamples: of the bootstrap.
-
         Returns:
-            One row per (term, space): value, se and the 95% interval low, high, from a bootstrap over
-            rows; of one row, over positions.
+            One row per (term, space): value, se and the 95% interval low, high over rows; of one row,
+            over positions.
         """
         named = {"global": self.global_, "in_context": self.in_context, **self.terms}
         spaces = {"variance": lambda part: part.double(), "logits": self._readout_coordinates}
@@ -121,7 +117,7 @@ class MLPDecomposition:
             size = self._by_unit(whole, whole)
             for name, part in named.items():
                 products = self._by_unit(self._centred(coordinates(part)), whole)
-                value = bootstrap_ratio(products, size, seed=seed, resamples=resamples)
+                value = estimate_ratio(products, size)
                 rows.append(_row(name, space, value))
         table = pd.DataFrame(rows).drop_duplicates(["term", "space"])
         return table.set_index(["term", "space"])
@@ -164,7 +160,7 @@ class MLPDecomposition:
         return pd.DataFrame(columns).reset_index(drop=True)
 
     def __str__(self) -> str:
-        shares = self.fractions(resamples=500)
+        shares = self.fractions()
         lines = [
             f"MLP of block {self.layer}, {self.method}, {int(self.valid.sum())} positions of "
             f"{len(self.tokens)} rows on {self.record['model']}",
@@ -185,7 +181,7 @@ class MLPDecomposition:
             f"{int(self.valid.sum())} positions of {len(self.tokens)} rows.",
             f"{meaning[0].upper()}{meaning[1:]}.",
         ]
-        shares = self.fractions(resamples=500)
+        shares = self.fractions()
         return decomposition_html(told, shares, self.to_frame(), self.texts)
 
     def __repr__(self) -> str:

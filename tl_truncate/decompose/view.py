@@ -37,7 +37,7 @@ def _shares(frame: pd.DataFrame) -> Markup:
     return table(
         ["part", "of the variance", "of the logits' variance"],
         rows,
-        caption="Shares that sum to one over the finer terms, with 95% bootstrap intervals",
+        caption="Shares that sum to one over the finer terms, with 95% intervals",
     )
 
 

@@ -10,6 +10,7 @@ from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.needs import needs_matplotlib
+from tl_truncate.statistics import clear
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +30,9 @@ def heatmap(
 ) -> "Figure":
     """The change from the uncut model for every layer and keep: a row for each matrix.
 
-    Red is more, blue is less; a dot marks a change whose 95% interval includes zero. The colours of one
-    metric are the same in all its panels; a tenth of its changes, the largest, are beyond their ends.
+    Red is more, blue is less; a dot marks a change that is not clear of zero among all (q of .05 or
+    more). The colours of one metric are the same in all its panels; a tenth of its changes, the largest,
+    are beyond their ends.
 
     Args:
         result: of a sweep.
@@ -120,7 +122,7 @@ def _panel(
     for row in part.itertuples():
         place = layers.index(row.layer), keeps.index(kept_text(row.keep))
         values[place] = getattr(row, f"{metric}_change")
-        if getattr(row, f"{metric}_change_low") <= 0 <= getattr(row, f"{metric}_change_high"):
+        if not clear(getattr(row, f"{metric}_change_q")):
             unsure.append(place)
     axis.imshow(values, aspect="auto", origin="lower", cmap=_COLOURS, norm=norm)
     if unsure:

@@ -30,7 +30,7 @@ def layer_effects(
         metrics: which to show; `p_global` has a logarithmic axis, since its falls are by factors.
 
     Returns:
-        A matplotlib figure; bars are 95% bootstrap intervals, grey the controls, the line the uncut
+        A matplotlib figure; bars are 95% intervals, grey the controls, the line the uncut
         model.
     """
     from matplotlib.figure import Figure

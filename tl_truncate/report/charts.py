@@ -44,7 +44,7 @@ def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
     size = max(float(own[f"{metric}_change"].abs().quantile(0.9)), 1e-9)
     columns = [
         rounded(own[name])
-        for name in (f"{metric}_change", f"{metric}_change_low", f"{metric}_change_high", metric)
+        for name in (*(f"{metric}_change{end}" for end in ("", "_low", "_high", "_q")), metric)
     ]
     places = [
         (layers.index(layer), keeps.index(keep)) for layer, keep in zip(own["layer"], kept, strict=True)

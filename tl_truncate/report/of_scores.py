@@ -39,7 +39,8 @@ def side_effects_page(found: SideEffects) -> Page:
     told = [
         f"{int(found.frame['tokens'].sum())} tokens of {len(found.frame)} passages were read without "
         f"and with the cuts on {setup(found.record.to_json())}.",
-        f"Perplexity {found.uncut_perplexity:.1f} becomes {found.perplexity:.1f}; the loss changes by "
+        f"Perplexity {interval(found.uncut_perplexity, 1)} becomes {interval(found.perplexity, 1)} (95% "
+        "intervals over passages); the loss changes by "
         f"{interval(found.loss_change, signed=True)} nats a token.",
     ]
     sections = [

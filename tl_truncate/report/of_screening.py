@@ -13,7 +13,7 @@ from tl_truncate.markup import paragraphs
 from tl_truncate.report.charts import heat_panel, points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section
-from tl_truncate.statistics import shown
+from tl_truncate.statistics import q_values, shown
 from tl_truncate.weights.keep.defaults import GENTLE
 
 _TOP = 30
@@ -51,9 +51,12 @@ def _predicted(screen: Attribution) -> Chart:
             name = f"{site.matrix}.{site.head}" if site.head is not None else site.matrix
             row = dict(site=str(site), layer=site.layer, matrix=name, keep=keep, rank=rank, kind="Cut")
             ends = dict(change=float(value), change_low=value.low, change_high=value.high)
+            ends["change_q"] = value.p  # of all cells together, below
             # What the metric is without a cut is not known here, so neither is its value under one.
             rows.append(row | {screen.metric: math.nan} | _named(screen.metric, ends))
     frame = pd.DataFrame(rows)
+    among_all = f"{screen.metric}_change_q"
+    frame[among_all] = q_values(frame[among_all])
     matrices = tuple(dict.fromkeys(frame["matrix"]))
     panels = [
         dict(

@@ -33,8 +33,8 @@ def search_page(found: SearchResult) -> Page:
     baseline = join(scores_table(each, f"{task}, uncut, test prompts") for task, each in uncut.items())
     told = Markup(
         "<p>What was chosen on the validation prompts is flattered there; the test prompts had no say. "
-        "Controls remove as much of the same matrices, of no particular meaning. Bars are 95% "
-        "intervals.</p>"
+        "Controls remove as much of the same matrices, of no particular meaning: the mean of their "
+        "draws. Bars are 95% intervals, over prompts and draws.</p>"
     )
     sections = [
         Section("summary", "Summary", paragraphs(search_words(shown))),
@@ -98,7 +98,7 @@ def _groups(found: SearchResult) -> tuple[dict[str, Any], ...]:
         base = None if scores.baseline is None else scores.baseline.frame
         settings = [prompts.Setting("chosen cuts", scores.frame, base, change=1.0)]
         settings += [
-            prompts.Setting(f"control: {kind}", by_task[task].frame, base)
+            prompts.Setting(f"control: {kind}, mean of its draws", by_task[task].frame, base)
             for kind, by_task in found.controls.items()
         ]
         groups.append(prompts.group(f"{task}, test", scores.frame, settings, most))

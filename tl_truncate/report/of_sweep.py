@@ -3,13 +3,13 @@
 import pandas as pd
 from markupsafe import Markup
 
+from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import scores_table
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.view import (
     ShownSweep,
-    controlled,
     heat_frame,
     heat_table,
     sweep_words,
@@ -19,7 +19,7 @@ from tl_truncate.report import prompts
 from tl_truncate.report.charts import heat_chart, rank_chart, setting_name
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import provenance
-from tl_truncate.statistics import shown_in
+from tl_truncate.statistics import shown
 
 _BESIDE = 12
 
@@ -47,8 +47,9 @@ def _found(result: ShownSweep, tasks: list[str], metrics: list[str]) -> list[Sec
     frame = result.frame
     told = Markup(
         "<p>Rows are layers, columns how much of the spectrum stays. Orange is more than the uncut "
-        "model, blue is less; a dot marks a change whose 95% interval includes zero. The largest tenth "
-        "of the changes lies beyond the ends of the colours. A click on a cell shows its prompts.</p>"
+        "model, blue is less; a dot marks a change that is not clear of zero among all (q of .05 or "
+        "more). The largest tenth of the changes lies beyond the ends of the colours. A click on a cell "
+        "shows its prompts.</p>"
     )
     sections = [
         Section(
@@ -61,12 +62,12 @@ def _found(result: ShownSweep, tasks: list[str], metrics: list[str]) -> list[Sec
     ]
     if (frame["kind"] == "Cut").any():
         told = Markup(
-            "<p>Bars are 95% bootstrap intervals over prompts, the band is the uncut model's. Dotted "
+            "<p>Bars are 95% intervals over prompts, the band is the uncut model's. Dotted "
             "lines are controls, where there are some. The six sites are picked by what is shown.</p>"
         )
         chart = rank_chart(frame, result.baselines, metrics)
         sections.append(Section("ranks", "How much has to stay", told, (chart,)))
-    sections.append(Section("controls", "Controls", _controls(frame, tasks, metrics[0])))
+    sections.append(Section("controls", "Controls", _controls(result.beside, tasks, metrics[0])))
     told = Markup("<p>What the model says to each prompt, without and with one of the settings.</p>")
     sections.append(Section("prompts", "Prompt by prompt", told, prompts=True))
     return sections
@@ -85,37 +86,40 @@ def _tables(frame: pd.DataFrame, tasks: list[str], metrics: list[str]) -> Markup
     return details("The same as tables", join(parts)) if parts else Markup("")
 
 
-def _controls(frame: pd.DataFrame, tasks: list[str], metric: str) -> Markup:
+def _controls(beside: pd.DataFrame, tasks: list[str], metric: str) -> Markup:
     """The cuts that change most, each beside its controls."""
-    kinds = [kind for kind in dict.fromkeys(frame["kind"]) if kind in ("RandomSubspace", "NormMatched")]
-    if not kinds:
+    if beside.empty:
         return Markup(
             "<p>None were scored. Without them a change may come from how much was removed, and not "
-            "from what was: <code>tl-truncate sweep --controls</code> scores a random subspace of the "
-            "same rank and a norm-matched one beside each cut.</p>"
+            "from what was: <code>tl-truncate sweep --controls</code> scores random subspaces of the "
+            "same rank and norm-matched ones beside each cut.</p>"
         )
+    columns = ["site", "kept", "cut", "control", "its mean", "spread", "draws", "cut less a draw", "q"]
     parts = []
     for task in tasks:
-        own = frame[frame["task"] == task]
-        cuts = controlled(own)
-        order = cuts[f"{metric}_change"].abs().sort_values(ascending=False).index[:_BESIDE]
-        rows = []
-        for _, cut in cuts.loc[order].iterrows():
-            row = [cut["site"], kept_text(cut["keep"]), shown_in(cut, f"{metric}_change", signed=True)]
-            for kind in kinds:
-                beside = own[(own["kind"] == kind) & (own["site"] == cut["site"])]
-                beside = beside[beside["keep"].map(kept_text) == kept_text(cut["keep"])]
-                row.append(
-                    shown_in(beside.iloc[0], f"{metric}_change", signed=True)
-                    if len(beside)
-                    else "not scored"
-                )
-            rows.append(row)
+        own = beside[(beside["task"] == task) & (beside["metric"] == metric)]
+        order = own["change"].abs().sort_values(ascending=False, kind="stable").index
+        rows = [
+            [
+                row["site"],
+                kept_text(row["keep"]),
+                f"{row['change']:+.3f}",
+                row["control"],
+                f"{row['control_change']:+.3f}",
+                f"{row['control_spread']:.3f}" if row["draws"] > 1 else "one draw",
+                row["draws"],
+                shown(row["difference"], row["low"], row["high"], signed=True),
+                f"{row['q']:.2g}",
+                VERDICTS[row["verdict"]],
+            ]
+            for _, row in own.loc[order[:_BESIDE]].iterrows()
+        ]
         caption = (
-            f"{task}: the {len(rows)} cuts that change {label_of(metric).short} most, beside parts of "
-            "no particular meaning that remove as much (paired changes with 95% intervals)"
+            f"{task}: the cuts that change {label_of(metric).short} most, beside parts of no particular "
+            "meaning that remove as much: the mean of their draws and its standard deviation, and "
+            "whether the cut could be one more draw (95% intervals over prompts and draws)"
         )
-        parts.append(table(["site", "kept", "cut", *kinds], rows, caption=caption))
+        parts.append(table([*columns, "verdict"], rows, caption=caption))
     return join(parts)
 
 
@@ -125,8 +129,10 @@ def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], .
     for place, task in enumerate(tasks):
         uncut = result.baselines[task].frame
         settings = []
-        for setting in result.settings:
-            cut = setting.outcomes[place].metrics()
+        for draws in draws_together([setting.cut for setting in result.settings]):
+            setting = result.settings[draws[0]]
+            each = [result.settings[draw].outcomes[place].metrics() for draw in draws]
+            cut = each[0] if len(each) == 1 else sum(each[1:], each[0]) / len(each)  # a control's mean
             name = setting_name(str(setting.cut.site), setting.cut.label, type(setting.cut).__name__)
             change = float((cut["p_in_context"] - uncut["p_in_context"]).mean())
             settings.append(prompts.Setting(name, cut, uncut, change))

@@ -10,11 +10,12 @@ from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, firs
 from tl_truncate.experiments.scoring.view import frame_table, scores_table
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.training.result import UNCUT, Dynamics
-from tl_truncate.markup import interval, paragraphs
+from tl_truncate.markup import paragraphs
 from tl_truncate.report import prompts
 from tl_truncate.report.charts import estimates
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
 from tl_truncate.report.provenance import provenance
+from tl_truncate.statistics import shown_in
 from tl_truncate.toys.recall.train import RecallRun
 
 
@@ -56,14 +57,20 @@ def _words(history: Dynamics) -> list[str]:
         words.append("The run is not finished; the same call with the same folder goes on.")
     for metric in reversed(PROBABILITIES):
         step = history.first_step(metric, 0.3)
-        told = "at none of them" if step is None else f"first at step {step}"
+        told = (
+            "at none of them for good"
+            if step is None
+            else f"from step {step} on (at two checkpoints in a row; 95% interval over prompts)"
+        )
         words.append(f"In the uncut model {label_of(metric).told} is above 0.3 {told}.")
     last = history.checkpoints[-1]
+    table = history.frame[history.frame["step"] == last].set_index("cut")
     for name in history.names_at(last)[1:]:
-        change = history.scores(last, name).change("p_in_context")
+        row = table.loc[name]
         words.append(
             f"At step {last}, {name} changes the probability of the in-context answer by "
-            f"{interval(change, signed=True)}."
+            f"{shown_in(row, 'p_in_context_change', signed=True)}, q = "
+            f"{row['p_in_context_change_q']:.2g} among all checkpoints."
         )
     return words
 

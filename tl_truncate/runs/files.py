@@ -32,6 +32,17 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return data
 
 
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows as JSON has them: what is missing, such as an interval of few prompts, is null.
+
+    Examples:
+        >>> rows_of(pd.DataFrame({"kl": [0.5], "kl_low": [float("nan")]}))
+        [{'kl': 0.5, 'kl_low': None}]
+    """
+    found: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return found
+
+
 def write_table(path: str | os.PathLike[str], frame: pd.DataFrame, *, index: bool = False) -> None:
     """Writes a table as CSV."""
     with replacing(path) as temporary:

@@ -67,7 +67,7 @@ def make_record(
         task: what it was asked.
         cuts: that were active.
         prepend_bos: whether a BOS was in front of the prompts.
-        seed: of the bootstrap.
+        seed: for the record; nothing is drawn.
     """
     named = dict(task=task.name, task_hash=task.hash, n_prompts=len(task))
     return _record(model, named, cuts, prepend_bos, seed)
@@ -83,7 +83,7 @@ def make_text_record(
         texts: that it read.
         cuts: that were active.
         prepend_bos: whether a BOS was in front of the passages.
-        seed: of the bootstrap.
+        seed: for the record; nothing is drawn.
     """
     digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
     named = dict(task="running text", task_hash=digest, n_prompts=len(texts))

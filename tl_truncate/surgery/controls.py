@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_truncate.checks import positive
 from tl_truncate.surgery.cut import SiteCut, fill, kept_components, nothing_but_bias, trivial_projection
 from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller
 from tl_truncate.weights.keep import Keep
@@ -51,8 +52,19 @@ class _SeededControl(SiteCut):
         """The projection, from the spectrum of the site."""
 
     def _rotation(self, spec: Spectrum, directions: int) -> Float[Tensor, "rank directions"]:
-        """Random orthonormal directions in the coordinates of the components."""
-        return _orthonormal(spec.max_rank, directions, f"{self.seed} {self.site}")
+        """Random orthonormal directions in the coordinates of the components.
+
+        They are drawn in the space of the outputs and projected onto the row space, one after the other,
+        so that they do not depend on the signs of singular vectors, which differ between machines, nor
+        on their order where singular values are equal.
+        """
+        drawn = _normal(spec.V.shape[0], directions, f"{self.seed} {self.site}")
+        rotation: Tensor = torch.linalg.qr(spec.V.double().cpu().T @ drawn).Q
+        return rotation.to(spec.V.device)
+
+    def equals_the_cut(self, model: Any) -> bool:
+        """Whether nothing or everything is kept, so that there is nothing to draw."""
+        return self.kept_rank(model) in (0, min(locate(model, self.site).shape))
 
 
 def _control(kind: type[Control]) -> type[Control]:
@@ -152,16 +164,72 @@ class Ablated(SiteCut):
         return nothing_but_bias(locate(model, self.site))
 
 
-def controls_of(cuts: Sequence[SiteCut], *, seed: int) -> dict[str, list[SiteCut]]:
-    """By kind, the controls of some cuts; only kinds that each of the cuts has.
+#: Of one site, whose passes are shared; and where each draw takes passes of its own for every site.
+DRAWS, FEW_DRAWS = 16, 4
+
+
+def draws_for(sites: int, draws: int | None = None) -> int:
+    """How often controls are drawn: as asked, else 16 times where there is one site, and 4 times.
+
+    Raises:
+        ValueError: if it is not a positive number.
 
     Examples:
-        >>> controls_of([tlt.Cut("blocks.3.mlp.W_out", keep=8)], seed=1)["RandomSubspace"]
-        [RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)]
+        >>> draws_for(1), draws_for(90), draws_for(90, 2)
+        (16, 4, 2)
     """
-    found = [cut.controls(seed) for cut in cuts]
-    kinds = [kind for kind in (found[0] if found else ()) if all(kind in each for each in found)]
-    return {kind: [each[kind] for each in found] for kind in kinds}
+    if draws is None:
+        return DRAWS if sites == 1 else FEW_DRAWS
+    return positive("draws", draws)
+
+
+def is_control(cut: SiteCut) -> bool:
+    """Whether a cut draws at random what another one chooses.
+
+    Examples:
+        >>> [is_control(kind("blocks.3.mlp.W_out", keep=8)) for kind in (RandomSubspace, tlt.Cut)]
+        [True, False]
+    """
+    return isinstance(cut, _SeededControl)
+
+
+def controls_of(
+    model: Any, cuts: Sequence[SiteCut], *, seed: int, draws: int = 1
+) -> dict[str, list[list[SiteCut]]]:
+    """By kind, the controls of some cuts that are made together, under as many seeds as draws.
+
+    Only kinds that each of the cuts has. Where a control would be the cut itself, since nothing or
+    everything is kept, the cut takes its place; a kind that is the cuts themselves is none.
+
+    Args:
+        model: that they are of.
+        cuts: made together.
+        seed: of the first draw; the others have the seeds after it.
+        draws: how many.
+
+    Returns:
+        The control of each draw, one cut for each of the cuts.
+
+    Examples:
+        >>> controls_of(model, [tlt.Cut("blocks.1.mlp.W_out", keep=8)], seed=1)["RandomSubspace"]
+        [[RandomSubspace(site='blocks.1.mlp.W_out', keep=Rank(k=8), seed=1)]]
+        >>> controls_of(model, [tlt.Ablated("blocks.1.mlp.W_out")], seed=1)
+        {}
+    """
+    found: dict[str, list[list[SiteCut]]] = {}
+    for place in range(draws):
+        own = [cut.controls(seed + place) for cut in cuts]
+        for kind in own[0] if own else ():
+            if not all(kind in each for each in own):
+                continue
+            drawn = [each[kind] for each in own]
+            placebo = [
+                cut if isinstance(each, _SeededControl) and each.equals_the_cut(model) else each
+                for each, cut in zip(drawn, cuts, strict=True)
+            ]
+            if placebo != list(cuts):
+                found.setdefault(kind, []).append(placebo)
+    return found
 
 
 def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float[Tensor, " removed"]:
@@ -176,10 +244,8 @@ def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float
     return needed[needed > 0].sqrt()
 
 
-def _orthonormal(rows: int, columns: int, seed: str) -> Float[Tensor, "rows columns"]:
-    """Uniformly distributed orthonormal columns in float64, from text, on any machine alike."""
+def _normal(rows: int, columns: int, seed: str) -> Float[Tensor, "rows columns"]:
+    """Independent normal numbers in float64, from text, on any machine alike."""
     digest = hashlib.blake2b(seed.encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-    normal = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-    rotation: Tensor = torch.linalg.qr(normal).Q
-    return rotation
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)

@@ -1,13 +1,19 @@
 """Predictions against finite differences of real cuts, and against gradients taken elsewhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from architectures import CASES, with_tokenizer
 from samples import SEQUENCES
+from scipy import stats
 
 import tl_truncate as tlt
+from tl_truncate.statistics import estimate_mean, mean_columns
 from tl_truncate.weights.site import MATRICES
+
+NAMES = ("Mary", "Paris", "London", "Rome", "Italy")
 
 
 def all_sites(model):
@@ -60,6 +66,56 @@ def test_answers_of_several_tokens(shared):
     screen = tlt.attribute(model, SEQUENCES, sites=[site], prepend_bos=False, progress=False)
     wanted = slope(model, SEQUENCES, lambda s: tlt.Cut(site, 0.3, strength=s), "logit_diff")
     assert float(screen.effect(site, 0.3)) == pytest.approx(wanted, abs=1e-6)
+
+
+class TestPromptsAreTheUnits:
+    """Also where a prompt's answers take several passes, or two prompts are equal."""
+
+    @pytest.fixture(scope="class")
+    def task(self):
+        prompts = [f"When {a} and John went to the store , John gave a drink to" for a in NAMES]
+        first = tlt.Task(
+            "long", prompts, [f" {a} and Paris" for a in NAMES], " the store", scoring="sequence"
+        )
+        again = first.subset([0, 0, 1, 2, 3, 4])
+        return tlt.Task(
+            "long",
+            again.prompts,
+            (" Rome and Paris", *again.in_context[1:]),
+            " the store",
+            scoring="sequence",
+        )
+
+    def test_the_standard_error_is_over_prompts(self, shared, task):
+        model, site = shared("bridge", "gpt2", torch.float64), tlt.Site(1, "W_out")
+        options = dict(sites=[site], prepend_bos=False, progress=False)
+        screen = tlt.attribute(model, task, **options)
+        alone = [tlt.attribute(model, task.subset([i]), **options) for i in range(len(task))]
+        assert len(screen.by_row[site]) == len(task)
+        for prompt, one in enumerate(alone):
+            assert torch.allclose(screen.by_row[site][prompt], one.by_row[site][0], atol=1e-12)
+        effects = [float(one.effect(site, 0.3)) for one in alone]
+        found, wanted = screen.effect(site, 0.3), estimate_mean(effects)
+        assert (found.se, found.low, found.high, found.n) == pytest.approx(
+            (wanted.se, wanted.low, wanted.high, len(task))
+        )
+        first = [float(one.by_row[site][0, 0]) for one in alone]
+        assert screen.frame["effect_se"][0] == pytest.approx(stats.sem(first))
+
+    def test_q_is_among_all_components_and_all_of_a_grid(self, shared, task):
+        screen = tlt.attribute(shared("bridge", "gpt2"), task, progress=False)
+        p = [mean_columns(each.numpy()).p for each in screen.by_row.values()]
+        wanted = stats.false_discovery_control(np.concatenate(p))
+        assert screen.frame["q"].to_numpy() == pytest.approx(wanted)
+        assert screen.predict([0.5, 0.9])["q"].between(0, 1).all()
+
+    def test_rows_of_an_earlier_version_have_no_interval(self, shared, task):
+        screen = tlt.attribute(shared("bridge", "gpt2"), task, progress=False)
+        twice = {site: torch.cat([each / 2, each / 2]) for site, each in screen.by_row.items()}
+        older = replace(screen, by_row=twice)
+        found = older.effect("blocks.1.mlp.W_in", 0.5)
+        assert float(found) == pytest.approx(float(screen.effect("blocks.1.mlp.W_in", 0.5)), rel=1e-5)
+        assert np.isnan([found.se, found.low]).all()
 
 
 def test_the_tables(toy, drinks):

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from samples import PAIRS
+from scipy import stats
 
 import tl_truncate as tlt
 from tl_truncate import plots
 from tl_truncate.experiments.comparison.families import Ways, last_token
+from tl_truncate.experiments.scoring.drawn import DrawnScores
 from tl_truncate.tasks.encode import encode
 
 
@@ -36,8 +39,8 @@ class TestPartAttribution:
                 energy = float(parts.global_[0, -1].square().sum())
                 assert found.energy[index, layer, 0] == pytest.approx(energy, rel=1e-4)
 
-    def test_frame_and_choice(self, toy, drinks, means):
-        found = tlt.part_attribution(toy, drinks, means=means)
+    def test_frame_and_choice(self, toy, means):
+        found = tlt.part_attribution(toy, PAIRS, means=means)
         table = found.frame
         assert len(table) == 3 * 2 * 2
         own = table[
@@ -65,9 +68,10 @@ class TestPartAttribution:
 class TestCompare:
     """Every way side by side."""
 
-    def test_rows_are_those_of_evaluate(self, toy, drinks, means):
+    def test_rows_are_those_of_evaluate(self, toy, means):
+        task = PAIRS
         ways = Ways(keeps=(0.5, 2), ks=(1, 4), strengths=(1.0, 0.5), methods=("token_mean", "own_path"))
-        found = tlt.compare(toy, drinks, 1, means, ways=ways, token=10)
+        found = tlt.compare(toy, task, 1, means, ways=ways, token=10)
         frame = found.frame
         assert frame.index[0] == "uncut"
         expected = ["MLP dropped", "minus global, token_mean", "minus global, token_mean x 0.5"]
@@ -78,8 +82,13 @@ class TestCompare:
             "4 most global at 10",
             "1 random (control)",
         ):
-            scores = tlt.evaluate(toy, drinks, found.cuts[name])
-            assert float(frame.loc[name, "p_global"]) == pytest.approx(float(scores.p_global), abs=1e-6)
+            draws = found.draws.get(name, (found.cuts[name],))
+            each = [tlt.evaluate(toy, task, draw) for draw in draws]
+            scores = DrawnScores(tuple(each))
+            assert frame.loc[name, "draws"] == len(draws) == (16 if "control" in name else 1)
+            assert float(frame.loc[name, "p_global"]) == pytest.approx(
+                float(scores.estimate("p_global")), abs=1e-6
+            )
             change = scores.change("p_in_context")
             assert float(frame.loc[name, "p_in_context_change"]) == pytest.approx(
                 float(change), abs=1e-6
@@ -87,6 +96,13 @@ class TestCompare:
             assert (
                 frame.loc[name, "p_in_context_change_low"] <= frame.loc[name, "p_in_context_change_high"]
             )
+        spread = DrawnScores(tuple(each)).spread("p_in_context")
+        row = frame.loc["1 random (control)"]
+        assert row["p_in_context_change_spread"] == pytest.approx(spread, abs=1e-6)
+        assert len(found.draws["minus another token's mean (control)"]) == 4
+        p = [found.scores(name).change("p_global").p for name in found.cuts if "(control)" not in name]
+        q = frame.loc[~frame.index.str.contains("control|uncut"), "p_global_change_q"]
+        assert q.to_numpy() == pytest.approx(stats.false_discovery_control(p))
         assert "MLP dropped" in str(found)
         assert len(plots.comparison(found).axes) == 2
         with pytest.raises(ValueError, match="way must be one of MLP dropped"):

@@ -4,11 +4,13 @@ import itertools
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.experiments.search.judge import Split, split_task
+from tl_truncate.experiments.search.judge import Split, split_task, split_tasks
+from tl_truncate.statistics import estimate_against_draws, estimate_over_splits, estimate_ratio
 
 NAMES = ["Mary", "John", "Paris", "London", "Rome", "France", "Italy"]
 KEEPS = [0.0, 0.2, 0.5]
@@ -22,7 +24,7 @@ def pairs_task(count: int = 36, name: str = "pairs") -> tlt.Task:
 
 
 def options(**changed):
-    return {**dict(sites=SITES, keeps=KEEPS, texts=(), progress=False), **changed}
+    return {**dict(sites=SITES, keeps=KEEPS, texts=(), splits=1, draws=2, progress=False), **changed}
 
 
 def gain(model, task, cuts, metric="logit_diff") -> float:
@@ -105,7 +107,7 @@ def test_the_test_prompts_have_no_say(model, monkeypatch):
     assert found.survives == (change.low > 0)
     assert f"{found.optimism():+.3f}" in str(found)
 
-    monkeypatch.setattr("tl_truncate.experiments.search.search.split_task", lambda *_, **__: turned)
+    monkeypatch.setattr("tl_truncate.experiments.search.search.split_tasks", lambda *_, **__: [turned])
     other = tlt.search(model, task, **options())
     assert other.cuts == found.cuts
     assert float(other.change()) == pytest.approx(-float(found.change()), abs=1e-6)
@@ -114,12 +116,116 @@ def test_the_test_prompts_have_no_say(model, monkeypatch):
 def test_controls_stand_beside(model):
     found = tlt.search(model, pairs_task(), **options(keeps=[0.2, 0.5]))
     assert set(found.controls) == {"RandomSubspace", "NormMatched"}
-    placebo = [tlt.RandomSubspace(cut.site, cut.keep, 0) for cut in found.cuts]
-    scores = tlt.evaluate(
-        model, split_task(pairs_task(), test_fraction=0.5, seed=0).test, placebo, progress=False
-    )
+    test = split_task(pairs_task(), test_fraction=0.5, seed=0).test
+    draws = [[tlt.RandomSubspace(cut.site, cut.keep, seed) for cut in found.cuts] for seed in (0, 1)]
+    scores = [tlt.evaluate(model, test, draw, progress=False) for draw in draws]
+    changes = [float(each.change("logit_diff")) for each in scores]
     row = found.summary().loc["pairs"]
-    assert row["RandomSubspace"] == pytest.approx(float(scores.change("logit_diff")), abs=1e-6)
+    assert row["RandomSubspace"] == pytest.approx(sum(changes) / 2, abs=1e-6)
+    assert row["RandomSubspace_spread"] == pytest.approx(abs(changes[0] - changes[1]) / 2**0.5, abs=1e-6)
+    over = found.over_control("RandomSubspace")
+    assert float(over) == pytest.approx(float(found.change()) - sum(changes) / 2, abs=1e-6)
+    wanted = estimate_against_draws(
+        found.test["pairs"].frame["logit_diff"], [each.frame["logit_diff"] for each in scores]
+    )
+    assert (over.low, over.high) == pytest.approx((wanted.low, wanted.high), abs=1e-5)
+    with pytest.raises(ValueError, match="control must be one of RandomSubspace, NormMatched"):
+        found.over_control("nothing")
+
+
+def test_a_control_that_is_the_cut_is_not_shown(model):
+    found = tlt.search(model, pairs_task(), **options(keeps=[0.0]))
+    assert found.cuts
+    assert found.controls == {}
+
+
+def test_the_null_is_the_same_search_among_random_subspaces(model, tmp_path):
+    task = pairs_task()
+    given = options(keeps=[0.2, 0.5], null=True, draws=1)
+    found = tlt.search(model, task, run_dir=tmp_path, **given)
+    placebos = [tlt.RandomSubspace(site, keep, 0) for site in SITES for keep in (0.2, 0.5)]
+    alone = tlt.search(model, task, cuts=placebos, texts=(), splits=1, draws=1, progress=False)
+    assert found.null.cuts == alone.cuts
+    assert all(isinstance(cut, tlt.RandomSubspace) for cut in found.null.cuts)
+    assert found.null.change() == pytest.approx(float(alone.change()), abs=1e-6)
+    assert found.null.looks["candidates"].tolist() == found.looks["candidates"].tolist()
+    apart = found.test["pairs"].frame["logit_diff"] - found.null.test["pairs"].frame["logit_diff"]
+    assert float(found.over_null()) == pytest.approx(apart.mean())
+    assert found.summary()["null"].iloc[0] == pytest.approx(float(found.null.change()))
+    assert "the same search among random subspaces chose" in str(found)
+    again = tlt.SearchResult.load(tmp_path)
+    assert again.null.cuts == found.null.cuts
+    assert str(again) == str(found)
+    with pytest.raises(ValueError, match="null=True"):
+        alone.over_null()
+
+
+def test_the_optimism_is_over_several_splits(model, tmp_path):
+    task = pairs_task()
+    found = tlt.search(model, task, run_dir=tmp_path, **options(splits=5, draws=1))
+    values = []
+    for again in range(5):
+        split = split_task(task, test_fraction=0.5, seed=0, again=again)
+        gains = {
+            cut: gain(model, split.validation, cut)
+            for cut in (tlt.Cut(site, keep) for site in SITES for keep in KEEPS)
+        }
+        # Halving looks at few prompts first; whatever it chose, its changes are those of the prompts.
+        own = [found.validation["pairs"].change("logit_diff"), found.change()]
+        pair = tuple(map(float, own)) if again == 0 else found.repeats["pairs"][again - 1]
+        near = [cut for cut, value in gains.items() if value == pytest.approx(pair[0], abs=1e-5)]
+        assert any(gain(model, split.test, cut) == pytest.approx(pair[1], abs=1e-5) for cut in near)
+        values.append(pair[0] - pair[1])
+    wanted = estimate_over_splits(values, test_fraction=0.5)
+    assert found.optimism() == pytest.approx(float(wanted))
+    assert (found.optimism().low, found.optimism().high) == pytest.approx((wanted.low, wanted.high))
+    assert "over 5 splits" in str(found)
+    assert str(tlt.SearchResult.load(tmp_path)) == str(found)
+
+
+class TestEqualPrompts:
+    """They never stand on both sides, also of several tasks."""
+
+    @pytest.mark.parametrize("again", range(6))
+    def test_within_a_task(self, again):
+        once = pairs_task(10)
+        task = once.subset([place % 10 for place in range(30)])
+        split = split_task(task, test_fraction=0.5, seed=1, again=again)
+        assert not set(split.test.prompts) & set(split.validation.prompts)
+        assert len(split.test) + len(split.validation) == 30
+        assert 12 <= len(split.test) <= 15
+
+    def test_across_tasks(self):
+        first, second = pairs_task(20, "first"), pairs_task(30, "second")
+        one, other = split_tasks([first, second], test_fraction=0.5, seed=0)
+        tests = set(one.test.prompts) | set(other.test.prompts)
+        assert not tests & (set(one.validation.prompts) | set(other.validation.prompts))
+
+    def test_one_prompt_many_times_is_refused(self):
+        with pytest.raises(ValueError, match="got 1 different ones of 6"):
+            split_task(pairs_task(1).subset([0] * 6), test_fraction=0.5, seed=0)
+
+
+def test_too_few_test_prompts_give_no_verdict(model):
+    found = tlt.search(model, pairs_task(8), **options())
+    assert found.verdict() == "no verdict: too few prompts"
+    assert not found.survives
+    assert "[n < 5]" in str(found)
+
+
+def test_a_search_of_the_second_format_comes_back(model, tmp_path):
+    """A control had one draw, beside its baseline; there were no further splits and no null."""
+    found = tlt.search(model, pairs_task(), run_dir=tmp_path, **options(draws=1))
+    data = json.loads((tmp_path / "search.json").read_text())
+    for by_task in data["scores"]["controls"].values():
+        for task, draws in by_task.items():
+            by_task[task] = {**draws[0], "baseline": data["scores"]["test"][task]["baseline"]}
+    del data["repeats"]
+    data["format"] = 2
+    (tmp_path / "search.json").write_text(json.dumps(data))
+    again = tlt.SearchResult.load(tmp_path)
+    assert str(again) == str(found)
+    assert again.changes.equals(found.changes)
 
 
 @pytest.mark.parametrize("combine", ["mean", "worst"])
@@ -127,7 +233,7 @@ def test_one_composition_for_several_tasks(model, combine):
     first = pairs_task(20, "first")
     second = tlt.Task("second", first.prompts, [" a"] * 20, " to")
     found = tlt.search(model, [first, second], method="laser", combine=combine, **options())
-    splits = [split_task(each, test_fraction=0.5, seed=0).validation for each in (first, second)]
+    splits = [each.validation for each in split_tasks([first, second], test_fraction=0.5, seed=0)]
     gains = {}
     for site, keep in itertools.product(SITES, KEEPS):
         changes = [gain(model, each, tlt.Cut(site, keep)) for each in splits]
@@ -203,7 +309,7 @@ def test_a_search_comes_back_from_its_folder(model, tmp_path):
 def test_a_search_of_the_first_format_comes_back(model, tmp_path):
     """Baselines lay beside the scores, and passages beside their record."""
     texts = ["the store in Paris", "Mary gave a drink to John"]
-    found = tlt.search(model, pairs_task(), run_dir=tmp_path, **{**options(), "texts": texts})
+    found = tlt.search(model, pairs_task(), run_dir=tmp_path, **options(draws=1, texts=texts))
     data = json.loads((tmp_path / "search.json").read_text())
     scores = data.pop("scores")
     del data["format"], data["kind"]
@@ -214,7 +320,7 @@ def test_a_search_of_the_first_format_comes_back(model, tmp_path):
         return [each, base]
 
     data["control_scores"] = {
-        kind: {task: apart(each)[0] for task, each in by_task.items()}
+        kind: {task: draws[0] for task, draws in by_task.items()}
         for kind, by_task in scores["controls"].items()
     }
     data["scores"] = {
@@ -282,6 +388,13 @@ def test_bad_input(model):
         tlt.search(model, pairs_task(), method="grid")
     with pytest.raises(ValueError, match="greedy must be an integer from 1 up"):
         tlt.search(model, pairs_task(), greedy=0)
+    with pytest.raises(ValueError, match="splits must be an integer from 1 up"):
+        tlt.search(model, pairs_task(), splits=0)
+    with pytest.raises(ValueError, match="draws must be an integer from 1 up"):
+        tlt.search(model, pairs_task(), draws=0)
+    with pytest.raises(ValueError, match="null=True must have cuts with a random counterpart"):
+        removal = tlt.GlobalRemoval(1, "own_path")
+        tlt.search(model, pairs_task(), cuts=[removal], null=True)
     with pytest.raises(ValueError, match="budget must be a positive number"):
         tlt.search(model, pairs_task(), budget=0)
     with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
@@ -334,6 +447,21 @@ class TestSideEffects:
         assert found.uncut_perplexity == pytest.approx(torch.tensor(uncut_loss).exp().item(), rel=1e-6)
         assert float(found.loss_change) == pytest.approx(cut_loss - uncut_loss, abs=1e-9)
         assert found.record.prepend_bos is bos
+
+    def test_the_perplexity_has_an_interval_over_passages(self, toy):
+        texts = [f"the store in {name} is in France , said {name}" for name in NAMES]
+        found = tlt.side_effects(toy, tlt.Cut("blocks.1.mlp.W_in", 0.2), texts, progress=False)
+        frame = found.frame
+        loss = estimate_ratio(frame["loss"] * frame["tokens"], frame["tokens"])
+        for value in (found.perplexity.low, found.perplexity.high):
+            assert value in np.exp((loss.low, loss.high))
+        assert found.perplexity.low <= found.perplexity <= found.perplexity.high
+        assert found.perplexity.n == len(texts)
+        assert f"perplexity {found.uncut_perplexity:.2f} [" in str(found)
+        assert found.to_json()["summary"]["perplexity_low"] == found.perplexity.low
+        same = tlt.side_effects(toy, tlt.Cut("blocks.1.mlp.W_in", 1.0), texts, progress=False)
+        assert float(same.agreement) == 1.0
+        assert same.agreement.low < 0.7
 
     def test_the_shipped_sample_is_used_by_default(self, toy):
         found = tlt.side_effects(toy, tlt.Cut("blocks.1.mlp.W_in", 0.2), max_tokens=16, progress=False)

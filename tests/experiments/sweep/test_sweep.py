@@ -8,9 +8,11 @@ from architectures import CASES, with_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from luck import examples
-from samples import SEQUENCES
+from samples import PAIRS, SEQUENCES
+from scipy import stats
 
 import tl_truncate as tlt
+from tl_truncate.statistics import estimate_against_draws
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.site import MATRICES
 
@@ -234,6 +236,7 @@ def test_controls_and_rules(shared, drinks):
         sites=sites,
         keeps=keeps,
         controls=["random_subspace", "norm_matched"],
+        draws=1,
         prepend_bos=False,
         progress=False,
         seed=3,
@@ -251,10 +254,11 @@ def test_controls_and_rules(shared, drinks):
     assert kinds == {"Cut": 21, "NormMatched": 18, "RandomSubspace": 18}
 
 
-def test_the_table(toy, drinks):
+def test_the_table(toy):
+    task = PAIRS
     sites, keeps = ["blocks.2.mlp.W_out", "blocks.0.mlp.W_in"], [0.5, 0.0]
     metrics = ("accuracy", "p_in_context", "p_global", "logit_diff", "rank")
-    result = tlt.sweep(toy, drinks, sites=sites, keeps=keeps, metrics=metrics, seed=4, progress=False)
+    result = tlt.sweep(toy, task, sites=sites, keeps=keeps, metrics=metrics, seed=4, progress=False)
     frame = result.frame
     assert frame[["site", "keep", "rank"]].values.tolist() == [
         ["blocks.2.mlp.W_out", 0.5, 16],
@@ -265,7 +269,7 @@ def test_the_table(toy, drinks):
     assert frame["keep"].dtype == float
     for place, row in frame.iterrows():
         scores = tlt.evaluate(
-            toy, drinks, tlt.Cut(row["site"], row["keep"]), seed=4, baseline=result.baseline
+            toy, task, tlt.Cut(row["site"], row["keep"]), seed=4, baseline=result.baseline
         )
         for metric in metrics:
             name = "answer_rank" if metric == "rank" else metric
@@ -278,6 +282,86 @@ def test_the_table(toy, drinks):
             assert row[f"{name}_change_high"] == pytest.approx(change.high, abs=1e-5)
     assert "4 of 4 settings" in str(result)
     assert "test a pick on prompts of its own" in str(result)
+
+
+class TestControlsAreDistributions:
+    """Several draws of each share a row, and a verdict has both uncertainties."""
+
+    @pytest.fixture(scope="class")
+    def result(self, shared):
+        model = shared("bridge", "gpt2", torch.float64)
+        return tlt.sweep(
+            model,
+            PAIRS,
+            sites=["blocks.1.mlp.W_out"],
+            keeps=[0.0, 0.5, 1.0, tlt.Energy(1.0), tlt.Energy(0.7)],
+            controls=["random_subspace"],
+            seed=3,
+            progress=False,
+        )
+
+    def test_sixteen_draws_of_one_site_share_a_row(self, result):
+        frame = result.frame
+        controls = frame[frame["kind"] == "RandomSubspace"]
+        assert controls["draws"].tolist() == [16, 16]
+        assert (frame.loc[frame["kind"] == "Cut", "draws"] == 1).all()
+        draws = [tlt.RandomSubspace("blocks.1.mlp.W_out", 0.5, seed) for seed in range(3, 19)]
+        changes = [float(result.scores_of(draw).change("p_global")) for draw in draws]
+        row = controls.iloc[0]
+        assert row["p_global_change"] == pytest.approx(np.mean(changes))
+        assert row["p_global_change_spread"] == pytest.approx(np.std(changes, ddof=1))
+        assert row["p_global_change_low"] < np.mean(changes) < row["p_global_change_high"]
+
+    def test_draws_that_are_all_right_or_all_wrong_are_not_certain(self, result):
+        row = result.frame[result.frame["kind"] == "RandomSubspace"].iloc[0]
+        assert row["accuracy_high"] - row["accuracy_low"] > 0.3
+        assert row["accuracy_change_high"] - row["accuracy_change_low"] > 0.3
+
+    def test_a_control_that_is_the_cut_is_none(self, result):
+        """Nothing or everything kept, also by a rule whose count the spectrum decides."""
+        kept = set(result.frame.loc[result.frame["kind"] == "RandomSubspace", "keep"].astype(str))
+        assert len(kept) == 2
+        assert "0.5" in kept
+        assert not {"0.0", "1.0"} & kept
+
+    def test_the_verdict_beside_controls(self, result):
+        table = result.beside_controls
+        assert len(table) == 2 * len(result.metrics)
+        row = table[(table["keep"].astype(str) == "0.5") & (table["metric"] == "p_global")].iloc[0]
+        own = result.scores("blocks.1.mlp.W_out", 0.5).frame["p_global"]
+        draws = [
+            result.scores_of(tlt.RandomSubspace("blocks.1.mlp.W_out", 0.5, seed)).frame["p_global"]
+            for seed in range(3, 19)
+        ]
+        found = estimate_against_draws(own, draws)
+        assert (row["difference"], row["low"]) == pytest.approx((float(found), found.low))
+        assert set(table["verdict"]) <= {"more", "less", "alike"}
+
+    def test_few_draws_where_there_are_many_sites(self, shared):
+        model = shared("bridge", "gpt2", torch.float64)
+        sites = ["blocks.0.mlp.W_out", "blocks.1.mlp.W_out"]
+        options = dict(sites=sites, keeps=[0.5], controls=["norm_matched"], progress=False)
+        assert len(tlt.sweep(model, PAIRS, **options).grid) == 2 * (1 + 4)
+        one = tlt.sweep(model, PAIRS, **options, draws=1)
+        assert len(one.grid) == 4
+        assert set(one.beside_controls["verdict"]) == {"none"}
+        with pytest.raises(ValueError, match="draws must be an integer from 1 up"):
+            tlt.sweep(model, PAIRS, **options, draws=0)
+
+
+def test_q_is_among_all_changes_of_a_metric(toy):
+    result = tlt.sweep(toy, PAIRS, keeps=[0.1, 0.5], progress=False)
+    frame = result.frame
+    p = [float(result.scores_of(cut).change("logit_diff").p) for cut in result.grid]
+    assert frame["logit_diff_change_q"].to_numpy() == pytest.approx(stats.false_discovery_control(p))
+    assert (frame["logit_diff_change_q"].to_numpy() >= np.array(p) - 1e-12).all()
+
+
+def test_too_few_prompts_have_no_interval_and_no_verdict(toy, drinks):
+    result = tlt.sweep(toy, drinks, sites=["blocks.1.mlp.W_in"], keeps=[0.1], progress=False)
+    row = result.frame.iloc[0]
+    assert np.isnan([row["p_global_change_low"], row["p_global_change_q"]]).all()
+    assert "[n < 5]" in str(result)
 
 
 def test_memory_is_bounded(toy, drinks, capsys):

@@ -1,16 +1,22 @@
 """Dynamics: each checkpoint as evaluate has it, one model at a time, stopped and resumed."""
 
+import pickle
 import weakref
 
 import architectures
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from children import killed_often
+from samples import PAIRS
+from scipy import stats
 
 import tl_truncate as tlt
 from tl_truncate import plots
+from tl_truncate.experiments.training.steps import first_lasting
 from tl_truncate.runs.folder import RunFolder
+from tl_truncate.statistics import estimate_mean
 from tl_truncate.toys.nano.nano import NanoConfig, training_tokens
 from tl_truncate.toys.nano.tokenizer import vocabulary
 
@@ -28,7 +34,7 @@ def load(step: int):
 
 
 @pytest.mark.parametrize("kind", ["bridge", "hooked"])
-def test_every_checkpoint_is_an_evaluation(kind, drinks):
+def test_every_checkpoint_is_an_evaluation(kind):
     if kind == "hooked" and architectures.HookedTransformer is None:
         pytest.skip("TransformerLens 4 has only the Bridge")
 
@@ -36,7 +42,7 @@ def test_every_checkpoint_is_an_evaluation(kind, drinks):
         model = architectures.build(kind, "neox-parallel")
         return architectures.with_tokenizer(architectures.randomise(model, step))
 
-    history = tlt.dynamics(load, [5, 0, 2], drinks, CUTS, **OPTIONS)
+    history = tlt.dynamics(load, [5, 0, 2], PAIRS, CUTS, **OPTIONS)
     assert history.checkpoints == (0, 2, 5)
     assert history.finished
     assert history.frame[["step", "cut"]].values.tolist() == [
@@ -44,9 +50,9 @@ def test_every_checkpoint_is_an_evaluation(kind, drinks):
     ]
     for step in (0, 2, 5):
         model = load(step)
-        uncut = tlt.evaluate(model, drinks, **OPTIONS)
+        uncut = tlt.evaluate(model, PAIRS, **OPTIONS)
         for name, cuts in {"uncut": (), **CUTS}.items():
-            expected = tlt.evaluate(model, drinks, cuts, baseline=uncut if cuts else None, **OPTIONS)
+            expected = tlt.evaluate(model, PAIRS, cuts, baseline=uncut if cuts else None, **OPTIONS)
             found = history.scores(step, name)
             pd.testing.assert_frame_equal(found.frame, expected.frame, check_exact=True)
             assert found.record == expected.record
@@ -150,7 +156,57 @@ def test_first_steps(drinks):
     assert history.first_step("p_global", 2.0) is None
     threshold = (means[0] + max(means)) / 2
     first = next((step for step, mean in enumerate(means) if mean > threshold), None)
-    assert history.first_step("p_global", threshold) == first
+    assert history.first_step("p_global", threshold, lasting=1) == first
+
+
+class TestLastingSteps:
+    """A step counts if the next ones agree, and has an interval over prompts."""
+
+    def history(self, *means, n=30):
+        random = np.random.default_rng(0)
+        noise = random.normal(size=(len(means), n)) / 20
+        values = noise - noise.mean(axis=1, keepdims=True) + np.array(means)[:, None]
+        steps = [2**place for place in range(len(means))]
+        found = [estimate_mean(each) for each in values]
+        return lambda above, lasting=2: first_lasting(steps, found, above, lasting)
+
+    def test_one_that_does_not_last_does_not_count(self):
+        first = self.history(0.1, 0.5, 0.1, 0.4, 0.5, 0.6)
+        assert first(0.3) == 8
+        assert first(0.3, lasting=1) == 2
+        assert first(0.55, lasting=3) == 32  # all that are left
+        assert first(0.9) is None
+
+    def test_the_interval(self):
+        found = self.history(0.1, 0.29, 0.31, 0.31, 0.6)(0.3)
+        assert (found, found.low, found.high) == (4, 2, 16)
+        assert str(found) == "4 [2, 16]"
+        assert pickle.loads(pickle.dumps(found)).high == 16
+        few = self.history(0.1, 0.5, 0.6, n=4)(0.3)
+        assert (few, few.low, few.high) == (2, None, None)
+
+
+def test_draws_of_a_control_share_a_row():
+    site = "blocks.1.mlp.W_in"
+    draws = {
+        name: tlt.RandomSubspace(site, 4, seed)
+        for seed, name in enumerate(("random", "random #2", "random #3"))
+    }
+    history = tlt.dynamics(load, [0], PAIRS, {"cut": tlt.Cut(site, 4), **draws}, **OPTIONS)
+    assert history.names == ("uncut", "cut", "random")
+    row = history.frame.set_index("cut").loc["random"]
+    changes = [float(history.scores(0, name).change("p_global")) for name in draws]
+    assert row["draws"] == 3
+    assert row["p_global_change"] == pytest.approx(np.mean(changes))
+    assert row["p_global_change_spread"] == pytest.approx(np.std(changes, ddof=1))
+    assert row["p_global_change_low"] < row["p_global_change"] < row["p_global_change_high"]
+
+
+def test_q_is_among_all_steps():
+    history = tlt.dynamics(load, [0, 1, 2], PAIRS, {"cut": tlt.Cut("blocks.1.mlp.W_in", 4)}, **OPTIONS)
+    cuts = history.frame[history.frame["cut"] == "cut"]
+    p = [history.scores(step, "cut").change("p_global").p for step in (0, 1, 2)]
+    assert cuts["p_global_change_q"].to_numpy() == pytest.approx(stats.false_discovery_control(p))
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,10 @@ class TestWhatShips:
         assert found.survives
         assert found.change().low > 0.1
         test = split_task(task, test_fraction=0.5, seed=0).test
-        placebo = controls_of(found.cuts, seed=0)["RandomSubspace"]
+        (placebo,) = controls_of(model, found.cuts, seed=0)["RandomSubspace"]
         random = tlt.evaluate(model, test, placebo, progress=False).change("p_in_context")
         assert random.high < found.change().low
+        assert found.over_control("RandomSubspace").low > 0
 
 
 def test_errors(tmp_path):

@@ -41,7 +41,7 @@ Prompts = Annotated[
         "--n", help="Prompts of a task; where no default is shown, 100, or all that there are."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of all that is drawn: prompts, controls, bootstrap.")]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn: prompts, splits, controls.")]
 Bos = Annotated[
     bool | None,
     typer.Option("--prepend-bos/--no-prepend-bos", help="By default as the model has it."),

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.experiments.comparison.families import TO_CHOOSE, TO_COMPARE, Ways, last_token
+from tl_truncate.experiments.scoring.drawn import DrawnScores
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED
 from tl_truncate.experiments.search.judge import Objective, split_task
@@ -18,7 +19,8 @@ from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
 from tl_truncate.runs.files import write_table
 from tl_truncate.runs.saved import Saved
-from tl_truncate.statistics import shown_in
+from tl_truncate.statistics import q_values, shown_in
+from tl_truncate.surgery.controls import draws_for
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import as_path
@@ -30,13 +32,15 @@ class Comparison(Saved):
 
     Attributes:
         layer: whose MLP is changed.
-        cuts: by name.
+        cuts: by name; of a control its first draw.
         result: of scoring them.
+        draws: of each control all its draws, by name; files of earlier versions have one.
     """
 
     layer: int
     cuts: Mapping[str, SiteCut]
     result: SweepResult
+    draws: Mapping[str, tuple[SiteCut, ...]] = field(default_factory=dict)
 
     @property
     def baseline(self) -> Scores:
@@ -53,14 +57,26 @@ class Comparison(Saved):
             raise ValueError(f"The way must be one of {', '.join(self.cuts)}, got {name!r}.")
         return self.result.scores_of(self.cuts[name])
 
+    def drawn(self, name: str) -> DrawnScores:
+        """The scores of all draws of a control; of another way there is one.
+
+        Raises:
+            ValueError: if there is no such way.
+        """
+        draws = self.draws.get(name)
+        if draws is None:
+            return DrawnScores((self.scores(name),))
+        return DrawnScores(tuple(map(self.result.scores_of, draws)))
+
     @property
     def frame(self) -> pd.DataFrame:
         """One row per way, the uncut model first: each metric with `_low`, `_high`, and `_change` with
-        its own.
+        its own, and with `_q`, the false discovery rate among all ways but controls. Of a control the
+        mean over its `draws`, with `_change_spread`, their standard deviation.
         """
         rows = [_row("uncut", self.baseline)]
-        rows += [_row(name, self.scores(name)) for name in self.cuts]
-        return pd.DataFrame(rows).set_index("way")
+        rows += [_row(name, self.drawn(name)) for name in self.cuts]
+        return _with_q(pd.DataFrame(rows).set_index("way"))
 
     def __str__(self) -> str:
         table = self.frame
@@ -79,12 +95,15 @@ class Comparison(Saved):
         return str(self)
 
 
-def _row(name: str, scores: Scores) -> dict[str, Any]:
-    row: dict[str, Any] = dict(way=name)
+def _row(name: str, scores: Scores | DrawnScores) -> dict[str, Any]:
+    drawn = scores if isinstance(scores, DrawnScores) else DrawnScores((scores,))
+    row: dict[str, Any] = dict(way=name, draws=len(drawn.draws))
     for metric in SCORED:
         found = {"": scores.estimate(metric)}
         if scores.baseline is not None:
             found["_change"] = scores.change(metric)
+            row |= {f"{metric}_change_q": found["_change"].p}
+            row |= {f"{metric}_change_spread": drawn.spread(metric)}
         for ending, value in found.items():
             row |= {
                 f"{metric}{ending}": float(value),
@@ -92,6 +111,15 @@ def _row(name: str, scores: Scores) -> dict[str, Any]:
                 f"{metric}{ending}_high": value.high,
             }
     return row
+
+
+def _with_q(table: pd.DataFrame) -> pd.DataFrame:
+    """Each change's p as its q among all ways of the table, controls among controls."""
+    controls = table.index.str.endswith("(control)")
+    for name in (name for name in table if name.endswith("_change_q")):
+        for group in (controls, ~controls):
+            table.loc[group, name] = q_values(table.loc[group, name])
+    return table
 
 
 def compare(
@@ -102,6 +130,7 @@ def compare(
     *,
     token: int | None = None,
     ways: Ways = TO_COMPARE,
+    draws: int | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     prepend_bos: bool | None = None,
     batch_size: int = 64,
@@ -121,10 +150,11 @@ def compare(
         means: fitted, on a corpus without the task's prompts.
         token: for shares and the direction; what most prompts end in by default.
         ways: the settings.
+        draws: of each random control, whose row is their mean; 16 by default.
         run_dir: a folder; given again, the comparison goes on.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
-        seed: of controls and bootstrap.
+        seed: of controls.
         progress: shows a bar.
 
     Returns:
@@ -141,18 +171,20 @@ def compare(
         ['uncut', 'MLP dropped']
     """
     chosen = last_token(model, task, prepend_bos=prepend_bos) if token is None else token
-    cuts = ways.side_by_side(model, means, layer, chosen, seed)
+    cuts = ways.side_by_side(model, means, layer, chosen, seed, draws_for(1, draws))
     result = sweep(
         model,
         task,
-        cuts=list(cuts.values()),
+        cuts=[cut for drawn in cuts.values() for cut in drawn],
         run_dir=run_dir,
         prepend_bos=prepend_bos,
         batch_size=batch_size,
         seed=seed,
         progress=progress,
     )
-    return Comparison(layer, cuts, result)
+    first = {name: drawn[0] for name, drawn in cuts.items()}
+    several = {name: drawn for name, drawn in cuts.items() if len(drawn) > 1}
+    return Comparison(layer, first, result, several)
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,8 +202,8 @@ class ChosenComparison(Saved):
     @property
     def frame(self) -> pd.DataFrame:
         """One row per family, the uncut model first, on the prompts that had no say: the cut, each
-        metric with its interval and paired change, what the objective gained where it was chosen, and
-        the perplexity of running text.
+        metric with its interval and paired change, the change's q among the families, what the objective
+        gained where it was chosen, and the perplexity of running text.
         """
         rows: list[dict[str, Any]] = []
         for family, result in self.found.items():
@@ -179,15 +211,15 @@ class ChosenComparison(Saved):
             if not rows:
                 rows.append(_row("uncut", scores if scores.baseline is None else scores.baseline))
             row = _row(family, scores) | dict(cut=", ".join(map(repr, result.cuts)) or "none")
-            row["optimism"] = result.optimism(self.task)
+            row["optimism"] = float(result.optimism(self.task))
             if result.cost is not None:
-                rows[0]["perplexity"] = result.cost.uncut_perplexity
-                row["perplexity"] = result.cost.perplexity
+                rows[0]["perplexity"] = float(result.cost.uncut_perplexity)
+                row["perplexity"] = float(result.cost.perplexity)
                 row["loss_change"] = float(result.cost.loss_change)
             for kind, by_task in result.controls.items():
-                row[f"{kind}_p_in_context"] = float(by_task[self.task].p_in_context)
+                row[f"{kind}_p_in_context"] = float(by_task[self.task].estimate("p_in_context"))
             rows.append(row)
-        return pd.DataFrame(rows).set_index("way")
+        return _with_q(pd.DataFrame(rows).set_index("way"))
 
     def __str__(self) -> str:
         lines = [f"{self.task}: each family's best cut, on prompts that did not choose it"]
@@ -236,7 +268,7 @@ def compare_chosen(
         run_dir: a folder; given again, the searches go on.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
-        seed: of the split, controls and bootstrap.
+        seed: of the split and the controls.
         progress: shows bars.
 
     Returns:
@@ -264,6 +296,7 @@ def compare_chosen(
             task,
             cuts=cuts,
             objective=objective,
+            splits=1,
             texts=texts,
             run_dir=None if folder is None else folder / family.replace(" ", "-"),
             prepend_bos=prepend_bos,

@@ -10,7 +10,7 @@ from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import Method
 from tl_truncate.decompose.removal import GlobalRemoval
 from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
-from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
+from tl_truncate.surgery.controls import FEW_DRAWS, Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
@@ -85,18 +85,21 @@ class Ways:
         return {name: cuts for name, cuts in found.items() if cuts}
 
     def side_by_side(
-        self, model: Any, means: TokenMeans, layer: int, token: int | None, seed: int
-    ) -> dict[str, SiteCut]:
-        """All ways at one layer by name, with their controls."""
+        self, model: Any, means: TokenMeans, layer: int, token: int | None, seed: int, draws: int
+    ) -> dict[str, tuple[SiteCut, ...]]:
+        """All ways at one layer by name, with their controls; of a control all its draws."""
+        seeds = range(seed, seed + draws)
         site = means.require(Site(layer, "W_out"))
         max_rank = min(locate(model, site).shape)
         own = seen_token(means, site, token)
-        found: dict[str, SiteCut] = {"MLP dropped": Ablated(site)}
+        found: dict[str, SiteCut | tuple[SiteCut, ...]] = {"MLP dropped": Ablated(site)}
         for cut in self._removals(layer, means):
             name = f"minus global, {cut.label}"
             found[name + ("" if cut.strength == 1.0 else f" x {cut.strength:g}")] = cut
-        another = GlobalRemoval(layer, means=means).controls(seed)["ExchangedTokens"]
-        found["minus another token's mean (control)"] = another
+        removal = GlobalRemoval(layer, means=means)
+        found["minus another token's mean (control)"] = tuple(
+            removal.controls(each)["ExchangedTokens"] for each in seeds[:FEW_DRAWS]
+        )  # few, since each takes whole passes
         found["minus token part"] = GlobalRemoval(layer, means=means, only=("token",))
         for matrix in ("W_in", "W_out"):
             for keep in self.keeps:
@@ -105,17 +108,20 @@ class Ways:
         if own is not None:
             direction = GlobalDirection(site, means, own)
             found[f"direction G({own})"] = direction
-            found["random direction (control)"] = direction.controls(seed)["RandomSubspace"]
+            found["random direction (control)"] = tuple(
+                direction.controls(each)["RandomSubspace"] for each in seeds
+            )
         for shares in _shares(model, site, means, own):
             where = "" if shares.token is None else f" at {shares.token}"
             for k in (k for k in self.ks if k < max_rank):
                 found[f"{k} most global{where}"] = Cut(site, shares.without_most_global(k))
                 found[f"{k} least global{where} (control)"] = Cut(site, shares.without_least_global(k))
         for k in (k for k in self.ks if k < max_rank):
-            found[f"{k} random (control)"] = RandomSubspace(site, Rank(max_rank - k), seed)
+            rest = Rank(max_rank - k)
             most = _shares(model, site, means, own)[-1].without_most_global(k)
-            found[f"{k} norm-matched (control)"] = NormMatched(site, most, seed)
-        return found
+            found[f"{k} random (control)"] = tuple(RandomSubspace(site, rest, seed) for seed in seeds)
+            found[f"{k} norm-matched (control)"] = tuple(NormMatched(site, most, seed) for seed in seeds)
+        return {name: cut if isinstance(cut, tuple) else (cut,) for name, cut in found.items()}
 
     def _removals(self, layer: int, means: TokenMeans) -> list[GlobalRemoval]:
         return [

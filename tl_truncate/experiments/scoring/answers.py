@@ -89,37 +89,49 @@ class Batch:
         counted = [place for place, (_, answer) in enumerate(asked) if answer.kind == "in_context"]
         return Places(rows, columns, tokens, inside, torch.tensor(counted, dtype=torch.int64))
 
+    @property
+    def prompts(self) -> Tensor:
+        """The prompt of each row, where each prompt has rows of its own."""
+        return torch.tensor([answers[0].prompt for answers in self.answers])
+
     def first_row(self) -> "Batch":
         """The first row alone."""
         return Batch(self.rows[:1], self.answers[:1], self.positions)
 
 
 def plan_batches(
-    encoded: Sequence[EncodedTask], batch_size: int, max_tokens: int | None = None
+    encoded: Sequence[EncodedTask],
+    batch_size: int,
+    max_tokens: int | None = None,
+    *,
+    apart: bool = False,
 ) -> list[Batch]:
     """The rows that answer all prompts of some tasks, each distinct row once, batched by length.
 
     A batch has at most `batch_size` rows, and at most `max_tokens` tokens if it has more than one row.
+    Rows of different prompts are kept apart where a row's gradient has to be that of one prompt.
 
     Both answers of one token are read off the same row; longer ones need a row each, over the prompt
     and all but the last of the answer's tokens.
     """
-    wanted: dict[tuple[int, ...], list[Answer]] = defaultdict(list)
+    wanted: dict[tuple[int | None, tuple[int, ...]], list[Answer]] = defaultdict(list)
     for task, each in enumerate(encoded):
         for index, prompt in enumerate(each.prompts):
             for kind, answer in (("in_context", prompt.in_context), ("global", prompt.global_)):
                 row = prompt.prompt + answer[:-1]
-                wanted[row].append(Answer(task, index, kind, answer))  # type: ignore[arg-type]
-    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-    for row in wanted:
-        by_length[len(row)].append(row)
+                own = (index if apart else None, row)
+                wanted[own].append(Answer(task, index, kind, answer))  # type: ignore[arg-type]
+    by_length: dict[int, list[tuple[int | None, tuple[int, ...]]]] = defaultdict(list)
+    for own in wanted:
+        by_length[len(own[1])].append(own)
     batches = []
     for length in sorted(by_length):
         bucket = by_length[length]
         size = batch_size if max_tokens is None else max(1, min(batch_size, max_tokens // length))
         for start in range(0, len(bucket), size):
-            rows = tuple(bucket[start : start + size])
-            answers = tuple(tuple(wanted[row]) for row in rows)
+            keys = bucket[start : start + size]
+            rows = tuple(row for _, row in keys)
+            answers = tuple(tuple(wanted[key]) for key in keys)
             longest = max(len(answer.tokens) for asked in answers for answer in asked)
             batches.append(Batch(rows, answers, longest))
     return batches

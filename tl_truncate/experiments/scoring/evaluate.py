@@ -10,14 +10,16 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
 from tl_truncate.experiments.scoring.answers import Outcome, Sheet, plan_batches
+from tl_truncate.experiments.scoring.estimates import estimate_changes, estimate_values
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.codec import NEEDED
+from tl_truncate.runs.files import rows_of
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record, make_record
 from tl_truncate.runs.saved import Saved
-from tl_truncate.statistics import Estimate, bootstrap_mean
+from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import EncodedTask, encode
@@ -34,7 +36,7 @@ class Scores(Saved):
         frame: one row per prompt: prompt, in_context, global_, and the metrics.
         record: what the scores came from.
         baseline: the uncut model's scores on the same prompts; None if these are they.
-        resamples: of the bootstrap.
+        resamples: has no effect; of versions whose intervals were drawn.
 
     The metrics, each an `Estimate` (a float with `.low`, `.high`, `.se`):
         accuracy: share of prompts whose most probable continuation is the in-context answer.
@@ -55,7 +57,8 @@ class Scores(Saved):
         Raises:
             ValueError: if there is no such metric.
         """
-        return self._bootstrap(self.frame[check_metric(metric)])
+        column = check_metric(metric)
+        return estimate_values(column, self.frame[column])
 
     def change(self, metric: Metric) -> Estimate:
         """Cut minus uncut, paired by prompt.
@@ -69,10 +72,7 @@ class Scores(Saved):
                 "Call evaluate with cuts."
             )
         column = check_metric(metric)
-        return self._bootstrap(self.frame[column] - self.baseline.frame[column])
-
-    def _bootstrap(self, values: pd.Series) -> Estimate:
-        return bootstrap_mean(values, seed=self.record.seed, resamples=self.resamples)
+        return estimate_changes(column, self.frame[column] - self.baseline.frame[column])
 
     @property
     def accuracy(self) -> Estimate:
@@ -118,8 +118,7 @@ class Scores(Saved):
 
     def to_json(self) -> dict[str, Any]:
         """Summary and record as plain data."""
-        table = self.summary().reset_index().to_dict(orient="records")
-        return {"record": self.record.to_json(), "summary": table}
+        return {"record": self.record.to_json(), "summary": rows_of(self.summary().reset_index())}
 
     @property
     def shown(self) -> ShownScores:
@@ -176,8 +175,8 @@ def evaluate(
         prepend_bos: overrides the model's default; the record says what was done.
         batch_size: prompts in a pass.
         max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: has no effect; of versions whose intervals were drawn.
+        seed: for the record; nothing is drawn.
         progress: shows a bar if it takes longer than two seconds.
 
     Returns:

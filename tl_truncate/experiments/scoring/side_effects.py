@@ -16,10 +16,12 @@ from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, rows_that_fit
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table
+from tl_truncate.markup import interval
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.record import Record, make_text_record
 from tl_truncate.runs.saved import Saved
-from tl_truncate.statistics import Estimate, bootstrap_ratio
+from tl_truncate.statistics import Estimate, estimate_ratio, estimate_share
+from tl_truncate.statistics.columns import ANYWHERE, Bounds
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts, truncated
@@ -39,7 +41,7 @@ class SideEffects(Saved):
         frame: one row per passage: text, tokens (predicted), loss and uncut_loss (mean nats a token), kl
             (mean of `KL(uncut || cut)`, nats) and agreement (share of equal most probable tokens).
         record: what it came from.
-        resamples: of the bootstrap over passages.
+        resamples: has no effect; of versions whose intervals were drawn.
     """
 
     frame: pd.DataFrame
@@ -47,14 +49,14 @@ class SideEffects(Saved):
     resamples: int = 2000
 
     @property
-    def perplexity(self) -> float:
-        """`exp` of the cut model's mean loss, weighted by tokens."""
-        return float(np.exp(self._mean("loss")))
+    def perplexity(self) -> Estimate:
+        """`exp` of the cut model's mean loss, weighted by tokens; its interval is over passages."""
+        return _exp(self._estimate(self.frame["loss"]))
 
     @property
-    def uncut_perplexity(self) -> float:
+    def uncut_perplexity(self) -> Estimate:
         """`exp` of the uncut model's mean loss."""
-        return float(np.exp(self._mean("uncut_loss")))
+        return _exp(self._estimate(self.frame["uncut_loss"]))
 
     @property
     def loss_change(self) -> Estimate:
@@ -64,16 +66,21 @@ class SideEffects(Saved):
     @property
     def kl(self) -> Estimate:
         """Mean `KL(uncut || cut)` of the next token, in nats."""
-        return self._estimate(self.frame["kl"])
+        return self._estimate(self.frame["kl"], (0.0, np.inf))
 
     @property
     def agreement(self) -> Estimate:
-        """Share of positions at which both models have the same most probable token."""
-        return self._estimate(self.frame["agreement"])
+        """Share of positions at which both models have the same most probable token.
+
+        If they agree throughout, the interval is that of the passages that do.
+        """
+        if (self.frame["agreement"] == 1).all():
+            return estimate_share(self.frame["agreement"])
+        return self._estimate(self.frame["agreement"], (0.0, 1.0))
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """The three that have an interval, by name."""
+        """What the cuts change, by name."""
         return dict(loss_change=self.loss_change, kl=self.kl, agreement=self.agreement)
 
     @property
@@ -84,25 +91,22 @@ class SideEffects(Saved):
     def _repr_html_(self) -> str:
         return cost_table(self.shown)
 
-    def _mean(self, column: str) -> float:
-        return float(np.average(self.frame[column], weights=self.frame["tokens"]))
-
-    def _estimate(self, values: pd.Series) -> Estimate:
+    def _estimate(self, values: pd.Series, within: Bounds = ANYWHERE) -> Estimate:
         weights = self.frame["tokens"].to_numpy(float)
-        return bootstrap_ratio(
-            values.to_numpy() * weights, weights, seed=self.record.seed, resamples=self.resamples
-        )
+        return estimate_ratio(values.to_numpy() * weights, weights, within=within)
 
     def to_json(self) -> dict[str, Any]:
         """Summary and record as plain data."""
-        summary: dict[str, Any] = dict(
-            perplexity=self.perplexity,
-            uncut_perplexity=self.uncut_perplexity,
+        told = {"perplexity": self.perplexity, "uncut_perplexity": self.uncut_perplexity}
+        summary: dict[str, Any] = {name: float(value) for name, value in told.items()}
+        summary |= dict(
             tokens=int(self.frame["tokens"].sum()),
             passages=len(self.frame),
         )
+        for name, value in told.items():
+            summary |= {f"{name}_low": _end(value.low), f"{name}_high": _end(value.high)}
         for name, value in self.estimates.items():
-            summary[name] = dict(value=float(value), low=value.low, high=value.high)
+            summary[name] = dict(value=float(value), low=_end(value.low), high=_end(value.high))
         return {
             "record": self.record.to_json(),
             "summary": summary,
@@ -112,12 +116,24 @@ class SideEffects(Saved):
     def __str__(self) -> str:
         return (
             f"running text, {int(self.frame['tokens'].sum())} tokens of {len(self.frame)} passages: "
-            f"perplexity {self.uncut_perplexity:.2f} -> {self.perplexity:.2f}, loss {self.loss_change} "
-            f"nats, KL {self.kl}, same first token {self.agreement}"
+            f"perplexity {interval(self.uncut_perplexity, 2)} -> {interval(self.perplexity, 2)}, loss "
+            f"{self.loss_change} nats, KL {self.kl}, same first token {self.agreement}"
         )
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _end(value: float) -> float | None:
+    """The end of an interval as JSON has it: null where there is none."""
+    return None if np.isnan(value) else value
+
+
+def _exp(value: Estimate) -> Estimate:
+    """The exponential of an estimate and of the ends of its interval."""
+    low, high = np.exp((value.low, value.high))
+    whole = float(np.exp(value))
+    return Estimate(whole, low=low, high=high, se=whole * value.se, n=value.n)
 
 
 def side_effects(
@@ -146,8 +162,8 @@ def side_effects(
         batch_size: passages in a pass; shorter ones are filled up behind their ends, where no causal
             model looks.
         max_memory: most bytes beside the model, by an estimate; fewer passages share a pass then.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: has no effect; of versions whose intervals were drawn.
+        seed: for the record; nothing is drawn.
         progress: shows a bar.
 
     Returns:

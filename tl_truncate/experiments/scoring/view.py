@@ -55,7 +55,7 @@ def scores_table(scores: ShownScores, caption: str | None = None) -> Markup:
             cells.append(shown(before["value"], before["low"], before["high"]))
             cells.append(shown(row["change"], row["change_low"], row["change_high"], signed=True))
         rows.append(cells)
-    return table(columns, rows, caption=f"{told} (means with 95% bootstrap intervals)")
+    return table(columns, rows, caption=f"{told} (means with 95% intervals)")
 
 
 def prompts_table(scores: ShownScores) -> Markup:
@@ -110,8 +110,8 @@ class ShownCost:
         frame: one row per passage.
     """
 
-    perplexity: float
-    uncut_perplexity: float
+    perplexity: Estimate
+    uncut_perplexity: Estimate
     estimates: Mapping[str, Estimate]
     frame: pd.DataFrame
 
@@ -119,8 +119,8 @@ class ShownCost:
 def cost_table(cost: ShownCost) -> Markup:
     """What the cuts do to running text."""
     rows = [
-        ("perplexity, uncut", f"{cost.uncut_perplexity:.2f}"),
-        ("perplexity, cut", f"{cost.perplexity:.2f}"),
+        ("perplexity, uncut", interval(cost.uncut_perplexity, 2)),
+        ("perplexity, cut", interval(cost.perplexity, 2)),
         ("change of the loss, nats a token", interval(cost.estimates["loss_change"], signed=True)),
         ("KL(uncut || cut), nats", interval(cost.estimates["kl"])),
         ("same most probable token", interval(cost.estimates["agreement"])),

@@ -58,7 +58,7 @@ def attribute(
         prepend_bos: overrides the model's default.
         batch_size: prompts in a pass.
         max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
-        seed: of the intervals.
+        seed: for the record; nothing is drawn.
         progress: shows a bar.
 
     Returns:
@@ -91,18 +91,18 @@ def attribute(
         model, encoded, chosen, batch_size=batch_size, max_memory=max_memory, gradients=True
     )
     spectra = {site: spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)}
-    batches = plan_batches([encoded], rows)
-    parts: dict[Site, list[Tensor]] = {site: [] for site in chosen}
+    batches = plan_batches([encoded], rows, apart=True)
+    by_prompt = {site: torch.zeros(len(task), spectra[site].max_rank) for site in chosen}
     for batch in tqdm(batches, "attribute", disable=not progress):
         seen = _values_and_gradients(model, linears, batch, _METRICS[metric])
         for site, (u, gradient) in seen.items():
             vectors = spectra[site].V.to(u.device, u.dtype)
-            parts[site].append(component_effects(u, gradient, vectors).cpu())
+            effects = component_effects(u, gradient, vectors).cpu()
+            by_prompt[site] = by_prompt[site].to(effects.dtype).index_add(0, batch.prompts, effects)
     record = make_record(
         model, task, cuts=Cuts(active_cuts(model)), prepend_bos=encoded.prepend_bos, seed=seed
     )
-    by_row = {site: torch.cat(effects) for site, effects in parts.items()}
-    return Attribution(metric, by_row, spectra, len(task), record)
+    return Attribution(metric, by_prompt, spectra, len(task), record)
 
 
 def component_effects(

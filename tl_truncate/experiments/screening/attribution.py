@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.runs.record import Record
 from tl_truncate.runs.saved import Saved
-from tl_truncate.statistics import Estimate, bootstrap_mean
+from tl_truncate.statistics import Columns, Estimate, mean_columns, q_values
 from tl_truncate.surgery.cut import Cut, kept_components
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.site import Site
@@ -34,15 +34,16 @@ class Attribution(Saved):
 
     Attributes:
         metric: that changes, `logit_diff` in nats or a probability.
-        by_row: for each site the effect of removing each component on each row of prompts,
-            `[row, rank]`; their sum over rows, divided by the prompts, is the mean change.
+        by_row: for each site the effect of removing each component on each prompt, `[prompt, rank]`,
+            summed over the passes that the prompt's answers took. Files of earlier versions have one row
+            for each pass, which says nothing of prompts where answers have several tokens: no interval.
         spectra: of the sites; a result that was loaded has their singular values alone.
         n_prompts: that the mean is over.
         record: what the result came from.
     """
 
     metric: str
-    by_row: Mapping[Site, Float[Tensor, "row rank"]]
+    by_row: Mapping[Site, Float[Tensor, "prompt rank"]]
     spectra: Mapping[Site, SingularValues]
     n_prompts: int
     record: Record
@@ -52,12 +53,13 @@ class Attribution(Saved):
         """One row per component.
 
         Columns: site, layer, matrix, head, component (0 is the largest), singular_value, effect (the
-        predicted change of the metric when this component alone is removed) and effect_se.
+        predicted change of the metric when this component alone is removed), effect_se, and q, among all
+        components.
         """
         tables = []
         for site, effects in self.by_row.items():
             count = effects.shape[1]
-            values = effects.double().numpy()
+            found = self._over_prompts(effects)
             table = dict(
                 site=str(site),
                 layer=site.layer,
@@ -65,13 +67,24 @@ class Attribution(Saved):
                 head=site.head,
                 component=np.arange(count),
                 singular_value=self.spectra[site].S.double().numpy(),
-                effect=values.sum(axis=0) / self.n_prompts,
-                effect_se=_standard_error(values, self.n_prompts),
+                effect=found.value,
+                effect_se=found.se,
+                q=found.p,
             )
             tables.append(pd.DataFrame(table))
         frame = pd.concat(tables, ignore_index=True)
         frame["head"] = frame["head"].astype("Int64")
+        frame["q"] = q_values(frame["q"])
         return frame
+
+    def _over_prompts(self, effects: Tensor) -> Columns:
+        """The means over prompts of some columns, with what is known of them."""
+        values = effects.double().numpy()
+        if len(values) == self.n_prompts:
+            return mean_columns(values)
+        unknown = np.full(values.shape[1], np.nan)
+        mean = values.sum(axis=0) / self.n_prompts
+        return Columns(mean, unknown, unknown, unknown, unknown, self.n_prompts)
 
     def effect(self, site: Site | str, keep: Keep | int | float) -> Estimate:
         """The predicted change of the metric under a cut: the sum over the removed components.
@@ -91,10 +104,7 @@ class Attribution(Saved):
         if place not in self.by_row:
             raise ValueError(f"The site must be one of those attributed, got {place}.")
         removed = self._removed(place, as_keep(keep))
-        rows = self.by_row[place][:, removed].double().sum(1) * (
-            len(self.by_row[place]) / self.n_prompts
-        )
-        return bootstrap_mean(rows.numpy(), seed=self.record.seed)
+        return self._over_prompts(self.by_row[place][:, removed].double().sum(1, keepdim=True))[0]
 
     def _removed(self, site: Site, keep: Keep) -> Tensor:
         spec = self.spectra[site]
@@ -105,12 +115,12 @@ class Attribution(Saved):
     def predict(self, keeps: "list[Keep | int | float]") -> pd.DataFrame:
         """Predicted changes of a grid, one row per (site, keep), largest first.
 
-        Columns: site, layer, matrix, head, keep, rank, predicted_change.
+        Columns: site, layer, matrix, head, keep, rank, predicted_change, and q, among the grid's.
         """
         rows = []
-        for site, effects in self.by_row.items():
-            total = effects.double().sum(0) / self.n_prompts
+        for site in self.by_row:
             for keep in keeps:
+                change = self.effect(site, keep)
                 removed = self._removed(site, as_keep(keep))
                 rows.append(
                     dict(
@@ -120,11 +130,13 @@ class Attribution(Saved):
                         head=site.head,
                         keep=Cut(site, keep).label,
                         rank=int((~removed).sum()),
-                        predicted_change=float(total[removed].sum()),
+                        predicted_change=float(change),
+                        q=change.p,
                     )
                 )
         frame = pd.DataFrame(rows)
         frame["keep"] = keep_column(Cut(site, keep).label for site in self.by_row for keep in keeps)
+        frame["q"] = q_values(frame["q"])
         return frame.sort_values("predicted_change", ascending=False, ignore_index=True)
 
     def top(self, n: int = 10) -> pd.DataFrame:
@@ -142,11 +154,3 @@ class Attribution(Saved):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _standard_error(by_row: np.ndarray, n_prompts: int) -> np.ndarray:
-    rows = len(by_row)
-    if rows < 2:
-        return np.full(by_row.shape[1], np.nan)
-    spread: np.ndarray = by_row.std(axis=0, ddof=1) * np.sqrt(rows) / n_prompts
-    return spread

@@ -21,7 +21,7 @@ from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, ro
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.saved import Saved
-from tl_truncate.statistics import bootstrap_columns
+from tl_truncate.statistics import mean_columns
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask, encode
@@ -58,9 +58,11 @@ class PartAttribution(Saved):
     def frame(self) -> pd.DataFrame:
         """One row per (layer, part, answer): mean logits with se, low, high, and the part's energy."""
         columns = self.logits.reshape(len(self.logits), -1)
-        found = bootstrap_columns(columns, seed=self.record.seed, resamples=self.resamples)
+        found = mean_columns(columns)
         shape = self.logits.shape[1:]
-        mean, se, low, high = (each.reshape(shape) for each in found)
+        mean, se, low, high = (
+            each.reshape(shape) for each in (found.value, found.se, found.low, found.high)
+        )
         energy = self.energy.mean(0)
         rows = [
             dict(
@@ -146,8 +148,8 @@ def part_attribution(
         prepend_bos: overrides the model's default.
         batch_size: prompts in a pass.
         max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: has no effect; of versions whose intervals were drawn.
+        seed: for the record; nothing is drawn.
         progress: shows a bar if it takes long.
 
     Returns:

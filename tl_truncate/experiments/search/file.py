@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from tl_truncate.experiments.scoring.drawn import DrawnScores
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.runs.codec import plain, read
@@ -18,7 +20,7 @@ from tl_truncate.weights.files import as_path
 
 FILE = "search.json"
 #: What the file has beside the summary, so that the result comes back.
-FORMAT = 2
+FORMAT = 3
 
 
 @contextmanager
@@ -50,8 +52,22 @@ def write_search(summary: Mapping[str, Any], fields: Mapping[str, Any], folder: 
     """
     place = as_path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    scores = {name: plain(fields[name]) for name in ("validation", "test", "controls", "cost")}
-    write_json(place / FILE, {"format": FORMAT, "kind": "search", **summary, "scores": scores})
+    write_json(place / FILE, {"format": FORMAT, "kind": "search", **_with_scores(summary, fields)})
+
+
+def _with_scores(summary: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {name: plain(fields[name]) for name in ("validation", "test", "cost")}
+    # The uncut scores of the test prompts are written once.
+    scores["controls"] = {
+        kind: {
+            task: [plain(replace(each, baseline=None)) for each in drawn.draws]
+            for task, drawn in by_task.items()
+        }
+        for kind, by_task in fields["controls"].items()
+    }
+    data = {**summary, "scores": scores}
+    null = fields["null"]
+    return data if null is None else {**data, "null": _with_scores(null.to_json(), vars(null))}
 
 
 def read_search(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -72,18 +88,35 @@ def read_search(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} must hold the scores of every prompt, in format {FORMAT} or earlier, but another "
             "version wrote it otherwise. The same search with the same folder writes it anew."
         )
-    scores = data["scores"] if data.get("format") == FORMAT else _of_the_first_format(data)
+    return _fields(data, data.get("format", 1))
+
+
+def _fields(data: Mapping[str, Any], version: int) -> dict[str, Any]:
+    scores = _of_the_first_format(data) if version == 1 else data["scores"]
+    null = data.get("null")
+    test = read(dict[str, Scores], scores["test"])
     return dict(
         cuts=read(Cuts, data["cuts"]),
         objective=data["objective"],
         combine=data["combine"],
         validation=read(dict[str, Scores], scores["validation"]),
-        test=read(dict[str, Scores], scores["test"]),
-        controls=read(dict[str, dict[str, Scores]], scores["controls"]),
+        test=test,
+        controls={
+            kind: {task: _drawn(found, test[task].baseline) for task, found in by_task.items()}
+            for kind, by_task in scores["controls"].items()
+        },
         cost=read(SideEffects | None, scores["cost"]),  # type: ignore[arg-type]
         looks=pd.DataFrame(data["looks"]),
         settings=data["settings"],
+        repeats={task: tuple(map(tuple, pairs)) for task, pairs in data.get("repeats", {}).items()},
+        null=None if null is None else _fields(null, version),
     )
+
+
+def _drawn(data: Any, baseline: Scores | None) -> DrawnScores:
+    """A control's draws; files of earlier formats have one."""
+    draws = data if isinstance(data, list) else [data]
+    return DrawnScores(tuple(replace(read(Scores, each), baseline=baseline) for each in draws))
 
 
 def _of_the_first_format(data: Mapping[str, Any]) -> dict[str, Any]:

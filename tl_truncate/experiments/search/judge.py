@@ -3,9 +3,10 @@
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -32,21 +33,63 @@ class Split:
     test: Task
 
 
-def split_task(task: Task, *, test_fraction: float, seed: int) -> Split:
-    """Shuffles the prompts by a seed and divides them.
+def split_tasks(
+    tasks: Sequence[Task], *, test_fraction: float, seed: int, again: int = 0
+) -> list[Split]:
+    """`split_task` of each; a prompt that several tasks have is on the same side in all of them."""
+    sides: dict[Any, bool] = {}
+    found = []
+    for task in tasks:
+        options: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed, again=again)
+        split = split_task(task, **options, sides=sides)
+        sides |= {_as_key(prompt): True for prompt in split.test.prompts}
+        sides |= {_as_key(prompt): False for prompt in split.validation.prompts}
+        found.append(split)
+    return found
+
+
+def split_task(
+    task: Task,
+    *,
+    test_fraction: float,
+    seed: int,
+    again: int = 0,
+    sides: Mapping[Any, bool] = MappingProxyType({}),
+) -> Split:
+    """Shuffles the prompts by a seed and divides them; prompts that are equal stay together.
+
+    Args:
+        task: to divide.
+        test_fraction: share of the prompts to report on.
+        seed: of the shuffling.
+        again: 0, or the number of a further split.
+        sides: prompts that are on the test side already, or are not.
 
     Raises:
         ValueError: if either part would have fewer than two prompts.
     """
     count = round(len(task) * test_fraction)
-    if min(count, len(task) - count) < 2:
+    order = list(range(len(task)))
+    random.Random(f"split {seed} {task.hash}" + (f" {again}" if again else "")).shuffle(order)
+    equal: dict[Any, list[int]] = {}
+    for place in order:
+        equal.setdefault(_as_key(task.prompts[place]), []).append(place)
+    test: list[int] = []
+    validation: list[int] = []
+    for prompt, places in equal.items():
+        tests = sides.get(prompt, len(test) + len(places) <= count)
+        (test if tests else validation).extend(places)
+    if min(len(test), len(validation)) < 2:
         raise ValueError(
             f"A search must have at least two prompts to choose on and two to report on, got "
-            f"{len(task)} in {task.name!r} with test_fraction={test_fraction}. Use more prompts."
+            f"{len(equal)} different ones of {len(task)} in {task.name!r} with "
+            f"test_fraction={test_fraction}. Use more prompts."
         )
-    order = list(range(len(task)))
-    random.Random(f"split {seed} {task.hash}").shuffle(order)
-    return Split(task.subset(order[count:]), task.subset(order[:count]))
+    return Split(task.subset(validation), task.subset(test))
+
+
+def _as_key(prompt: Any) -> Any:
+    return prompt if isinstance(prompt, str) else tuple(prompt)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from tl_truncate.checks import natural, positive, real
 from tl_truncate.corpora.texts import sample_texts
-from tl_truncate.experiments.scoring.evaluate import evaluate
+from tl_truncate.experiments.scoring.drawn import DrawnScores
+from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.memory import factor_bytes, prompts_that_fit
 from tl_truncate.experiments.scoring.side_effects import (
     SideEffects,
@@ -19,21 +21,14 @@ from tl_truncate.experiments.scoring.side_effects import (
     side_effects,
 )
 from tl_truncate.experiments.search.file import held_for_search, write_search
-from tl_truncate.experiments.search.judge import (
-    Candidate,
-    Combine,
-    Judge,
-    Objective,
-    Split,
-    split_task,
-)
-from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
+from tl_truncate.experiments.search.result import SearchResult, paired
 from tl_truncate.experiments.search.strategies import halving, laser
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
 from tl_truncate.runs.folder import RunFolder, make_manifest
-from tl_truncate.surgery.controls import controls_of
+from tl_truncate.surgery.controls import controls_of, draws_for
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
@@ -47,7 +42,9 @@ from tl_truncate.weights.site import Site
 Method = Literal["halving", "laser"]
 # What a run folder may be gone on with: each setting of each look is known by itself.
 _MAY_DIFFER: dict[str, Any] = dict(
-    free=("model", "tasks", "greedy", "budget"), grows=("grid",), noted=("device",)
+    free=("model", "tasks", "greedy", "budget", "splits", "draws", "null"),
+    grows=("grid",),
+    noted=("device",),
 )
 
 
@@ -64,6 +61,9 @@ def search(
     greedy: int = 1,
     budget: float | None = None,
     test_fraction: float = 0.5,
+    splits: int = 5,
+    draws: int | None = None,
+    null: bool = False,
     texts: Sequence[str] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     prepend_bos: bool | None = None,
@@ -74,10 +74,12 @@ def search(
 ) -> SearchResult:
     """Finds a composition of cuts on validation prompts, and reports it on untouched test prompts.
 
-    The prompts of each task are divided by the seed. Only the validation part is looked at while
-    choosing; the result's change, interval and controls are of the test part, and the optimism says how
-    much of the validation gain came from choosing. Prompts of one generator share words and templates
-    across the split, so that the test part speaks for prompts like these.
+    The prompts of each task are divided by the seed; prompts that are equal are on the same side, in all
+    tasks. Only the validation part is looked at while choosing; the result's change, interval and
+    controls are of the test part. The optimism says how much of a gain comes from choosing: the search
+    is made again on further splits for it, which takes as long each time, and `splits=1` leaves that
+    away. Prompts of one generator share words and templates across the split, so that the test part
+    speaks for prompts like these.
 
     Args:
         model: a HookedTransformer or TransformerBridge in evaluation mode.
@@ -92,6 +94,11 @@ def search(
         greedy: most cuts in the composition; they are added one at a time while the objective rises.
         budget: most work for each cut added, in settings scored on all validation prompts (`halving`).
         test_fraction: share of the prompts that is reported on.
+        splits: how often the search is made for the optimism, each time on another split; the first one
+            gives the cuts. Fewer than five give it no interval.
+        draws: of each control; 16 for cuts of one site, else 4.
+        null: makes the same search among random subspaces of the same sites and ranks, and reports what
+            it chose beside the chosen cuts: the control that was selected as the cuts were.
         texts: running text for the cost of the cuts; the sample that ships with the package by default,
             none with `()`.
         run_dir: a folder in which each look is stored; given again, the search goes on, also with more
@@ -99,7 +106,7 @@ def search(
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
         max_memory: most bytes beside the model.
-        seed: of the split, a limited budget, the controls and the bootstrap.
+        seed: of the splits, a limited budget and the controls.
         progress: shows bars.
 
     Returns:
@@ -119,39 +126,45 @@ def search(
         (True, ['drink'])
     """
     tasks = check_tasks(model, task)
-    greedy, seed = positive("greedy", greedy), natural("seed", seed)
+    greedy, seed, splits = positive("greedy", greedy), natural("seed", seed), positive("splits", splits)
+    draws = None if draws is None else positive("draws", draws)
     _check_choices(objective, combine, method, budget, test_fraction)
-    splits = [split_task(each, test_fraction=test_fraction, seed=seed) for each in tasks]
+    asked: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed)
+    divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
     encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
     grid = make_grid(model, sites, keeps, (), seed, cuts)
-    if max_memory is not None:
-        _check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
-    options = SweepOptions(
-        prepend_bos=prepend_bos,
-        batch_size=batch_size,
-        max_memory=max_memory,
-        seed=seed,
-        progress=progress,
+    _check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
+    passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
+    options = SweepOptions(**passes, max_memory=max_memory, progress=progress)
+    placebos = _placebos(model, grid, seed) if null else []
+    settings = dict(method=method, greedy=greedy, budget=real(budget), **asked, splits=splits)
+    settings |= dict(draws=draws, null=null)
+    told = dict(
+        grid=f"{len(grid)} settings",
+        sites=sorted({str(cut.site) for cut in grid}),
+        keeps=[repr(keep) for keep in keeps],
     )
-    asked = _Asked(objective, combine, method, greedy, real(budget), float(test_fraction))
-    settings = asked.settings(grid, keeps, seed)
     folder = None if run_dir is None else RunFolder(run_dir)
     with hashed_once(model), nullcontext() if folder is None else held_for_search(folder):
         if folder is not None:
-            manifest = _manifest(model, tasks, encoded, grid, asked, seed)
+            judged = dict(settings, objective=objective, combine=combine)
+            manifest = _manifest(model, tasks, encoded, grid, judged)
             folder.open(manifest, resume=True, **_MAY_DIFFER)
         place = None if folder is None else folder.path
-        judge = Judge(model, [split.validation for split in splits], objective, combine, place, options)
-        best = asked.choose(judge, grid, seed)
-        found = Cuts() if best is None else best.cuts
+        one_search = _Search(model, objective, combine, method, greedy, budget, seed, place, options)
+        chosen = one_search.choose(grid, divided[0])
+        scores = _scores(model, divided[0], chosen.cuts, options)
         result = SearchResult(
-            found,
+            chosen.cuts,
             objective,
             combine,
-            **_report(model, splits, found, options),
-            cost=_cost(model, found, texts, prepend_bos, max_memory),
-            looks=pd.DataFrame(judge.looks),
-            settings=settings,
+            *scores,
+            controls=_controls(model, scores[1], divided[0], chosen.cuts, draws, options),
+            cost=_cost(model, chosen.cuts, texts, prepend_bos, max_memory),
+            looks=chosen.looks,
+            settings=settings | told,
+            repeats=one_search.repeats(grid, divided[1:]),
+            null=one_search.null(placebos, divided[0], settings | told) if null else None,
         )
         if place is not None:
             write_search(result.to_json(), vars(result), place)
@@ -159,36 +172,74 @@ def search(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What is looked for, and how."""
+class _Choice:
+    """What one search chose, and what it looked at."""
 
+    cuts: Cuts
+    looks: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How to choose; what among and on which prompts is said each time."""
+
+    model: Any
     objective: Objective
     combine: Combine
     method: Method
     greedy: int
     budget: float | None
-    test_fraction: float
+    seed: int
+    run_dir: Path | None
+    options: SweepOptions
 
-    def choose(self, judge: Judge, grid: Sequence[SiteCut], seed: int) -> Candidate | None:
-        """The best composition of cuts of a grid, or None."""
+    def choose(
+        self, among: Sequence[SiteCut], parts: Sequence[Split], name: str | None = None
+    ) -> _Choice:
+        """What is best on the validation prompts; the looks are stored in a folder of that name."""
+        folder = self.run_dir if self.run_dir is None or name is None else self.run_dir / name
+        validation = [part.validation for part in parts]
+        judge = Judge(self.model, validation, self.objective, self.combine, folder, self.options)
         if self.method == "laser":
-            return laser(judge, grid, greedy=self.greedy)
-        return halving(judge, grid, greedy=self.greedy, budget=self.budget, seed=seed)
+            best = laser(judge, among, greedy=self.greedy)
+        else:
+            best = halving(judge, among, greedy=self.greedy, budget=self.budget, seed=self.seed)
+        return _Choice(Cuts() if best is None else best.cuts, pd.DataFrame(judge.looks))
 
-    def settings(
-        self, grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float], seed: int
-    ) -> dict[str, Any]:
-        """What is asked, as plain data."""
-        return dict(
-            method=self.method,
-            greedy=self.greedy,
-            budget=self.budget,
-            test_fraction=self.test_fraction,
-            seed=seed,
-            grid=f"{len(grid)} settings",
-            sites=sorted({str(cut.site) for cut in grid}),
-            keeps=[repr(keep) for keep in keeps],
-        )
+    def repeats(
+        self, among: Sequence[SiteCut], further: Sequence[Sequence[Split]]
+    ) -> dict[str, tuple[tuple[float, float], ...]]:
+        """By task the change on validation and on test prompts of each further split."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for again, parts in enumerate(further, 1):
+            cuts = self.choose(among, parts, f"split-{again}").cuts
+            validation, test = _scores(self.model, parts, cuts, self.options)
+            for task in test:
+                one, other = (float(paired(each[task], self.objective)) for each in (validation, test))
+                found.setdefault(task, []).append((one, other))
+        return {task: tuple(pairs) for task, pairs in found.items()}
+
+    def null(
+        self, placebos: Sequence[SiteCut], parts: Sequence[Split], settings: Mapping[str, Any]
+    ) -> SearchResult:
+        """What the same search chooses among random cuts, and what that is worth."""
+        own = self.choose(placebos, parts, "null")
+        scores = _scores(self.model, parts, own.cuts, self.options)
+        told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
+        return SearchResult(own.cuts, self.objective, self.combine, *scores, **told)
+
+
+def _placebos(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
+    """For each cut a random one of the same site and rank, or as much of another kind."""
+    found: list[SiteCut] = []
+    for cut in grid:
+        own = cut.controls(seed)
+        placebo = own.get("RandomSubspace", next(iter(own.values()), None))
+        if placebo is not None and placebo not in found:
+            found.append(placebo)
+    if not found:
+        raise ValueError("null=True must have cuts with a random counterpart among them, got none.")
+    return found
 
 
 def _manifest(
@@ -196,8 +247,7 @@ def _manifest(
     tasks: Sequence[Task],
     encoded: Sequence[EncodedTask],
     grid: Sequence[SiteCut],
-    asked: _Asked,
-    seed: int,
+    judged: Mapping[str, Any],
 ) -> dict[str, Any]:
     return make_manifest(
         "search",
@@ -207,9 +257,8 @@ def _manifest(
         task_hashes={task.name: task.hash for task in tasks},
         task_order=[task.name for task in tasks],
         prepend_bos=[each.prepend_bos for each in encoded],
-        seed=seed,
         grid=[cut.to_json() for cut in grid],
-        **asdict(asked),
+        **judged,
     )
 
 
@@ -220,9 +269,11 @@ def _check_report_fits(
     greedy: int,
     texts: Sequence[str] | None,
     prepend_bos: bool | None,
-    max_memory: int,
+    max_memory: int | None,
 ) -> None:
     """The search itself asks for its memory before it starts; its report must not fail after it."""
+    if max_memory is None:
+        return
     largest = max((cut.site for cut in grid), key=lambda site: factor_bytes(model, [site])[0])
     sites = [largest] * greedy
     for each in encoded:
@@ -260,28 +311,45 @@ def _cost(
     return side_effects(model, cuts, chosen, **options)
 
 
-def _report(
+def _scores(
     model: Any, splits: Sequence[Split], cuts: Cuts, options: SweepOptions
-) -> dict[str, Mapping[str, Any]]:
-    """Scores of the chosen cuts on both parts, and of their controls on the test prompts."""
-    asked: dict[str, Any] = dict(
+) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Scores of some cuts on the validation and on the test part of each task."""
+    validation, test = (
+        {task.name: evaluate(model, task, cuts, **_asked_of(options)) for task in tasks}
+        for tasks in zip(*((split.validation, split.test) for split in splits), strict=True)
+    )
+    return validation, test
+
+
+def _controls(
+    model: Any,
+    scores: Mapping[str, Scores],
+    splits: Sequence[Split],
+    cuts: Cuts,
+    draws: int | None,
+    options: SweepOptions,
+) -> dict[str, dict[str, DrawnScores]]:
+    """The controls of the chosen cuts on the test prompts, under several seeds."""
+    several = draws_for(len({cut.site for cut in cuts}), draws)
+    found: dict[str, dict[str, DrawnScores]] = {}
+    for kind, placebos in controls_of(model, cuts, seed=options.seed, draws=several).items():
+        found[kind] = {}
+        for split in splits:
+            base = scores[split.test.name].baseline
+            each = [
+                evaluate(model, split.test, placebo, baseline=base, **_asked_of(options))
+                for placebo in placebos
+            ]
+            found[kind][split.test.name] = DrawnScores(tuple(each))
+    return found
+
+
+def _asked_of(options: SweepOptions) -> dict[str, Any]:
+    return dict(
         prepend_bos=options.prepend_bos,
         batch_size=options.batch_size,
         max_memory=options.max_memory,
         seed=options.seed,
         progress=False,
     )
-    validation, test = (
-        {task.name: evaluate(model, task, cuts, **asked) for task in tasks}
-        for tasks in zip(*((split.validation, split.test) for split in splits), strict=True)
-    )
-    controls = {
-        kind: {
-            split.test.name: evaluate(
-                model, split.test, placebo, baseline=test[split.test.name].baseline, **asked
-            )
-            for split in splits
-        }
-        for kind, placebo in controls_of(cuts, seed=options.seed).items()
-    }
-    return dict(validation=validation, test=test, controls=controls)

@@ -1,6 +1,6 @@
 """A search as HTML: what was chosen, validation beside test, controls, and the cost on running text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,11 @@ from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.metrics import first, label_of
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table, frame_table, record_table, setup
-from tl_truncate.markup import details, join, paragraphs, table
-from tl_truncate.statistics import shown
+from tl_truncate.markup import details, interval, join, paragraphs, table
+from tl_truncate.statistics import LEAST, Estimate, shown
 
-VALIDATION, TEST = "validation", "test"
+VALIDATION, TEST, NULL = "validation", "test", "chosen among random subspaces"
+SURVIVES, FAILS, NO_VERDICT = "survives", "does not survive", "no verdict: too few prompts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,8 @@ class ShownSearch:
         objective: the metric that was to rise.
         changes: as `SearchResult.changes` gives them.
         optimism: by task.
+        verdicts: by task, whether the gain survives on the test prompts.
+        beside: by task, what the controls and the null do, and whether the cuts do more.
         cost: on running text, if it was asked.
         looks: one row for each look at candidates.
         settings: of the search.
@@ -33,7 +36,9 @@ class ShownSearch:
     cuts: tuple[str, ...]
     objective: str
     changes: pd.DataFrame
-    optimism: Mapping[str, float]
+    optimism: Mapping[str, Estimate]
+    verdicts: Mapping[str, str]
+    beside: Mapping[str, Sequence[str]]
     cost: ShownCost | None
     looks: pd.DataFrame
     settings: Mapping[str, Any]
@@ -77,8 +82,8 @@ def search_words(found: ShownSearch) -> list[str]:
         words += _task_words(found, task)
     if found.cost is not None:
         words.append(
-            f"The cost on running text: perplexity {found.cost.uncut_perplexity:.1f} becomes "
-            f"{found.cost.perplexity:.1f}."
+            f"The cost on running text: perplexity {interval(found.cost.uncut_perplexity, 1)} becomes "
+            f"{interval(found.cost.perplexity, 1)}."
         )
     return words
 
@@ -86,16 +91,23 @@ def search_words(found: ShownSearch) -> list[str]:
 def _task_words(found: ShownSearch, task: str) -> list[str]:
     rows = found.of(task, found.objective)
     change = rows.loc[TEST]
-    verdict = "The gain survives" if change["low"] > 0 else "The gain does not survive"
+    verdict = found.verdicts[task]
+    gain = f"There is {verdict}," if verdict == NO_VERDICT else f"The gain {verdict}"
     words = [
-        f"{verdict} on {change['n']} prompts of {task} that had no say in the choice: {_cell(change)}. "
-        f"Choosing alone was worth {found.optimism[task]:+.3f} on the validation prompts."
+        f"{gain} on {change['n']} prompts of {task} that had no say in the choice: {_cell(change)}. "
+        f"Choosing alone is worth {optimism_told(found.optimism[task])} on the validation prompts."
     ]
-    controls = rows.drop(index=[VALIDATION, TEST])
-    if len(controls):
-        told = [f"{name.removesuffix(f', {TEST}')} {_cell(row)}" for name, row in controls.iterrows()]
-        words.append(f"Controls that remove as much, of no particular meaning: {'; '.join(told)}.")
+    if found.beside[task]:
+        told = "; ".join(found.beside[task])
+        words.append(f"Controls that remove as much, of no particular meaning: {told}.")
     return words
+
+
+def optimism_told(value: Estimate) -> str:
+    """The optimism with its interval over splits; one split has none."""
+    if value.n < LEAST:
+        return f"{value:+.3f} ({value.n} split{'' if value.n == 1 else 's'})"
+    return f"{interval(value, signed=True)} over {value.n} splits"
 
 
 def _cell(row: pd.Series) -> str:
@@ -109,7 +121,7 @@ def splits_table(found: ShownSearch, task: str) -> Markup:
         cells = found.of(task, metric)
         rows.append([label_of(metric).short, *(_cell(row) for _, row in cells.iterrows())])
     caption = (
-        f"{task}: paired change from the uncut model (95% bootstrap intervals). The validation prompts "
+        f"{task}: paired change from the uncut model (95% intervals). The validation prompts "
         "chose the cuts, the test prompts did not"
     )
     return table(["metric", *found.of(task, found.objective).index], rows, caption=caption)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from tl_truncate.surgery.controls import NormMatched, RandomSubspace
+from tl_truncate.surgery.controls import NormMatched, RandomSubspace, draws_for
 from tl_truncate.surgery.cut import Cut, Cuts, SiteCut, require_sketchable
 from tl_truncate.surgery.hooks import active_cuts, require_no_overlap
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
@@ -24,11 +24,13 @@ def make_grid(
     controls: Sequence[Control],
     seed: int,
     cuts: Sequence[SiteCut] = (),
+    draws: int | None = None,
 ) -> list[SiteCut]:
     """Every site with every keep, each followed by its controls, and further cuts; checked against the
     model. With further cuts alone there is no other grid.
 
-    Nothing kept and everything kept have no random counterpart, and so no controls.
+    Nothing kept and everything kept have no random counterpart, and so no controls. A control is drawn
+    with as many seeds as there are draws: 16 for a single site, else 4, if nothing else is asked.
 
     Raises:
         ValueError: if a site is not in the model, a keep does not fit, or something is asked twice.
@@ -50,6 +52,7 @@ def make_grid(
             raise ValueError(f"Each {kind} of a sweep must be given once, got {twice[0]} twice.")
     grid: list[SiteCut] = []
     around = [cut.site for cut in active_cuts(model)]
+    seeds = range(seed, seed + draws_for(len(chosen), draws))
     for site in chosen:
         linear = locate(model, site)
         require_no_overlap([*around, site])
@@ -58,8 +61,10 @@ def make_grid(
         shape = linear.shape
         for rule in rules:
             grid.append(Cut(site, rule))
-            if _count(rule, shape, site) not in (0, min(shape)):
-                grid += [_CONTROLS[control](site, rule, seed) for control in controls]
+            _check_fits(rule, shape, site)
+            drawn = [_CONTROLS[control](site, rule, each) for control in controls for each in seeds]
+            if drawn and not drawn[0].equals_the_cut(model):
+                grid += drawn
     for cut in more:
         locate(model, cut.site)
         require_no_overlap([*around, cut.site])
@@ -69,14 +74,12 @@ def make_grid(
     return grid
 
 
-def _count(rule: Keep, shape: tuple[int, int], site: Site) -> int | None:
-    """What the rule keeps of any spectrum of this shape; it is tried on one, so that it fails now."""
+def _check_fits(rule: Keep, shape: tuple[int, int], site: Site) -> None:
+    """Tries the rule on a spectrum of this shape, so that it fails now."""
     max_rank = min(shape)
     try:
-        count = rule.count(max_rank)
-        if count is None:
+        if rule.count(max_rank) is None:
             rule.indices(torch.linspace(1.0, 0.5, max_rank), shape)
-        return count
     except ValueError as problem:
         raise ValueError(f"{site}: {problem}") from None
 

@@ -10,15 +10,17 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.scoring.answers import Outcome
+from tl_truncate.experiments.scoring.drawn import draws_together, spreads, table_columns
 from tl_truncate.experiments.scoring.evaluate import Scores, score_frame
 from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric, column_of
+from tl_truncate.experiments.sweep.beside import beside_controls
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.record import Record
-from tl_truncate.statistics import bootstrap_columns, shown_in
+from tl_truncate.statistics import q_values, shown_in
 from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep, as_keep
@@ -78,15 +80,19 @@ class SweepResult:
     def frame(self) -> pd.DataFrame:
         """One row per (task, setting).
 
-        Columns: task, site, layer, matrix, head, kind, keep, rank (components kept), and for each metric
-        its mean, `<metric>_se` and its 95% interval `<metric>_low`, `<metric>_high`; and with the same
-        endings `<metric>_change`, the paired change from the uncut model. The answer's rank is
-        `answer_rank`.
+        Columns: task, site, layer, matrix, head, kind, keep, rank (components kept), draws (of a
+        control, which share a row; 1 for a cut), and for each metric its mean, `<metric>_se` and its 95%
+        interval `<metric>_low`, `<metric>_high`; and with the same endings `<metric>_change`, the paired
+        change from the uncut model, with `<metric>_change_q`, the false discovery rate among all changes
+        of that metric, task and kind, and `<metric>_change_spread`, the standard deviation of the mean
+        change over draws. The answer's rank is `answer_rank`.
         """
         tables = [self._task_table(place, task) for place, task in enumerate(self.tasks)]
         return pd.concat(tables, ignore_index=True)
 
     def _task_table(self, place: int, task: Task) -> pd.DataFrame:
+        groups = draws_together([setting.cut for setting in self.settings])
+        first = [self.settings[group[0]] for group in groups]
         rows = [
             dict(
                 task=task.name,
@@ -97,26 +103,51 @@ class SweepResult:
                 kind=type(setting.cut).__name__,
                 keep=setting.cut.label,
                 rank=setting.rank,
+                draws=len(group),
             )
-            for setting in self.settings
+            for group, setting in zip(groups, first, strict=True)
         ]
         table = pd.DataFrame(rows, columns=_SETTING_COLUMNS)
         table["head"] = table["head"].astype("Int64")
-        table["keep"] = keep_column(setting.cut.label for setting in self.settings)
+        table["keep"] = keep_column(setting.cut.label for setting in first)
         if not rows:
             return table
-        base = self.baselines[task.name]
+        base = self.baselines[task.name].frame
         outcomes = [setting.outcomes[place].metrics() for setting in self.settings]
+        columns: dict[str, Any] = {}
         for metric in self.metrics:
             values = np.stack([each[metric].to_numpy() for each in outcomes], axis=1)
-            changes = values - base.frame[metric].to_numpy()[:, None]
-            seed, resamples = base.record.seed, self.resamples
             name = column_of(metric)
-            for title, columns in ((name, values), (f"{name}_change", changes)):
-                found = bootstrap_columns(columns, seed=seed, resamples=resamples)
-                for suffix, column in zip(("", "_se", "_low", "_high"), found, strict=True):
-                    table[f"{title}{suffix}"] = column
-        return table
+            columns |= table_columns(metric, values, groups).named(name)
+            changes = values - base[metric].to_numpy()[:, None]
+            found = table_columns(metric, changes, groups, changes=True)
+            columns |= found.named(f"{name}_change")
+            q = pd.Series(found.p).groupby(table["kind"]).transform(q_values)
+            columns[f"{name}_change_q"] = q.to_numpy()
+            columns[f"{name}_change_spread"] = spreads(changes, groups)
+        return pd.concat([table, pd.DataFrame(columns)], axis=1)
+
+    @cached_property
+    def beside_controls(self) -> pd.DataFrame:
+        """One row per (task, cut, control, metric): whether the cut does more than its control.
+
+        Columns: task, site, keep, strength, control (its kind), draws, metric; change, of the cut;
+        control_change and control_spread, mean and standard deviation of the control's mean changes over
+        draws; difference, low, high: the cut less a random draw of the control, with the uncertainty of
+        prompts and of draws; q, the false discovery rate among the rows of the same task, control and
+        metric; verdict: `more`, `less`, `alike`, or `none` where prompts or draws are too few.
+        """
+        tables = [
+            beside_controls(
+                task.name,
+                [setting.cut for setting in self.settings],
+                [setting.outcomes[place].metrics() for setting in self.settings],
+                self.baselines[task.name].frame,
+                self.metrics,
+            )
+            for place, task in enumerate(self.tasks)
+        ]
+        return pd.concat(tables, ignore_index=True)
 
     def scores(self, site: Site | str, keep: Keep | int | float, *, task: str | None = None) -> Scores:
         """The scores of one cut, prompt by prompt and paired with the uncut model.
@@ -181,6 +212,7 @@ class SweepResult:
         """The result as plain data, for pages."""
         return ShownSweep(
             frame=self.frame,
+            beside=self.beside_controls,
             baselines={task: scores.shown for task, scores in self.baselines.items()},
             metrics=tuple(map(column_of, self.metrics)),
             sites=len({str(cut.site) for cut in self.grid}),
@@ -222,7 +254,7 @@ class SweepResult:
         return "\n".join(lines)
 
 
-_SETTING_COLUMNS = ["task", "site", "layer", "matrix", "head", "kind", "keep", "rank"]
+_SETTING_COLUMNS = ["task", "site", "layer", "matrix", "head", "kind", "keep", "rank", "draws"]
 
 
 def result_fields(

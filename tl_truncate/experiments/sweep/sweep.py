@@ -47,6 +47,7 @@ def sweep(
     keeps: Sequence[Keep | int | float] = KEEPS,
     cuts: Sequence[SiteCut] = (),
     controls: Sequence[Control] = (),
+    draws: int | None = None,
     metrics: Sequence[Metric] = SCORED,
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = True,
@@ -74,6 +75,8 @@ def sweep(
         cuts: further settings of any kind, such as `GlobalDirection` or `GlobalRemoval`. Given without
             sites, they are the whole grid.
         controls: `random_subspace`, `norm_matched`, scored beside each cut that has a counterpart.
+        draws: of each control, under seeds of their own; 16 of a single site, else 4. They share a row
+            of the table, and `.beside_controls` says which cuts do more than they.
         metrics: in the table.
         run_dir: a folder for the manifest and one line for each finished setting. Given again, the run
             goes on where it stopped, also with more or other sites, keeps, metrics or resamples. One
@@ -83,8 +86,8 @@ def sweep(
         batch_size: most prompts in a batch.
         tokens_in_flight: cuts of a site share a pass until it has about this many tokens.
         max_memory: most bytes beside the model; what will be used is said before the start.
-        resamples: of the bootstrap.
-        seed: of the controls and the bootstrap.
+        resamples: has no effect; of versions whose intervals were drawn.
+        seed: of the controls' first draw.
         progress: shows a bar, and the memory.
 
     Returns:
@@ -108,7 +111,7 @@ def sweep(
         [['blocks.1.mlp.W_out', 0.0, 0], ['blocks.1.mlp.W_out', 0.5, 16]]
     """
     tasks = check_tasks(model, task)
-    grid = make_grid(model, sites, keeps, controls, seed, cuts)
+    grid = make_grid(model, sites, keeps, controls, seed, cuts, draws)
     options = SweepOptions(
         metrics=metrics,
         run_dir=run_dir,

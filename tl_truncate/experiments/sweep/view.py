@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from tl_truncate.experiments.scoring.drawn import VERDICTS
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import ShownScores, scores_table, setup
 from tl_truncate.markup import details, join, paragraphs, shade, table
-from tl_truncate.statistics import shown, shown_in
+from tl_truncate.statistics import CLEAR, clear, shown, shown_in
 
 PICKED = (
     "Settings are picked here by looking at the same prompts that score them, which flatters them: test "
@@ -26,6 +26,7 @@ class ShownSweep:
 
     Attributes:
         frame: as `SweepResult.frame` has it.
+        beside: as `SweepResult.beside_controls` has it.
         baselines: the uncut model's scores by the task's name.
         metrics: their columns in the frame.
         sites: how many there are.
@@ -35,6 +36,7 @@ class ShownSweep:
     """
 
     frame: pd.DataFrame
+    beside: pd.DataFrame
     baselines: Mapping[str, ShownScores]
     metrics: tuple[str, ...]
     sites: int
@@ -93,16 +95,14 @@ def _task_words(result: ShownSweep, task: str) -> list[str]:
     cuts = table[table["kind"] == "Cut"] if (table["kind"] == "Cut").any() else table
     for metric in result.shown_first:
         change = f"{metric}_change"
-        low, high = cuts[f"{change}_low"], cuts[f"{change}_high"]
-        clear = int(((low > 0) | (high < 0)).sum())
+        found = int((cuts[f"{change}_q"] < CLEAR).sum())
         words.append(
             f"{label_of(metric).told.capitalize()} rises most, by "
             f"{_told(cuts.loc[cuts[change].idxmax()], change)}, and falls most, by "
-            f"{_told(cuts.loc[cuts[change].idxmin()], change)}. {clear} of {len(cuts)} changes have an "
-            f"interval without zero; about {round(0.05 * len(cuts))} would by chance if nothing had an "
-            "effect."
+            f"{_told(cuts.loc[cuts[change].idxmin()], change)}. {found} of {len(cuts)} changes are "
+            "clear of zero (q < .05: of such, one in twenty is false on average)."
         )
-    words.append(_control_words(table, cuts))
+    words.append(_control_words(result, task))
     return words
 
 
@@ -111,37 +111,32 @@ def _told(row: pd.Series, change: str) -> str:
     return f"{told} at {row['site']} with {kept_text(row['keep'])} kept"
 
 
-def _control_words(table: pd.DataFrame, cuts: pd.DataFrame) -> str:
-    kinds = [kind for kind in dict.fromkeys(table["kind"]) if kind != "Cut"]
-    metric = "p_in_context_change"
-    if not kinds or metric not in cuts:
+def _control_words(result: ShownSweep, task: str) -> str:
+    beside = result.beside[result.beside["task"] == task]
+    metric = (result.shown_first or result.metrics)[0]
+    beside = beside[beside["metric"] == metric]
+    if beside.empty and (result.frame.loc[result.frame["task"] == task, "kind"] != "Cut").any():
+        return "No cut has a control beside it."
+    if beside.empty:
         return (
             "No controls were scored, so that a change may come from how much was removed and not from "
             "what was: controls=['random_subspace', 'norm_matched'] adds them."
         )
-    best = controlled(table).nlargest(1, metric)
-    if best.empty:
-        return "No cut has a control beside it."
-    row = best.iloc[0]
-    kept = table["keep"].map(kept_text) == kept_text(row["keep"])
-    beside = table[(table["site"] == row["site"]) & kept]
-    told = [
-        f"{each['kind']} {shown_in(each, metric, signed=True)}"
-        for _, each in beside[beside["kind"] != "Cut"].iterrows()
-    ]
+    best = beside.loc[beside["change"].idxmax()]
+    same = (beside["site"] == best["site"]) & (beside["keep"].map(kept_text) == kept_text(best["keep"]))
+    told = [f"{row['control']} {control_told(row)}" for _, row in beside[same].iterrows()]
     return (
         "Controls remove as much of the same matrix, of no particular meaning. Beside the largest rise "
-        f"among cuts that have some, {_told(row, metric)}, they give: {'; '.join(told)}."
+        f"of {label_of(metric).told} among cuts that have some, {best['change']:+.3f} at {best['site']} "
+        f"with {kept_text(best['keep'])} kept, they give: {'; '.join(told)}."
     )
 
 
-def controlled(table: pd.DataFrame) -> pd.DataFrame:
-    """The cuts that have a control at the same site with the same amount kept."""
-    others = table[table["kind"] != "Cut"]
-    beside = set(zip(others["site"], others["keep"].map(kept_text), strict=True))
-    cuts = table[table["kind"] == "Cut"]
-    inside = [pair in beside for pair in zip(cuts["site"], cuts["keep"].map(kept_text), strict=True)]
-    return cuts[np.array(inside, dtype=bool)]
+def control_told(row: Any) -> str:
+    """A control's change, its spread over draws, and the verdict, from a row of `beside_controls`."""
+    spread = "" if row["draws"] == 1 else f", spread {row['control_spread']:.3f}"
+    draws = f"{row['draws']} draw{'' if row['draws'] == 1 else 's'}"
+    return f"{row['control_change']:+.3f} ({draws}{spread}): {VERDICTS[row['verdict']]}"
 
 
 def heat_frame(frame: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -155,7 +150,7 @@ def heat_frame(frame: pd.DataFrame, task: str) -> pd.DataFrame:
 def heat_table(cells: pd.DataFrame, metric: str, caption: str) -> Markup:
     """The change of a metric for each layer (rows) and amount kept (columns), coloured.
 
-    A change whose 95% interval includes zero is in brackets.
+    A change that is not clear of zero among all (q of .05 or more) is in brackets.
     """
     change = f"{metric}_change"
     kept = cells["keep"].map(kept_text)  # as text, in which the rank 1 and all of it differ
@@ -169,14 +164,15 @@ def heat_table(cells: pd.DataFrame, metric: str, caption: str) -> Markup:
         for layer in sorted(set(cells["layer"]))
     ]
     columns = ["layer", *(f"{keep} kept" for keep in keeps)]
-    return table(columns, rows, caption=f"{caption}; in brackets where the 95% interval includes zero")
+    return table(columns, rows, caption=f"{caption}; in brackets where q is .05 or more")
 
 
 def _cell(row: Any, change: str, size: float) -> Markup:
     if row is None:
         return Markup("<td></td>")
     value, low, high = (float(row[f"{change}{end}"]) for end in ("", "_low", "_high"))
-    text = f"{value:+.3f}" if low > 0 or high < 0 else f"({value:+.3f})"
+    q = float(row[f"{change}_q"])
+    text = f"{value:+.3f}" if clear(q) else f"({value:+.3f})"
     return Markup('<td style="{}" title="{}">{}</td>').format(
-        shade(value, size), f"[{low:+.3f}, {high:+.3f}]", text
+        shade(value, size), f"[{low:+.3f}, {high:+.3f}], q = {q:.2g}", text
     )

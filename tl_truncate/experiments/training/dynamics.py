@@ -59,7 +59,8 @@ def dynamics(
         checkpoints: training steps, in any order.
         task: prompts and answers, the same at each checkpoint.
         cuts: made together; or several such by name, each scored by itself. The spectra are those of
-            each checkpoint.
+            each checkpoint. A control's further draws have its name with #2, #3, ... after it, and share
+            its row.
         parts: divides each checkpoint's MLP outputs, and says what their global and in-context parts add
             to the two answers; means are fitted anew for each checkpoint.
         name: of the training run, for the record and the figure.
@@ -70,8 +71,8 @@ def dynamics(
         prepend_bos: overrides the models' default.
         batch_size: prompts in a pass.
         max_memory: most bytes beside a model, by an estimate; fewer prompts share a pass then.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: has no effect; of versions whose intervals were drawn.
+        seed: for the record; nothing is drawn.
         progress: shows a bar.
 
     Returns:

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_truncate.checks import positive
+from tl_truncate.experiments.scoring.drawn import spreads, table_columns
+from tl_truncate.experiments.scoring.estimates import estimate_values
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.training.reading import Reading
+from tl_truncate.experiments.training.steps import FirstStep, first_lasting
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.statistics import bootstrap_columns, shown_in
+from tl_truncate.statistics import q_values, shown_in
 from tl_truncate.tasks.task import Task
 
 UNCUT = "uncut"
@@ -48,8 +52,18 @@ class Dynamics:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """`uncut` and the names of the cuts."""
-        return (UNCUT, *self.manifest["cuts"])
+        """`uncut` and the names of the cuts; of a control's draws that of the first."""
+        return tuple(self._draws)
+
+    @cached_property
+    def _draws(self) -> dict[str, list[str]]:
+        """The readings that each name stands for: the draws of a control are one."""
+        found = {UNCUT: [UNCUT]}
+        for name in self.manifest["cuts"]:
+            first, sign, number = name.rpartition(" #")
+            of_another = sign and number.isdigit() and first in found
+            found.setdefault(first if of_another else name, []).append(name)
+        return found
 
     @property
     def finished(self) -> bool:
@@ -59,11 +73,13 @@ class Dynamics:
     @property
     def _left(self) -> int:
         """How many checkpoints lack something; a cut that was asked for later may be missing in some."""
-        return sum(not set(self.names) <= self.readings.get(step, {}).keys() for step in self.asked)
+        wanted = {UNCUT, *self.manifest["cuts"]}
+        return sum(not wanted <= self.readings.get(step, {}).keys() for step in self.asked)
 
     def names_at(self, step: int) -> list[str]:
         """The names that there are scores of at a checkpoint: all, but for one that is gone on with."""
-        return [name for name in self.names if name in self.readings[step]]
+        here = self.readings[step].keys()
+        return [name for name, draws in self._draws.items() if here >= set(draws)]
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -71,10 +87,15 @@ class Dynamics:
 
         Columns: step, cut, and for each metric its mean, `<metric>_se`, `<metric>_low`,
         `<metric>_high`, and with the same endings `<metric>_change`, the paired change from the uncut
-        model of the same step (0 for the uncut model itself).
+        model of the same step (0 for the uncut model itself), with `<metric>_change_q`, the false
+        discovery rate among the changes of that metric at all steps, and `<metric>_change_spread`, the
+        standard deviation over a control's draws.
         """
         rows = [self._row(step, name) for step in self.checkpoints for name in self.names_at(step)]
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(rows)
+        for metric in METRICS:
+            table[f"{metric}_change_q"] = q_values(table[f"{metric}_change_q"])
+        return table
 
     @cached_property
     def parts_frame(self) -> pd.DataFrame:
@@ -93,30 +114,33 @@ class Dynamics:
         return table[["step", *(name for name in table if name != "step")]]
 
     def _row(self, step: int, name: str) -> dict[str, Any]:
-        here, base = self.readings[step][name], self.readings[step][UNCUT]
-        values, before = (
-            np.array([each.values[metric] for metric in METRICS]).T for each in (here, base)
-        )
-        row: dict[str, Any] = dict(step=step, cut=name)
-        for ending, columns in (("", values), ("_change", values - before)):
-            found = bootstrap_columns(columns, seed=here.record.seed, resamples=self.resamples)
-            for suffix, numbers in zip(("", "_se", "_low", "_high"), found, strict=True):
-                row |= {
-                    f"{metric}{ending}{suffix}": float(number)
-                    for metric, number in zip(METRICS, numbers, strict=True)
-                }
+        here, base = self.readings[step], self.readings[step][UNCUT]
+        draws = self._draws[name]
+        together = [list(range(len(draws)))]
+        row: dict[str, Any] = dict(step=step, cut=name, draws=len(draws))
+        for metric in METRICS:
+            values = np.array([here[draw].values[metric] for draw in draws]).T
+            changes = values - np.array(base.values[metric])[:, None]
+            columns = table_columns(metric, values, together).named(metric)
+            found = table_columns(metric, changes, together, changes=True)
+            columns |= found.named(f"{metric}_change")
+            columns[f"{metric}_change_q"] = np.full(1, np.nan) if name == UNCUT else found.p
+            columns[f"{metric}_change_spread"] = spreads(changes, together)
+            row |= {title: float(each[0]) for title, each in columns.items()}
         return row
 
     def scores(self, step: int, name: str = UNCUT) -> Scores:
-        """The scores at a checkpoint, prompt by prompt; of a cut paired with the uncut model.
+        """The scores at a checkpoint, prompt by prompt; of a cut paired with the uncut model, and of a
+        control those of its first draw, or of the one whose name is given.
 
         Raises:
             ValueError: if there is no such checkpoint or name.
         """
-        if name not in self.names or name not in self.readings.get(step, {}):
+        known = (UNCUT, *self.manifest["cuts"])
+        if name not in known or name not in self.readings.get(step, {}):
             raise ValueError(
                 f"The step must be one of {', '.join(map(str, self.checkpoints))} and the name one of "
-                f"{', '.join(self.names)}, got {step!r} and {name!r}."
+                f"{', '.join(known)}, got {step!r} and {name!r}."
             )
         uncut = self._scores(step, UNCUT, None)
         return uncut if name == UNCUT else self._scores(step, name, uncut)
@@ -124,21 +148,34 @@ class Dynamics:
     def _scores(self, step: int, name: str, baseline: Scores | None) -> Scores:
         return self.readings[step][name].scores(self.task, baseline, resamples=self.resamples)
 
-    def first_step(self, metric: Metric, above: float, *, name: str = UNCUT) -> int | None:
-        """The first checkpoint whose mean of a metric is above a value; None if there is none.
+    def first_step(
+        self, metric: Metric, above: float, *, name: str = UNCUT, lasting: int = 2
+    ) -> FirstStep | None:
+        """The first checkpoint from which on a metric's mean is above a value; None if there is none.
+
+        Args:
+            metric: whose mean.
+            above: this value.
+            name: `uncut`, or that of a cut.
+            lasting: at so many checkpoints in a row, that one being the first, or at all that are left
+                if there are fewer.
+
+        Returns:
+            The step, an int, with an interval over prompts: `.low`, from which on the mean may be above
+            the value, and `.high`, from which on it is for sure.
 
         Raises:
-            ValueError: if there is no such metric or name.
+            ValueError: if there is no such metric or name, or lasting is not positive.
         """
+        positive("lasting", lasting)
         if metric not in METRICS or name not in self.names:
             raise ValueError(
                 f"The metric must be one of {', '.join(METRICS)} and the name one of "
                 f"{', '.join(self.names)}, got {metric!r} and {name!r}."
             )
-        for step in self.checkpoints:
-            if name in self.readings[step] and np.mean(self.readings[step][name].values[metric]) > above:
-                return step
-        return None
+        steps = [step for step in self.checkpoints if name in self.names_at(step)]
+        found = [estimate_values(metric, self.readings[step][name].values[metric]) for step in steps]
+        return first_lasting(steps, found, above, lasting)
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str]) -> "Dynamics":

@@ -5,6 +5,8 @@
   const number = (value, digits = 3, signed = true) =>
     value === null || value === undefined ? "–"
       : (signed && value >= 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
+  // Too few prompts have no interval, and so no bar.
+  const reach = (end, from) => end === null || from === null ? 0 : end - from;
   const span = (low, high, signed) => `[${number(low, 3, signed)}, ${number(high, 3, signed)}]`;
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 
@@ -46,12 +48,12 @@
   function heat(panel) {
     const empty = () => panel.y.map(() => panel.x.map(() => null));
     const z = empty(), text = empty(), names = empty(), dots = { x: [], y: [] };
-    for (const [row, column, change, low, high, value, rank, name] of panel.cells) {
+    for (const [row, column, change, low, high, q, value, rank, name] of panel.cells) {
       z[row][column] = change;
       names[row][column] = name;
-      text[row][column] = `${plain(name)}<br>rank ${rank}<br>change ${number(change)} ${span(low, high, true)}` +
+      text[row][column] = `${plain(name)}<br>rank ${rank}<br>change ${number(change)} ${span(low, high, true)}, q = ${number(q, 3, false)}` +
         (value === null ? "" : `<br>${plain(panel.unit)} ${number(value, 3, false)}`);
-      if (low <= 0 && high >= 0) { dots.x.push(column); dots.y.push(row); }
+      if (q === null || q >= 0.05) { dots.x.push(column); dots.y.push(row); }
     }
     const ends = dark() ? ["#4aa3df", colour("--panel"), "#ef7d3c"] : [data.palette[1], "#ffffff", data.palette[0]];
     const traces = [{
@@ -86,7 +88,7 @@
       const own = data.palette[series.colour % data.palette.length], x = series.x.map(onLog);
       const bars = series.low && {
         type: "data", symmetric: false, thickness: 1, width: 3,
-        array: series.high.map((high, i) => high - series.y[i]), arrayminus: series.low.map((low, i) => series.y[i] - low),
+        array: series.high.map((high, i) => reach(high, series.y[i])), arrayminus: series.low.map((low, i) => -reach(low, series.y[i])),
       };
       traces.push({
         type: "scatter", mode: "lines+markers", name: plain(series.name), x, y: series.y, error_y: bars || undefined,
@@ -99,7 +101,7 @@
     const shapes = [], level = panel.level;
     if (level) {
       const across = { xref: "paper", x0: 0, x1: 1, layer: "below" };
-      shapes.push({ type: "rect", ...across, y0: level.low, y1: level.high, fillcolor: colour("--quiet"), opacity: 0.18, line: { width: 0 } });
+      if (level.low !== null) shapes.push({ type: "rect", ...across, y0: level.low, y1: level.high, fillcolor: colour("--quiet"), opacity: 0.18, line: { width: 0 } });
       shapes.push({ type: "line", ...across, y0: level.y, y1: level.y, line: { color: colour("--text"), width: 1, dash: "dash" } });
       traces.push({ type: "scatter", mode: "lines", x: [null], y: [null], name: "uncut", line: { color: colour("--text"), dash: "dash", width: 1 } });
     }
@@ -117,7 +119,7 @@
       marker: { size: 9, color: panel.colours.map((place) => data.palette[place]) },
       error_x: {
         type: "data", symmetric: false, thickness: 1.5, width: 4, color: colour("--text"),
-        array: panel.high.map((high, i) => high - panel.y[i]), arrayminus: panel.low.map((low, i) => panel.y[i] - low),
+        array: panel.high.map((high, i) => reach(high, panel.y[i])), arrayminus: panel.low.map((low, i) => -reach(low, panel.y[i])),
       },
       text: panel.names.map((name, i) => `${plain(name)}: ${number(panel.y[i])} ${span(panel.low[i], panel.high[i], true)}`),
       hovertemplate: "%{text}<extra></extra>",
