@@ -71,7 +71,7 @@ class Engine:
         seen = self._record(first)
         reason = _reason_against(self._model, self._replayer, seen)
         for batch in self._plan.batches:
-            recorded = self._record(batch) if reason is None else None
+            recorded = self._recorded(batch) if reason is None else None
             if recorded is None:
                 sheet.fill(batch, last_logits(self._model, batch.tokens, batch.positions))
             else:
@@ -89,6 +89,11 @@ class Engine:
 
     def _record(self, batch: Batch) -> Recording | None:
         return record(self._model, batch.tokens, batch.positions)
+
+    def _recorded(self, batch: Batch) -> Recording | None:
+        """A batch's pass, if it can be run again in several copies."""
+        seen = self._record(batch)
+        return seen if seen is not None and self._replayer.fits(seen.passed) else None
 
     def run(
         self, cuts: Sequence[SiteCut], done: Callable[[SiteCut], bool] = lambda cut: False
@@ -180,7 +185,10 @@ class Engine:
 def _reason_against(model: Any, replayer: Replayer, seen: Recording | None) -> str | None:
     """Why a model cannot be run from the middle, or None."""
     if any(getattr(module, "fwd_hooks", None) for module in model.modules()):
-        return "it carries hooks of your own, which may not expect to see a batch more than once"
+        return (
+            "it carries hooks of your own or of its architecture, which may not expect to see a batch more "
+            "than once"
+        )
     if int(getattr(model.cfg, "n_devices", 1) or 1) > 1:
         return "its blocks lie on several devices"
     if any(cut.reads_tokens for cut in active_cuts(model)):
