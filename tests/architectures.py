@@ -97,9 +97,7 @@ HF = {
     "mixtral-sparse": lambda: MixtralForCausalLM(MixtralConfig(num_local_experts=4, **_GROUPED)),
     "mistral-window": lambda: MistralForCausalLM(MistralConfig(sliding_window=WINDOW, **_GROUPED)),
     "qwen3-grouped": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=8, **_GROUPED)),
-    "bloom-alibi": lambda: BloomForCausalLM(
-        BloomConfig(hidden_size=32, n_layer=3, n_head=4, **_EAGER)
-    ),
+    "bloom-alibi": lambda: BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=3, n_head=4, **_EAGER)),
     "mpt-alibi": lambda: MptForCausalLM(
         MptConfig(d_model=32, n_heads=4, n_layers=3, expansion_ratio=2, max_seq_len=64, **_EAGER)
     ),

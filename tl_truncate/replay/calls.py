@@ -63,8 +63,9 @@ class BlockCall:
 def layout_of(one: BlockCall, two: BlockCall) -> Layout | None:
     """What goes with the rows, from the calls for one row and for two of the same length.
 
-    A size alone does not say: a bias of each head is as long as a batch of as many rows. What has twice the
-    length for two rows goes with them, such as an ALiBi bias of each row and head, `[row * head, 1, pos]`.
+    A size alone does not say: a bias of each head is as long as a batch of as many rows. What has twice
+    the length for two rows goes with them, such as an ALiBi bias of each row and head,
+    `[row * head, 1, pos]`.
 
     Returns:
         The layout; None if something is neither the same for two rows nor twice as long.
@@ -78,7 +79,9 @@ def layout_of(one: BlockCall, two: BlockCall) -> Layout | None:
     if one.arguments.keys() != two.arguments.keys():
         return None
     try:
-        return {name: _goes_with_rows(one.arguments[name], two.arguments[name]) for name in one.arguments}
+        return {
+            name: _goes_with_rows(one.arguments[name], two.arguments[name]) for name in one.arguments
+        }
     except _NotUnderstood:
         return None
 
@@ -101,11 +104,15 @@ def _goes_with_rows(one: Any, two: Any) -> Any:
 
 
 def fits(call: BlockCall, layout: Layout, one: BlockCall, batch: int) -> bool:
-    """Whether the call for a batch is made as the layout says, from the call for one row of any length."""
+    """Whether a batch's call is made as the layout says, from the call for one row of any length."""
 
     def right(value: Any, of_rows: Any, own: Any) -> bool:
         if isinstance(value, tuple):
-            return isinstance(own, tuple) and len(value) == len(own) and all(map(right, value, of_rows, own))
+            return (
+                isinstance(own, tuple)
+                and len(value) == len(own)
+                and all(map(right, value, of_rows, own))
+            )
         if not isinstance(value, Tensor):
             return of_rows is None
         if of_rows is None or value.ndim != own.ndim:

@@ -193,7 +193,9 @@ def test_wherever_blocks_can_be_called_again_or_not(shared, as_many_rows_as_head
     for task in (as_many_rows_as_heads, as_many_rows_as_heads.subset([0])):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", tlt.FullPassesWarning)
-            result = tlt.sweep(model, task, sites=sites, keeps=[0.2, 0.5], prepend_bos=False, progress=False)
+            result = tlt.sweep(
+                model, task, sites=sites, keeps=[0.2, 0.5], prepend_bos=False, progress=False
+            )
         assert all("its blocks" in str(each.message) or name == "opt-learnt" for each in told)
         for site in sites:
             for keep in (0.2, 0.5):

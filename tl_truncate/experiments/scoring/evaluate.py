@@ -36,11 +36,12 @@ class Scores(Saved):
         resamples: of the bootstrap.
 
     The metrics, each an `Estimate` (a float with `.low`, `.high`, `.se`):
-        accuracy: share of prompts whose most probable continuation is the in-context answer.
+        accuracy: share of prompts whose most probable continuation is the in-context answer; one that is
+            tied with others counts as its share, 1 / (number of tied tokens).
         p_in_context, p_global: probability of the answers, from 0 to 1.
         logit_diff: in-context minus global, in nats (log-probabilities for sequences).
-        rank: how many tokens are more probable than the in-context answer; the worst token's for a
-            sequence.
+        rank: how many tokens are more probable than the in-context answer, and half of those that are as
+            probable; the worst token's for a sequence.
     """
 
     frame: pd.DataFrame
@@ -184,7 +185,7 @@ def evaluate(
     Raises:
         ValueError: if the task does not fit the tokenizer, a cut addresses nothing, the model has
             active dropout, the memory does not suffice, or the baseline is of other prompts; before any
-            pass runs.
+            pass runs. And if logits are not finite.
         TypeError: if an argument is of the wrong kind.
 
     Examples:
@@ -205,7 +206,7 @@ def evaluate(
         both = Cuts(around, active)
         record = make_record(model, task, cuts=both, prepend_bos=encoded.prepend_bos, seed=seed)
         with truncated(model, *active):
-            frame = _score(model, task, encoded, rows, progress)
+            frame = _score(model, task, both, encoded, rows, progress)
         return Scores(frame, record, uncut, resamples=resamples)
 
     # The cut model comes first, so that a cut that cannot be made fails before any pass.
@@ -270,9 +271,9 @@ def _require_deterministic(model: nn.Module) -> None:
 
 
 def _score(
-    model: Any, task: Task, encoded: EncodedTask, batch_size: int, progress: bool
+    model: Any, task: Task, cuts: Cuts, encoded: EncodedTask, batch_size: int, progress: bool
 ) -> pd.DataFrame:
-    batches, sheet = plan_batches([encoded], batch_size), Sheet([task])
+    batches, sheet = plan_batches([encoded], batch_size), Sheet([task], cuts)
     rows = sum(len(batch.rows) for batch in batches)
     with tqdm(total=rows, disable=not progress, desc=task.name, unit="row", delay=2, leave=False) as bar:
         for batch in batches:

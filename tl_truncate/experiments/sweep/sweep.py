@@ -82,7 +82,8 @@ def sweep(
 
     Raises:
         ValueError: if the task does not fit the tokenizer, a site or keep does not fit the model, the
-            memory does not suffice, or the folder holds another run; before any pass runs.
+            memory does not suffice, or the folder holds another run; before any pass runs. And if logits
+            are not finite.
         TypeError: if an argument is of the wrong kind.
         FullPassesWarning: as a warning, if the model cannot be run from the middle.
 

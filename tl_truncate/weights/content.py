@@ -1,0 +1,122 @@
+"""What weights are, by their content: a key for one, and a hash of all that a model has."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+# Models with the same weights may still say different things: sequential and parallel blocks, for one.
+_CONFIGURATION = (
+    "act_fn",
+    "normalization_type",
+    "eps",
+    "parallel_attn_mlp",
+    "positional_embedding_type",
+    "rotary_base",
+    "rotary_dim",
+    "rotary_adjacent_pairs",
+    "attn_scale",
+    "use_attn_scale",
+    "attention_dir",
+    "attn_scores_soft_cap",
+    "output_logits_soft_cap",
+    "window_size",
+    "n_heads",
+    "n_key_value_heads",
+)
+# Within `hashed_once` alone.
+_held: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
+
+
+def content_key(weight: Tensor) -> str:
+    """A hash of a weight's bytes, shape and dtype: equal weights share it, an edited one does not.
+
+    It is read anew at each call, since no counter of torch's sees an edit of `.data`. The hash is XXH3,
+    which reads some gigabytes in a second: it is against accidents, not against malice.
+
+    Examples:
+        >>> content_key(torch.zeros(2, 3)) == content_key(torch.zeros(3, 2))
+        False
+    """
+    digest = xxhash.xxh3_128(f"{tuple(weight.shape)} {weight.dtype}".encode())
+    if not weight.is_meta:
+        digest.update(bytes_of(weight))
+    return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> Any:
+    """A tensor's content as a buffer, without a copy where it lies on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().data
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of all parameters and buffers of a model, and of how its configuration uses them.
+
+    Where one number differs, so does the hash. The same weights have the same hash on any device; in
+    another precision, or after processing such as LayerNorm folding, they are others.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Examples:
+        >>> before = weights_hash(model)
+        >>> len(before), before == weights_hash(model)
+        (32, True)
+    """
+    return _held.get(model) or _hash(model)
+
+
+@contextmanager
+def hashed_once(model: nn.Module) -> Iterator[None]:
+    """Inside, a model's hash is taken once: for work of our own, during which nobody edits a weight."""
+    if model in _held:
+        yield
+        return
+    _held[model] = _hash(model)
+    try:
+        yield
+    finally:
+        del _held[model]
+
+
+def _hash(model: nn.Module) -> str:
+    # A weight may stand under several names, as tied ones do: its bytes are read once in this call.
+    keys: dict[Any, str] = {}
+    config = {name: str(getattr(model.cfg, name, None)) for name in _CONFIGURATION}
+    digest = hashlib.blake2b(json.dumps(config).encode(), digest_size=16)
+    for name, tensor in sorted(_tensors(model).items()):
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if place not in keys:
+            keys[place] = content_key(tensor)
+        digest.update(f"{name} {keys[place]}\n".encode())
+    return digest.hexdigest()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by names that neither a Bridge's wrapping nor a parametrization changes."""
+    found: dict[str, Tensor] = {}
+    # A Bridge holds the model that it wraps outside its own modules.
+    for root in (model, model.__dict__.get("original_model")):
+        for path, module in () if root is None else nn.Module.named_modules(root):
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    found[_plain_name(f"{path}.{name}")] = tensor
+    return found
+
+
+def _plain_name(name: str) -> str:
+    parts = name.split(".")
+    if "parametrizations" in parts:
+        parts = [part for part in parts if part != "parametrizations"]
+        parts = parts[:-1] if parts[-1] == "original" else parts
+    return ".".join(part for part in parts if part.lstrip("_") != "original_component")
