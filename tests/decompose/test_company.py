@@ -21,6 +21,16 @@ def allowed(kind, name):
     return 1e-6 if (kind, name) == ("bridge", "gptneo-local") else 1e-9
 
 
+def batched(kind, name):
+    """The precision in which padding is tried, and what is allowed.
+
+    In float64 transformers' own Mistral and BLOOM say nan to padding in front: a softmax in float32 takes
+    float64's least number for minus infinity.
+    """
+    in_float32 = kind == "bridge" and name in ("mistral-window", "bloom-alibi")
+    return (torch.float32, 1e-5) if in_float32 else (torch.float64, allowed(kind, name))
+
+
 @pytest.fixture(scope="module")
 def rows() -> torch.Tensor:
     """Three rows of nine tokens, whose first 9, 6 and 3 are prompts: past the window and within it."""
@@ -31,10 +41,10 @@ def rows() -> torch.Tensor:
 def options(shared, rows):
     """The arguments of a method for a model."""
 
-    def get(kind, name, method):
+    def get(kind, name, method, dtype=torch.float64):
         if method != "token_mean":
             return dict(method=method)
-        model = shared(kind, name, torch.float64)
+        model = shared(kind, name, dtype)
         return dict(method=method, means=tlt.TokenMeans.fit(model, rows, bigrams=True, progress=False))
 
     return get
@@ -60,7 +70,8 @@ def skip_what_cannot_be_masked(kind, name, method):
 @pytest.mark.parametrize(("kind", "name"), MODELS)
 def test_a_batch_is_its_prompts_one_by_one(shared, options, rows, kind, name, method, side):
     skip_what_cannot_be_masked(kind, name, method)
-    model, own = shared(kind, name, torch.float64), options(kind, name, method)
+    dtype, most = batched(kind, name)
+    model, own = shared(kind, name, dtype), options(kind, name, method, dtype)
     tokens, mask = padded(rows, side)
     for context in (tlt.without_global, tlt.without_in_context):
         with context(model, [1, 2], **own):
@@ -68,7 +79,7 @@ def test_a_batch_is_its_prompts_one_by_one(shared, options, rows, kind, name, me
             for place, length in enumerate(LENGTHS):
                 alone = model(rows[place : place + 1, :length])
                 found = together[place][mask[place].bool()]
-                torch.testing.assert_close(found, alone[0], rtol=0, atol=allowed(kind, name))
+                torch.testing.assert_close(found, alone[0], rtol=0, atol=most)
 
 
 @torch.no_grad()
