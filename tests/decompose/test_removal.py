@@ -152,6 +152,12 @@ def test_generation_with_a_cache_of_keys(shared, options, rows, kind, name):
         with tlt.without_global(model, 1, **own):
             again = model.generate(rows[:1], use_past_kv_cache=False, **settings)
         assert again[0].tolist() == plain[0].tolist()
+        by_own_path = rows[:1]
+        with tlt.without_global(model, 1, "own_path"):
+            for _ in range(5):
+                by_own_path = torch.cat([by_own_path, model(by_own_path)[:, -1:].argmax(-1)], 1)
+            again = model.generate(rows[:1], use_past_kv_cache=False, **settings)
+        assert again[0].tolist() == by_own_path[0].tolist()
         with (
             tlt.without_global(model, 1, "own_path"),
             pytest.raises(CutNotApplied, match=r"must see whole prompts.*use_past_kv_cache=False"),

@@ -115,7 +115,9 @@ class Reader:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         tokens = given.get("input_ids")
         if isinstance(tokens, Tensor):
-            self._begin(tokens, _seen_by(given), given.get("attention_mask"), given.get("position_ids"))
+            before = _seen_by(given)
+            self._join(tokens, before + tokens.shape[1])
+            self._begin(tokens, before, given.get("attention_mask"), given.get("position_ids"))
 
     def _embed(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self.asleep:
@@ -124,17 +126,22 @@ class Reader:
     def _call_hooked(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.asleep or self._embedded is None:
             return
-        tokens, self._embedded = self._embedded, None
+        tokens, width = self._embedded, args[0].shape[1]
+        self._forget()
         entry = kwargs.get("past_kv_cache_entry")
         before = 0 if entry is None else int(entry.past_keys.shape[1])
-        self._begin(tokens, before, kwargs.get("attention_mask"), None)
+        self._join(tokens, before + width)
+        if self._so_far is not None:  # `generate` embeds each token once, and may run the others again
+            tokens = self._so_far[:, before:]
+        if tokens.shape[1] == width:
+            self._begin(tokens, before, kwargs.get("attention_mask"), None)
 
     def _begin(self, tokens: Tensor, before: int, mask: Any, positions: Any) -> None:
         tokens = tokens.detach()
         own = torch.ones(len(tokens), before + tokens.shape[1], dtype=torch.bool, device=tokens.device)
         if mask is not None:
             own = _checked_mask(mask, own)
-        now = Pass(tokens, before, own, self._join(tokens, before))
+        now = Pass(tokens, before, own, self._so_far)
         if self._ahead is not None:
             if before:
                 raise CutNotApplied(_IN_PIECES)
@@ -143,15 +150,15 @@ class Reader:
                 self._found = self._ahead(now)
         self._pass = now
 
-    def _join(self, tokens: Tensor, before: int) -> Tensor | None:
-        """The tokens up to this pass's last, where those before have gone by too."""
+    def _join(self, tokens: Tensor, total: int) -> None:
+        """Keeps the tokens of all positions so far, where those before the newest have gone by too."""
+        before = total - tokens.shape[1]
         if not before:
-            self._so_far = tokens
+            self._so_far = tokens.detach()
         elif self._so_far is not None and self._so_far.shape == (len(tokens), before):
-            self._so_far = torch.cat([self._so_far, tokens], 1)
+            self._so_far = torch.cat([self._so_far, tokens.detach()], 1)
         else:
             self._so_far = None
-        return self._so_far
 
 
 def _seen_by(given: Mapping[str, Any]) -> int:

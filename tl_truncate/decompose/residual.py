@@ -39,8 +39,8 @@ def require_additive(model: Any, layers: Sequence[int]) -> None:
     silent = sorted(set(modules) - set(seen))
     if silent:
         raise ValueError(
-            "What a block adds to the residual stream must be visible, but in a pass these hook points are "
-            f"not reached (block and place): {', '.join(silent)}. This architecture cannot be decomposed."
+            "What a block adds to the residual stream must be visible, but a pass does not reach the "
+            f"hook points (block, place) {', '.join(silent)}. This architecture cannot be decomposed."
         )
     for layer in layers:
         dtype = seen[f"{layer} mlp"].dtype

@@ -252,9 +252,10 @@ def _effects(model: Any, cuts: Cuts, batch: Filled, texts: Sequence[str]) -> dic
         said = slice(0, len(row.tokens) - 1)
         before, after = where_float64_is(uncut[place, said]), where_float64_is(cut[place, said])
         wanted, text = torch.tensor(row.tokens[1:]), texts[row.passage]
-        found[row.passage] = dict(text=text, **_compare(before, after, wanted))
+        compared = _compare(before, after, wanted)
+        found[row.passage] = dict(text=text, **compared)
         for name, active in (("uncut_loss", Cuts()), ("loss", cuts), ("kl", cuts)):
-            if not math.isfinite(found[row.passage][name]):
+            if not math.isfinite(compared[name]):
                 raise ValueError(
                     f"The logits must be finite, but with {told(Cuts(active_cuts(model), active))} they "
                     f"are not on passage {row.passage}: {text[:60]!r}. {REMEDY}"
