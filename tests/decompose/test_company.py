@@ -154,6 +154,21 @@ def test_generation_past_a_window(shared, rows, bigrams):
     assert cached.tolist() == plain.tolist()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["context_ablation", "own_path"])
+@pytest.mark.parametrize("kind", ["bridge", "hooked"] if architectures.HOOKED else ["bridge"])
+def test_a_pass_that_stops_early(shared, rows, kind, method):
+    """Below the removal it is the uncut one."""
+    model = shared(kind, "gpt2", torch.float64)
+    uncut = [model(rows, stop_at_layer=layer) for layer in (1, 2)]
+    with tlt.without_global(model, 1, method):
+        below, above = (model(rows, stop_at_layer=layer) for layer in (1, 2))
+        _, cache = model.run_with_cache(rows)
+    torch.testing.assert_close(below, uncut[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(above, cache["blocks.2.hook_resid_pre"], rtol=0, atol=1e-12)
+    assert float((above - uncut[1]).abs().max()) > 1e-3
+
+
 class TestWhatIsRefused:
     """Where tokens, mask or positions are not known, nothing is guessed."""
 

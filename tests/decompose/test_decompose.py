@@ -63,6 +63,29 @@ def test_the_parts_are_the_output(shared, fitted, rows, kind, name, method):
             torch.testing.assert_close(parts.corpus_mean, mean.expand_as(expected))
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("bridge", name) for name in architectures.SPECIAL), *architectures.WINDOWED]
+)
+def test_on_further_architectures(shared, rows, kind, name):
+    """The parts are the output, or it is said why there are none."""
+    model = shared(kind, name, torch.float64)
+    rounding = (
+        1e-6 if (kind, name) == ("bridge", "gptneo-local") else 1e-12
+    )  # its attention is in float32
+    for method in METHODS[1:]:
+        if name == "gpt1":
+            with pytest.raises(ValueError, match=r"must be visible.*cannot be decomposed"):
+                tlt.decompose_mlp(model, rows, 1, method)
+            continue
+        if (kind, name, method) == ("bridge", "gptneo-local", "context_ablation"):
+            with pytest.raises(ValueError, match="must show its pattern before it acts"):
+                tlt.decompose_mlp(model, rows, 1, method)
+            continue
+        for layer, parts in tlt.decompose_layers(model, rows, method=method).items():
+            expected = mlp_out(model, rows, layer).view(6, 9, -1)  # OPT has all positions in one axis
+            torch.testing.assert_close(sum(parts.terms.values()), expected, rtol=0, atol=rounding)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
 def test_other_precisions(shared, fitted, rows, dtype, method):

@@ -64,11 +64,12 @@ class Reader:
 
     Args:
         model: a HookedTransformer or TransformerBridge.
+        layer: whose values are asked about.
         ahead: is given the pass before it goes on, and its result is kept.
     """
 
-    def __init__(self, model: Any, ahead: Callable[[Pass], Tensor] | None = None) -> None:
-        self._model, self._ahead = model, ahead
+    def __init__(self, model: Any, layer: int, ahead: Callable[[Pass], Tensor] | None = None) -> None:
+        self._model, self._layer, self._ahead = model, layer, ahead
         self._embedded: Tensor | None = None
         self._so_far: Tensor | None = None
         self._pass: Pass | None = None
@@ -142,13 +143,18 @@ class Reader:
         if mask is not None:
             own = _checked_mask(mask, own)
         now = Pass(tokens, before, own, self._so_far)
-        if self._ahead is not None:
+        if self._ahead is not None and not self._stops_below():
             if before:
                 raise CutNotApplied(_IN_PIECES)
             _require_own_positions(now, positions)
             with own_pass(self._model):
                 self._found = self._ahead(now)
         self._pass = now
+
+    def _stops_below(self) -> bool:
+        """Whether a Bridge's blocks have been told to end the pass before the layer."""
+        stop = getattr(self._model.blocks[0], "_stop_at_layer_idx", None)
+        return stop is not None and stop <= self._layer
 
     def _join(self, tokens: Tensor, total: int) -> None:
         """Keeps the tokens of all positions so far, where those before the newest have gone by too."""

@@ -141,7 +141,7 @@ class _Source:
     def __init__(self, model: Any, layer: int, split: Split) -> None:
         self._model, self._layer, self._split = model, layer, split
         ahead = self._ahead if split.method in ("context_ablation", "own_path") else None
-        self.reader = Reader(model, ahead)
+        self.reader = Reader(model, layer, ahead)
 
     @torch.no_grad()
     def _ahead(self, now: Pass) -> Tensor:
