@@ -13,18 +13,34 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import (
     AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 try:  # removed in TransformerLens 4
@@ -36,6 +52,9 @@ VOCAB = 97
 SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
 _COMMON = dict(vocab_size=VOCAB, max_position_embeddings=64, attn_implementation="eager", **SIZES)
 _GROUPED = dict(num_key_value_heads=2, **_COMMON)
+_EAGER = dict(vocab_size=VOCAB, attn_implementation="eager")
+#: Keys further back than this are out of sight, in the architectures that have a window.
+WINDOW = 4
 _TEXT = [
     "When",
     "Mary",
@@ -76,6 +95,43 @@ HF = {
     "llama-grouped": lambda: LlamaForCausalLM(LlamaConfig(attention_bias=True, **_GROUPED)),
     "gemma2-post-norm": lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=8, **_GROUPED)),
     "mixtral-sparse": lambda: MixtralForCausalLM(MixtralConfig(num_local_experts=4, **_GROUPED)),
+    "mistral-window": lambda: MistralForCausalLM(MistralConfig(sliding_window=WINDOW, **_GROUPED)),
+    "qwen3-grouped": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=8, **_GROUPED)),
+    "bloom-alibi": lambda: BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=3, n_head=4, **_EAGER)),
+    "mpt-alibi": lambda: MptForCausalLM(
+        MptConfig(d_model=32, n_heads=4, n_layers=3, expansion_ratio=2, max_seq_len=64, **_EAGER)
+    ),
+    "falcon-alibi": lambda: FalconForCausalLM(
+        FalconConfig(
+            architectures=["FalconForCausalLM"],
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            alibi=True,
+            multi_query=False,
+            parallel_attn=False,
+            bias=True,
+            **_EAGER,
+        )
+    ),
+    "opt-learnt": lambda: OPTForCausalLM(
+        OPTConfig(ffn_dim=48, word_embed_proj_dim=32, **{**_COMMON, "intermediate_size": 48})
+    ),
+    "gptneo-local": lambda: GPTNeoForCausalLM(
+        GPTNeoConfig(
+            hidden_size=32,
+            num_layers=3,
+            num_heads=4,
+            intermediate_size=48,
+            window_size=WINDOW,
+            attention_types=[[["global", "local", "local"], 1]],
+            max_position_embeddings=64,
+            **_EAGER,
+        )
+    ),
+    "gpt1": lambda: OpenAIGPTLMHeadModel(
+        OpenAIGPTConfig(n_embd=32, n_layer=3, n_head=4, n_positions=64, **_EAGER)
+    ),
 }
 _HOOKED = {
     "neox-parallel": dict(
@@ -93,6 +149,13 @@ _HOOKED = {
         act_fn="silu",
     ),
     "no-norm": dict(normalization_type=None, act_fn="relu"),
+    "gptneo-local": dict(
+        use_local_attn=True,
+        window_size=WINDOW,
+        attn_types=["global", "local", "local"],
+        use_attn_scale=False,
+        act_fn="gelu_new",
+    ),
     "gemma2-post-norm": dict(
         use_normalization_before_and_after=True, normalization_type="RMS", act_fn="gelu"
     ),
@@ -101,6 +164,10 @@ _HOOKED = {
 BRIDGED = ("neox-parallel", "neox-sequential", "gpt2", "llama-grouped", "no-norm")
 HOOKED = BRIDGED if HookedTransformer is not None else ()
 CASES = [("bridge", name) for name in BRIDGED] + [("hooked", name) for name in HOOKED]
+#: Further ones, for the laws that they are special to: windows, ALiBi, learnt positions, norms of queries.
+WINDOWED = [("bridge", "mistral-window"), ("bridge", "gptneo-local")]
+WINDOWED += [("hooked", "gptneo-local")] if HOOKED else []
+SPECIAL = ("qwen3-grouped", "bloom-alibi", "mpt-alibi", "falcon-alibi", "opt-learnt", "gpt1")
 
 
 @lru_cache

@@ -28,7 +28,7 @@ import tl_truncate as tlt
 
 torch.set_num_threads(1)  # the models are tiny; two workers share two cores
 
-_shared: dict[tuple[str, str, torch.dtype], tuple[torch.nn.Module, str]] = {}
+_shared: dict[tuple[str, str, torch.dtype], tuple[torch.nn.Module, str, list[str]]] = {}
 
 
 def weights_hash(model: torch.nn.Module) -> str:
@@ -80,13 +80,14 @@ def shared():
         key = (kind, name, dtype)
         if key not in _shared:
             model = architectures.build(*key)
-            _shared[key] = (model, weights_hash(model))
+            # TransformerLens' own OPT block comes with hooks.
+            _shared[key] = (model, weights_hash(model), hooks_left(model))
         return _shared[key][0]
 
     yield get
-    for key, (model, before) in _shared.items():
+    for key, (model, before, hooks) in _shared.items():
         assert weights_hash(model) == before, f"a test changed the weights of {key}"
-        assert hooks_left(model) == [], f"a test left hooks in {key}"
+        assert hooks_left(model) == hooks, f"a test left hooks in {key}"
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def large_sweep(*, layers: int = 30, prompts: int = 60, controls: bool = False) 
 
     def outcome(shift: float) -> Outcome:
         scores = [tuple(map(float, random.normal(-1 + shift, 1, prompts))) for _ in range(2)]
-        return Outcome(*scores, tuple(map(int, random.integers(0, 2, prompts))))
+        return Outcome(*scores, tuple(map(float, random.integers(0, 2, prompts))))
 
     keeps, matrices = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.9), ("W_in", "W_gate", "W_out")
     sites = [tlt.Site(layer, matrix) for layer in range(layers) for matrix in matrices]

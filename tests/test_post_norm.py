@@ -1,15 +1,22 @@
-"""A post-norm architecture: the Bridge's hook point lies at the linear itself, so the cut is exact."""
+"""Architectures beside the main ones: the Bridge's hook point lies at the linear itself, so cuts are exact.
+
+In front of a post-norm, in sight of a window, with ALiBi, learnt positions and norms of queries.
+"""
 
 import architectures
 import inplace
+import pytest
 import torch
 
 import tl_truncate as tlt
 from tl_truncate.weights.site import MATRICES
 
 
-def test_the_bridge_is_exact_in_front_of_a_post_norm(tokens):
-    model = architectures.bridge("gemma2-post-norm")
+@pytest.mark.parametrize(
+    "name", ["gemma2-post-norm", "mistral-window", "gptneo-local", *architectures.SPECIAL]
+)
+def test_the_bridge_is_exact(shared, tokens, name):
+    model = shared("bridge", name)
     uncut = inplace.outputs(model, tokens)["logits"]
     for site in tlt.find_sites(model, MATRICES, [1]):
         with tlt.truncated(model, tlt.Cut(site, 0.4)):

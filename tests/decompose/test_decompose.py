@@ -63,6 +63,29 @@ def test_the_parts_are_the_output(shared, fitted, rows, kind, name, method):
             torch.testing.assert_close(parts.corpus_mean, mean.expand_as(expected))
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("bridge", name) for name in architectures.SPECIAL), *architectures.WINDOWED]
+)
+def test_on_further_architectures(shared, rows, kind, name):
+    """The parts are the output, or it is said why there are none."""
+    model = shared(kind, name, torch.float64)
+    rounding = (
+        1e-6 if (kind, name) == ("bridge", "gptneo-local") else 1e-12
+    )  # its attention is in float32
+    for method in METHODS[1:]:
+        if name == "gpt1":
+            with pytest.raises(ValueError, match=r"must be visible.*cannot be decomposed"):
+                tlt.decompose_mlp(model, rows, 1, method)
+            continue
+        if (kind, name, method) == ("bridge", "gptneo-local", "context_ablation"):
+            with pytest.raises(ValueError, match="must show its pattern before it acts"):
+                tlt.decompose_mlp(model, rows, 1, method)
+            continue
+        for layer, parts in tlt.decompose_layers(model, rows, method=method).items():
+            expected = mlp_out(model, rows, layer).view(6, 9, -1)  # OPT has all positions in one axis
+            torch.testing.assert_close(sum(parts.terms.values()), expected, rtol=0, atol=rounding)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
 def test_other_precisions(shared, fitted, rows, dtype, method):
@@ -230,11 +253,13 @@ class TestOwnPath:
                 streams[source, :, source], parts.own[:, source], rtol=0, atol=rounding
             )
 
-    def test_under_a_cut_it_refuses(self, shared, rows):
+    def test_under_a_removal_it_refuses(self, shared, rows):
         model = shared("bridge", "gpt2", torch.float64)
         with (
-            tlt.truncated(model, tlt.Cut("blocks.0.mlp.W_in", 2)),
-            pytest.raises(ValueError, match=r"linear along frozen patterns.*Leave contexts with cuts"),
+            tlt.truncated(model, tlt.GlobalRemoval(0, "spectral")),
+            pytest.raises(
+                ValueError, match=r"linear along frozen patterns.*Leave contexts with removals"
+            ),
         ):
             tlt.decompose_mlp(model, rows, 1, "own_path")
 
@@ -248,6 +273,48 @@ def test_spectral_is_the_truncation(shared, rows):
     bias = locate(model, Site(1, "W_out")).bias()
     torch.testing.assert_close(parts.bias, bias.expand_as(parts.bias))
     assert torch.equal(parts.global_, parts.removed + parts.bias)
+
+
+class TestNothing:
+    """A block that writes nothing has parts of nothing, and no direction."""
+
+    @pytest.fixture
+    def silent(self, rows):
+        """A model whose second block writes nothing at all."""
+        model = architectures.bridge("gpt2", torch.float64)
+        with torch.no_grad():
+            for name in ("W_O", "W_out"):
+                linear = locate(model, Site(1, name))
+                linear.weight().zero_()
+                linear.bias().zero_()
+        return model
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("method", METHODS)
+    def test_its_parts_are_nothing(self, silent, rows, method):
+        means = tlt.TokenMeans.fit(silent, rows, layers=[1, 2], progress=False)
+        parts = tlt.decompose_layers(silent, rows, [1, 2], **split(method, means))
+        for term in (parts[1].global_, parts[1].in_context, *parts[1].terms.values()):
+            assert float(term.abs().max()) == 0
+        torch.testing.assert_close(parts[2].mlp_out, mlp_out(silent, rows, 2), rtol=0, atol=1e-12)
+        uncut = silent(rows)
+        with tlt.without_global(silent, 1, **split(method, means)):
+            assert torch.equal(silent(rows), uncut)
+
+    @torch.no_grad()
+    def test_a_norm_of_nothing(self, silent, rows):
+        """With a weight of zero any scale would do."""
+        silent.blocks[1].ln2.original_component.weight.zero_()
+        parts = tlt.decompose_layers(silent, rows, [1, 2], "own_path")
+        assert bool(parts[2].own.isfinite().all())
+        torch.testing.assert_close(parts[2].mlp_out, mlp_out(silent, rows, 2), rtol=0, atol=1e-12)
+
+    def test_it_has_no_direction(self, silent, rows):
+        site, token = "blocks.1.mlp.W_out", int(rows[0, 1])
+        means = tlt.TokenMeans.fit(silent, rows, layers=[1], progress=False)
+        cut = tlt.GlobalDirection(site, means, token)
+        with pytest.raises(ValueError, match=rf"G\({token}\) - b of {site} must have a length"):
+            tlt.truncated(silent, cut).__enter__()
 
 
 class TestReadings:
@@ -340,6 +407,31 @@ class TestRefusals:
         model = shared("bridge", "gemma2-post-norm")
         with pytest.raises(ValueError, match="what its block adds to the residual stream"):
             tlt.decompose_mlp(model, rows, 1, "spectral")
+
+    def test_post_norms_by_every_door(self, shared, rows):
+        model = shared("bridge", "gemma2-post-norm")
+        means = tlt.TokenMeans.fit(model, rows, layers=[1], progress=False)
+        task = tlt.Task("numbers", [(5, 6)], [(7,)], [(8,)])
+        for call in (
+            lambda: tlt.decompose_mlp(model, rows, 1, means=means),
+            lambda: tlt.global_removal_hooks(model, rows, 1, "spectral"),
+            lambda: tlt.without_global(model, 1, means=means).__enter__(),
+            lambda: tlt.without_in_context(model, 1, "own_path").__enter__(),
+            lambda: tlt.evaluate(model, task, tlt.GlobalRemoval(1, means=means)),
+        ):
+            with pytest.raises(ValueError, match="what its block adds to the residual stream"):
+                call()
+
+    def test_what_a_block_adds_is_looked_at_as_it_is_now(self, shared, rows):
+        model = shared("bridge", "gpt2", torch.float64)
+        tlt.decompose_mlp(model, rows, 1, "spectral")
+        handle = model.blocks[1].mlp.register_forward_hook(lambda module, args, value: 2 * value)
+        try:
+            with pytest.raises(ValueError, match="what its block adds to the residual stream"):
+                tlt.decompose_mlp(model, rows, 1, "spectral")
+        finally:
+            handle.remove()
+        tlt.decompose_mlp(model, rows, 1, "spectral")
 
     def test_sparse_mlps(self, shared, rows):
         with pytest.raises(ValueError, match="W_out"):

@@ -117,8 +117,6 @@ def test_padding_in_front(shared, options, rows, method):
         shared("bridge", "neox-parallel", torch.float64),
         options("bridge", "neox-parallel", method),
     )
-    if method in ("context_ablation", "own_path"):
-        pytest.skip("these take passes of their own, without padding")
     padded = torch.cat([torch.ones(4, 3, dtype=torch.int64), rows], 1)
     mask = torch.cat([torch.zeros(4, 3), torch.ones(4, 8)], 1).long()
     positions = (mask.cumsum(1) - 1).clamp_min(0)
@@ -157,6 +155,12 @@ def test_generation_with_a_cache_of_keys(shared, options, rows, kind, name):
         with tlt.without_global(model, 1, **own):
             again = model.generate(rows[:1], use_past_kv_cache=False, **settings)
         assert again[0].tolist() == plain[0].tolist()
+        by_own_path = rows[:1]
+        with tlt.without_global(model, 1, "own_path"):
+            for _ in range(5):
+                by_own_path = torch.cat([by_own_path, model(by_own_path)[:, -1:].argmax(-1)], 1)
+            again = model.generate(rows[:1], use_past_kv_cache=False, **settings)
+        assert again[0].tolist() == by_own_path[0].tolist()
         with (
             tlt.without_global(model, 1, "own_path"),
             pytest.raises(CutNotApplied, match=r"must see whole prompts.*use_past_kv_cache=False"),

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from architectures import CASES, VOCAB
+from architectures import CASES, SPECIAL, VOCAB, WINDOWED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from luck import examples
 
 import tl_truncate as tlt
-from tl_truncate.replay.calls import BlockCall, last_logits, record
+from tl_truncate.replay.calls import BlockCall, fits, last_logits, layout_of, record
 from tl_truncate.replay.upwards import Replayer, log_probability_gap
 
 EVERY = [*CASES, ("bridge", "gemma2-post-norm")]
@@ -30,6 +30,20 @@ def test_a_replay_is_the_whole_pass(shared, kind, name):
             assert log_probability_gap(found, wanted) < 1e-12
 
 
+@pytest.mark.parametrize(("kind", "name"), [*(("bridge", name) for name in SPECIAL), *WINDOWED])
+def test_what_is_accepted_holds_for_any_batch(shared, kind, name):
+    """As many rows as heads, and one; an architecture may be refused, but none may be wrong."""
+    model = shared(kind, name, torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    for rows in (1, 2, 4):
+        tokens = torch.randint(3, VOCAB, (rows, 9), generator=generator)
+        seen, replayer = record(model, tokens, 1), Replayer(model)
+        if seen is not None and replayer.accepts(seen):
+            found = replayer.upwards(0, seen.start.repeat(3, 1, 1), seen.passed)
+            wanted = model(tokens)[:, -1:].detach().repeat(3, 1, 1)
+            assert log_probability_gap(found, wanted) < 1e-6, rows
+
+
 @settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(1, 4), length=st.integers(1, 12), copies=st.integers(1, 3), data=st.data())
 def test_any_shape(shared, rows, length, copies, data):
@@ -37,7 +51,9 @@ def test_any_shape(shared, rows, length, copies, data):
     positions = data.draw(st.integers(1, length))
     tokens = torch.randint(3, VOCAB, (rows, length), generator=torch.Generator().manual_seed(rows))
     seen = record(model, tokens, positions)
-    found = Replayer(model).upwards(0, seen.start.repeat(copies, 1, 1), seen.passed)
+    replayer = Replayer(model)
+    assert replayer.accepts(seen)
+    found = replayer.upwards(0, seen.start.repeat(copies, 1, 1), seen.passed)
     wanted = model(tokens)[:, -positions:].detach().repeat(copies, 1, 1)
     assert log_probability_gap(found, wanted) < 1e-9
 
@@ -98,17 +114,23 @@ def test_blocks_that_are_called_twice_cannot_be_recorded(shared):
         handle.remove()
 
 
-def test_arguments_are_tiled_and_cut_by_their_names():
-    call = BlockCall(
+def calls_of(rows):
+    """A block's call for a batch of some rows."""
+    return BlockCall(
         dict(
-            attention_mask=torch.zeros(2, 1, 5, 5),
+            attention_mask=torch.zeros(rows, 1, 5, 5),
             position_ids=torch.arange(5)[None],
             position_embeddings=(torch.zeros(1, 5, 4), torch.zeros(1, 5, 4)),
             past_key_values=None,
             use_cache=False,
         )
     )
-    tall = call.tiled(3, batch=2).arguments
+
+
+def test_arguments_are_tiled_and_cut_by_what_they_are():
+    call = calls_of(2)
+    layout = layout_of(calls_of(1), call)
+    tall = call.tiled(3, layout).arguments
     assert tall["attention_mask"].shape == (6, 1, 5, 5)
     assert tall["position_ids"].shape == (1, 5)
     short = call.suffix(2).arguments
@@ -118,6 +140,43 @@ def test_arguments_are_tiled_and_cut_by_their_names():
     assert BlockCall(dict(strange=torch.zeros(2, 5))).suffix(2) is None
     assert call.with_cache("cache").arguments["past_key_values"] == "cache"
     assert BlockCall({}).with_cache("cache") is None
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_what_belongs_to_a_batch_is_known_whatever_its_size(rows):
+    """A bias of four heads is no batch of four rows, and one of each row and head is."""
+
+    def call(rows):
+        return BlockCall(
+            dict(
+                bias=torch.arange(4.0)[:, None, None].expand(4, 1, 5),
+                alibi=torch.arange(4.0 * rows)[:, None, None].expand(4 * rows, 1, 5),
+                both=(torch.zeros(rows, 5), None),
+            )
+        )
+
+    layout = layout_of(call(1), call(2))
+    assert layout == dict(bias=False, alibi=True, both=(True, None))
+    assert fits(call(rows), layout, call(1), rows)
+    assert not fits(call(rows + 1), layout, call(1), rows)
+    tall = call(rows).tiled(3, layout).arguments
+    assert tall["bias"].shape == (4, 1, 5)
+    assert tall["alibi"][:, 0, 0].tolist() == 3 * list(range(4 * rows))
+    assert tall["both"][0].shape == (3 * rows, 5)
+
+
+@pytest.mark.parametrize(
+    "two",
+    [
+        dict(mask=torch.zeros(3, 5)),
+        dict(mask=torch.zeros(2, 6)),
+        dict(mask=None),
+        dict(mask=(torch.zeros(2, 5),)),
+        dict(other=torch.zeros(2, 5)),
+    ],
+)
+def test_what_is_neither_shared_nor_of_the_rows_is_not_understood(two):
+    assert layout_of(BlockCall(dict(mask=torch.zeros(1, 5))), BlockCall(two)) is None
 
 
 def test_a_pass_leaves_no_hook_behind(toy):
@@ -132,6 +191,7 @@ def test_an_edit_at_work_is_in_both_calls_of_the_last_block(shared):
     model = shared("bridge", "llama-grouped", torch.float64)
     tokens = torch.randint(3, VOCAB, (2, 7), generator=torch.Generator().manual_seed(1))
     seen, replayer = record(model, tokens, 1), Replayer(model)
+    assert replayer.accepts(seen)
     for site in ("blocks.2.attn.W_K", "blocks.2.attn.W_V", "blocks.2.attn.W_Q", "blocks.2.attn.W_O.1"):
         with tlt.truncated(model, tlt.Cut(site, 0.2)):
             found = replayer.upwards(0, seen.start, seen.passed)

@@ -1,15 +1,15 @@
 """Dividing MLP outputs into a global and an in-context part, by four methods."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tl_truncate.corpora.corpus import Filled, fill, read_prompts
+from tl_truncate.corpora.corpus import fill, read_prompts
 from tl_truncate.decompose.means.sums import usable
 from tl_truncate.decompose.means.token_means import TokenMeans
+from tl_truncate.decompose.padding import Unpadded
 from tl_truncate.decompose.parts import Method, MLPDecomposition
 from tl_truncate.decompose.passes import exit_of, observe
 from tl_truncate.decompose.readout import Readout, readout
@@ -122,10 +122,10 @@ def decompose(
     split = split.ready()
     split.check(model, chosen)
     batch = fill(read_prompts(model, tokens, mask=mask, prepend_bos=prepend_bos))
-    require_additive(model, batch.tokens, chosen)
+    require_additive(model, chosen)
     outputs, final = _outputs(model, batch.tokens, chosen)
     found = split.terms(model, batch.tokens, outputs)
-    shape = _Shape.of(batch, tokens, mask)
+    shape = Unpadded.of(batch, mask)
     given = tokens if isinstance(tokens, Tensor) else shape.put(batch.tokens)
     record = dict(
         **of_model(model),
@@ -149,7 +149,7 @@ def decompose(
             in_context=shape.put(output - whole),
             terms={name: shape.put(term) for name, term in terms.items()},
             counts=None if counts is None else shape.put(counts),
-            readout=shape.readout(final),
+            readout=_put_readout(shape, final),
             texts=_texts(model, given),
             record=record,
         )
@@ -166,35 +166,9 @@ def _outputs(model: Any, tokens: Tensor, layers: Sequence[int]) -> tuple[dict[in
     return {layer: seen[str(layer)] for layer in layers}, readout(model, before, seen["after"])
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """Puts values back to where the rows' tokens were, with zeros at padding."""
-
-    batch: Filled
-    starts: Tensor
-    width: int
-
-    @classmethod
-    def of(cls, batch: Filled, tokens: Any, mask: Tensor | None) -> "_Shape":
-        starts = torch.zeros(len(batch.rows), dtype=torch.int64)
-        if mask is not None:
-            starts = mask.bool().int().argmax(1).to(torch.int64).cpu()
-        given = tokens.shape if isinstance(tokens, Tensor) else batch.tokens.shape
-        return cls(batch, starts, int(given[1]))
-
-    def put(self, value: Tensor) -> Tensor:
-        real = self.batch.real.to(value.device)
-        if bool(real.all()) and self.width == real.shape[1]:
-            return value
-        out = value.new_zeros(len(value), self.width, *value.shape[2:])
-        rows, positions = real.nonzero(as_tuple=True)
-        out[rows, positions + self.starts.to(value.device)[rows]] = value[rows, positions]
-        return out
-
-    def readout(self, final: Readout) -> Readout:
-        scale = self.put(final.norm.scale)
-        scale = torch.where(scale == 0, 1.0, scale)
-        return final.with_scale(scale)
+def _put_readout(shape: Unpadded, final: Readout) -> Readout:
+    scale = shape.put(final.norm.scale)
+    return final.with_scale(torch.where(scale == 0, 1.0, scale))
 
 
 def _texts(model: Any, tokens: Tensor) -> tuple[tuple[str, ...], ...]:

@@ -78,9 +78,11 @@ def frozen_norm(
 def _fit(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, centres: bool) -> tuple[float, FrozenNorm]:
     unscaled = (x - x.mean(-1, keepdim=True) if centres else x) * weight
     target = y - bias
-    scale = unscaled.square().sum(-1, keepdim=True) / (unscaled * target).sum(-1, keepdim=True)
-    size = target.norm().clamp_min(torch.finfo(torch.float64).tiny)
-    gap = float((unscaled / scale - target).norm() / size)
+    size, crossed = unscaled.square().sum(-1, keepdim=True), (unscaled * target).sum(-1, keepdim=True)
+    # Where nothing enters, or the norm's weight is zero, any scale leaves nothing.
+    scale = torch.where(size == 0, 1.0, size / crossed)
+    length = target.norm().clamp_min(torch.finfo(torch.float64).tiny)
+    gap = float((unscaled / scale - target).norm() / length)
     return (gap if gap == gap else float("inf")), FrozenNorm(scale, weight, bias, centres)
 
 

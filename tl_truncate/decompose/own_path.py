@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from tl_truncate.decompose.norms import FrozenNorm, frozen_norm, no_norm
 from tl_truncate.decompose.passes import entry_of, observe
 from tl_truncate.surgery.edit import in_compute_precision
+from tl_truncate.surgery.edited import with_cuts
+from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import available, locate
 from tl_truncate.weights.mlp import find_activation
@@ -38,7 +40,7 @@ class FrozenBlock:
         ratio: `[batch, pos, d_mlp]`, post- over pre-activation, or the activated gate.
         behind_gate: a bias that is added behind the gate, `[d_mlp]`.
         parallel: whether the MLP reads what enters the block.
-        linears: W_V, W_O, W_in, W_out.
+        linears: W_V, W_O, W_in, W_out, as the cuts at work leave them.
     """
 
     first: FrozenNorm
@@ -117,9 +119,11 @@ def own_path(
 ) -> dict[int, Streams]:
     """The streams of some MLPs' outputs, from one pass and a second one along the frozen maps.
 
+    Cuts that are at work belong to the model.
+
     Raises:
         ValueError: if the model is not linear in this way (the whole, sent along the frozen maps, is not
-            the MLP's output), as under cuts that are at work.
+            the MLP's output), as under hooks that change something.
     """
     start, blocks, outputs = freeze(model, tokens, max(layers))
     _require_linear(model, start, blocks, outputs, layers)
@@ -199,7 +203,9 @@ def _matrices(model: Any, layer: int) -> tuple[Matrix, ...]:
 def _freeze(model: Any, layer: int, seen: dict[str, Tensor]) -> FrozenBlock:
     block, dtype = model.blocks[layer], compute_dtype(seen["start"].dtype)
     norms = [_frozen(block, layer, name, seen).to(dtype) for name in ("ln1", "ln2")]
-    linears = {matrix: locate(model, Site(layer, matrix)) for matrix in _USED}
+    # A removal depends on the tokens and is no change of a weight: it is left to the check of the whole.
+    cuts = [cut for cut in active_cuts(model) if not cut.reads_tokens]
+    linears = {matrix: with_cuts(model, locate(model, Site(layer, matrix)), cuts) for matrix in _USED}
     activation = find_activation(model, layer)
     if activation is None:
         raise ValueError(f"The MLP of block {layer} must have an activation that can be found by name.")
@@ -244,12 +250,13 @@ def _require_linear(
     whole = _written([_row(block) for block in blocks], start[:1], local=False, biases=True)
     for layer in layers:
         own = outputs[layer][:1]
-        gap = float((whole[layer] - own).norm() / own.norm())
+        tiny = torch.finfo(own.dtype).tiny  # an MLP may write nothing
+        gap = float((whole[layer] - own).norm() / own.norm().clamp_min(tiny))
         if not gap <= allowed:
             raise ValueError(
                 "own_path must find the model linear along frozen patterns, norm scales and activations,"
                 f" but the MLP of block {layer} differs from that by {gap:.1e} of its output. Leave "
-                "contexts with cuts and hooks first, or use method='context_ablation'."
+                "contexts with removals and hooks first, or use method='context_ablation'."
             )
 
 

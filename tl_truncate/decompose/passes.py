@@ -1,5 +1,6 @@
 """One pass of a model, with what goes by at some of its modules."""
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -12,6 +13,9 @@ from tl_truncate.replay.calls import last_logits
 from tl_truncate.weights.bridge import is_bridge_block
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
+
+# Models in whose pass another pass is being made.
+_inside: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 class _Reached(Exception):
@@ -44,13 +48,13 @@ def observe(
         for name, module in modules.items():
 
             def leave(module: Any, args: Any, value: Any, name: str = name) -> None:
-                seen.setdefault(name, value[0] if isinstance(value, tuple) else value)
+                seen.setdefault(name, _by_row(value[0] if isinstance(value, tuple) else value, tokens))
 
             stack.callback(module.register_forward_hook(leave).remove)
         for name, module in (inputs or {}).items():
 
             def enter(module: Any, args: Any, kwargs: Any, name: str = name) -> None:
-                seen.setdefault(name, args[0] if args else next(iter(kwargs.values())))
+                seen.setdefault(name, _by_row(args[0] if args else next(iter(kwargs.values())), tokens))
 
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
         if until is not None:
@@ -58,6 +62,11 @@ def observe(
         with suppress(_Reached):
             last_logits(model, tokens, 1)
     return seen
+
+
+def _by_row(value: Tensor, tokens: Tensor) -> Tensor:
+    """OPT's MLP lays all positions of all rows one behind the other."""
+    return value.view(*tokens.shape, -1) if value.ndim == 2 and len(value) == tokens.numel() else value
 
 
 def _stop(module: Any, args: Any, value: Any) -> None:
@@ -105,10 +114,17 @@ def exit_of(block: Any) -> nn.Module:
 
 
 @contextmanager
-def without_hooks(model: nn.Module) -> Iterator[None]:
-    """Sets aside the hooks at the hook points, so that a pass in between is not seen by its user."""
+def own_pass(model: nn.Module) -> Iterator[None]:
+    """For passes in between, of which the model's user is not to see anything.
+
+    The hooks at the hook points are set aside, and edits that read the tokens take no notice.
+    """
+    if model in _inside:
+        yield
+        return
     points = [module for module in model.modules() if hasattr(module, "fwd_hooks")]
     aside = [(point, point._forward_hooks, point._backward_hooks) for point in points]
+    _inside.add(model)
     for point, forward, backward in aside:
         point._forward_hooks, point._backward_hooks = type(forward)(), type(backward)()
     try:
@@ -116,3 +132,9 @@ def without_hooks(model: nn.Module) -> Iterator[None]:
     finally:
         for point, forward, backward in aside:
             point._forward_hooks, point._backward_hooks = forward, backward
+        _inside.discard(model)
+
+
+def is_own_pass(model: nn.Module) -> bool:
+    """Whether the pass that is going on in a model is one in between."""
+    return model in _inside

@@ -7,19 +7,23 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from tl_truncate.checks import whole
 from tl_truncate.decompose.decompose import decompose
 from tl_truncate.decompose.means.token_means import StoredMeans, TokenMeans
+from tl_truncate.decompose.padding import Unpadded
 from tl_truncate.decompose.parts import Method
-from tl_truncate.decompose.passes import outputs_of, without_hooks
-from tl_truncate.decompose.reader import Reader
+from tl_truncate.decompose.passes import outputs_of
+from tl_truncate.decompose.reader import Pass, Reader
+from tl_truncate.decompose.residual import require_additive
 from tl_truncate.decompose.split import Split, global_of
 from tl_truncate.surgery.cut import SiteCut, fill
 from tl_truncate.surgery.edit import Edit
 from tl_truncate.surgery.hooks import HookFunction, truncated
+from tl_truncate.surgery.surgeon import CutNotApplied
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
@@ -82,6 +86,7 @@ class _PartRemoval(SiteCut):
         """The subtraction of the part."""
         split = self.split.ready()
         split.check(model, [self.site.layer])
+        require_additive(model, [self.site.layer])
         return _PartEdit(_Source(model, self.site.layer, split), self._removes_global())
 
     @abstractmethod
@@ -140,23 +145,33 @@ class _Source:
         ahead = self._ahead if split.method in ("context_ablation", "own_path") else None
         self.reader = Reader(model, layer, ahead)
 
-    def _ahead(self, tokens: Tensor) -> Tensor:
-        site = Site(self._layer, "W_out")
-        with torch.no_grad(), without_hooks(self._model):
-            output = outputs_of(self._model, tokens, [site])[site]
-            return self._terms(tokens, output)
+    @torch.no_grad()
+    def _ahead(self, now: Pass) -> Tensor:
+        """Of each prompt as if it was alone, whatever it is padded with."""
+        site, rows = Site(self._layer, "W_out"), Unpadded.from_mask(now.tokens, now.mask)
+        output = outputs_of(self._model, rows.batch.tokens, [site])[site]
+        return rows.put(self._terms(rows.batch.tokens, output))
 
     def _terms(self, tokens: Tensor, output: Tensor) -> Tensor:
         terms = self._split.terms(self._model, tokens, {self._layer: output})
         return global_of(self._split, terms[self._layer])
 
-    def global_part(self, output: Tensor, tokens: Tensor) -> Tensor:
-        found, means = self.reader.found, self._split.means
+    def part(
+        self, output: Float[Tensor, "batch pos d_model"], now: Pass, found: Tensor | None
+    ) -> Tensor:
+        """The global part of an output in a pass, with what has been found ahead of it."""
+        means = self._split.means
         if found is None and isinstance(means, TokenMeans):
+            tokens = now.tokens if now.known is None else now.known
+            if now.known is None and means.has_pairs(Site(self._layer, "W_out")):
+                raise CutNotApplied(
+                    "Means with bigrams must see each token after the one before it, but the pass goes "
+                    "on from one that was made outside. Run whole prompts, or fit without bigrams."
+                )
             known = global_of(self._split, self._split.token_terms(self._layer, tokens))
             found = known[:, -output.shape[1] :]
         elif found is None:
-            found = self._terms(tokens, output)
+            found = self._terms(now.tokens, output)
         return found.to(output.device, output.dtype)
 
 
@@ -198,10 +213,11 @@ class _PartEdit(Edit):
         """The output less the part, where it acts."""
         if self.source.reader.asleep:
             return y
-        tokens, acting = self.source.reader.now(y)
-        whole = self.source.global_part(y, tokens)
-        part = whole if self.of_global else y - whole
-        return y - strength * part * acting[..., None]
+        now, found = self.source.reader.now(y)
+        rows = y.reshape(*now.tokens.shape, -1)  # OPT's MLP has all positions of all rows in one axis
+        whole = self.source.part(rows, now, found)
+        part = whole if self.of_global else rows - whole
+        return (rows - strength * part * now.acting.to(y.device)[..., None]).reshape(y.shape)
 
 
 def _layers_of(model: Any, layers: int | Sequence[int]) -> list[int]:

@@ -9,11 +9,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.checks import whole
+from tl_truncate.decompose.means.origin import is_of_another_weight, require_processing
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.surgery.controls import RandomSubspace
 from tl_truncate.surgery.cut import SiteCut, fill
 from tl_truncate.surgery.edit import Edit, Projection
 from tl_truncate.weights.keep import Without
+from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import shared_spectrum
@@ -115,7 +117,8 @@ def component_shares(
         The shares, with `.without_most_global(k)` and its control `.without_least_global(k)`.
 
     Raises:
-        ValueError: if the means are not of this site or lack second moments, or the token was not seen.
+        ValueError: if the means are not of this site of this model or lack second moments, or the token
+            was not seen.
 
     Source: derived in docs/decomposition.md.
 
@@ -125,7 +128,7 @@ def component_shares(
         >>> tlt.Cut("blocks.1.mlp.W_out", keep=shares.without_most_global(2))
         Cut(site='blocks.1.mlp.W_out', keep=Without(2 most global))
     """
-    place = means.require(site)
+    place = means.require_of(model, site)
     sums = means.whole[place]
     if sums.squares is None:
         raise ValueError(
@@ -133,10 +136,10 @@ def component_shares(
             "shares=False. Fit them again."
         )
     spec = shared_spectrum(model, place)
-    if sums.squares.width != spec.max_rank:
+    if sums.squares.width != spec.max_rank or is_of_another_weight(model, place, means.record):
         raise ValueError(
-            f"The means must be of this model, whose {place} has {spec.max_rank} components, got "
-            f"{sums.squares.width}."
+            f"The means must be of the weight that {place} has now, whose components they were measured "
+            "along, but they were fitted on another one. Fit them on this model."
         )
     keys = sums.tokens.keys if token is None else torch.tensor([_seen(means, place, token)])
     chosen = torch.isin(sums.tokens.keys, keys)
@@ -181,10 +184,12 @@ class GlobalDirection(SiteCut):
         means: fitted.
         token: whose direction it is.
         mean: G(token) itself, in place of the means.
+        weights: how the weights had been processed that the mean is of; as the means say by default.
         strength: as for `Cut`.
 
     Raises:
-        ValueError: if the means are not of this site, or the token was not seen.
+        ValueError: if the means are not of this site, or the token was not seen; where it is used, if
+            the direction has no length, or the weights have been processed otherwise.
 
     Source: derived in docs/decomposition.md.
 
@@ -196,6 +201,7 @@ class GlobalDirection(SiteCut):
 
     token: int
     mean: tuple[float, ...]
+    weights: str | None
 
     def __init__(
         self,
@@ -204,6 +210,7 @@ class GlobalDirection(SiteCut):
         token: int | None = None,
         *,
         mean: tuple[float, ...] | list[float] | None = None,
+        weights: str | None = None,
         strength: float = 1.0,
     ) -> None:
         place = Site.parse(site)
@@ -211,8 +218,11 @@ class GlobalDirection(SiteCut):
             if not isinstance(means, TokenMeans):
                 raise TypeError(f"means must be a TokenMeans, got {means!r}.")
             number = _seen(means, means.require(place), token)
-            mean = means.of_tokens(place, torch.tensor(number)).tolist()
-        fill(self, site=place, token=token, mean=tuple(mean), strength=strength)
+            mean, weights = (
+                means.of_tokens(place, torch.tensor(number)).tolist(),
+                means.record["weights"],
+            )
+        fill(self, site=place, token=token, mean=tuple(mean), weights=weights, strength=strength)
 
     @property
     def label(self) -> str:
@@ -236,7 +246,18 @@ class GlobalDirection(SiteCut):
             raise ValueError(
                 f"The direction must have the width of {self.site}, {len(offset)}, got {len(mean)}."
             )
+        if self.weights is not None:
+            require_processing(model, self.weights)
         direction = mean - offset
+        # Below the rounding of the weight's own precision it would be the direction of an error.
+        weight = locate(model, self.site).weight()
+        rounding = torch.finfo(compute_dtype(weight.dtype)).eps * max(mean.norm(), offset.norm())
+        if not direction.norm() > rounding:
+            raise ValueError(
+                f"The direction G({self.token}) - b of {self.site} must have a length to be projected "
+                f"out, got {float(direction.norm()):.1e}: at this token the site writes its bias and "
+                "nothing else, or a number that is not finite. Choose another token or site."
+            )
         return Projection((direction / direction.norm())[:, None], keeps=False)
 
     def __repr__(self) -> str:

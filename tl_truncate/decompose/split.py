@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tl_truncate.checks import whole
 from tl_truncate.decompose.ablation import ablated_outputs
+from tl_truncate.decompose.means.origin import warn_of_another_weight
 from tl_truncate.decompose.means.token_means import StoredMeans, TokenMeans
 from tl_truncate.decompose.own_path import own_path
 from tl_truncate.decompose.parts import Method
@@ -101,9 +102,10 @@ class Split:
     def check(self, model: Any, layers: Sequence[int]) -> None:
         """Refuses what does not fit a model, before any pass."""
         for layer in layers:
+            site = locate(model, Site(layer, "W_out")).site
             if isinstance(self.means, TokenMeans):
-                self.means.require(Site(layer, "W_out"))
-            locate(model, Site(layer, "W_out"))
+                self.means.require_of(model, site)
+                warn_of_another_weight(model, site, self.means.record)
         if not 0 <= self.from_layer < len(model.blocks):
             raise ValueError(
                 f"from_layer must be a block in 0..{len(model.blocks) - 1}, got {self.from_layer}."

@@ -14,6 +14,10 @@ from torch import Tensor
 from tl_truncate.weights.bridge import is_bridge_block
 from tl_truncate.weights.locate import n_layers
 
+#: What of a block's arguments goes with the rows of a batch: for each name whether its first axis does,
+#: and for a tuple the same of each of its values. None where there is no tensor.
+Layout = dict[str, Any]
+
 # Under which of these names a block takes past keys and values, if it takes any.
 _CACHES = ("past_key_values", "cache", "layer_past", "past_kv_cache_entry")
 # Blocks of transformers 5.24 take `cache` and hand it on under that name, which the Bridge's attention
@@ -28,14 +32,17 @@ class BlockCall:
 
     arguments: dict[str, Any]
 
-    def tiled(self, copies: int, batch: int) -> "BlockCall":
+    def tiled(self, copies: int, layout: Layout) -> "BlockCall":
         """The call for a tall batch of `copies` times the rows; what is shared by all rows stays."""
 
-        def tile(value: Tensor) -> Tensor:
-            rows = value.ndim > 1 and value.shape[0] == batch > 1
-            return value.repeat(copies, *[1] * (value.ndim - 1)) if rows else value
+        def tile(value: Any, of_rows: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(tile, value, of_rows))
+            return value.repeat(copies, *[1] * (value.ndim - 1)) if of_rows else value
 
-        return self if copies == 1 else BlockCall(_each_tensor(self.arguments, tile))
+        if copies == 1:
+            return self
+        return BlockCall({name: tile(value, layout[name]) for name, value in self.arguments.items()})
 
     def suffix(self, positions: int) -> "BlockCall | None":
         """The call for the last positions of each row; None if an argument is not understood."""
@@ -56,6 +63,70 @@ class BlockCall:
                 names = (name, _HANDED_ON.get(name, name))
                 return BlockCall({**self.arguments, **dict.fromkeys(names, cache)})
         return None
+
+
+def layout_of(one: BlockCall, two: BlockCall) -> Layout | None:
+    """What goes with the rows, from the calls for one row and for two of the same length.
+
+    A size alone does not say: a bias of each head is as long as a batch of as many rows. What has twice
+    the length for two rows goes with them, such as an ALiBi bias of each row and head,
+    `[row * head, 1, pos]`.
+
+    Returns:
+        The layout; None if something is neither the same for two rows nor twice as long.
+
+    Examples:
+        >>> def call(rows):
+        ...     return BlockCall(dict(mask=torch.zeros(rows, 1, 5, 5), bias=torch.zeros(2, 1, 5)))
+        >>> layout_of(call(1), call(2))
+        {'mask': True, 'bias': False}
+    """
+    if one.arguments.keys() != two.arguments.keys():
+        return None
+    try:
+        return {
+            name: _goes_with_rows(one.arguments[name], two.arguments[name]) for name in one.arguments
+        }
+    except _NotUnderstood:
+        return None
+
+
+class _NotUnderstood(Exception):
+    """No error: an argument that is neither shared by the rows nor made of them."""
+
+
+def _goes_with_rows(one: Any, two: Any) -> Any:
+    if isinstance(one, tuple) and isinstance(two, tuple) and len(one) == len(two):
+        return tuple(map(_goes_with_rows, one, two))
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        if one.shape == two.shape:
+            return False
+        if one.ndim and two.shape == (2 * one.shape[0], *one.shape[1:]):
+            return True
+    elif type(one) is type(two) and not isinstance(one, tuple) and one == two:
+        return None
+    raise _NotUnderstood
+
+
+def fits(call: BlockCall, layout: Layout, one: BlockCall, batch: int) -> bool:
+    """Whether a batch's call is made as the layout says, from the call for one row of any length."""
+
+    def right(value: Any, of_rows: Any, own: Any) -> bool:
+        if isinstance(value, tuple):
+            return (
+                isinstance(own, tuple)
+                and len(value) == len(own)
+                and all(map(right, value, of_rows, own))
+            )
+        if not isinstance(value, Tensor):
+            return of_rows is None
+        if of_rows is None or value.ndim != own.ndim:
+            return False
+        return not of_rows or value.shape[0] == batch * own.shape[0]
+
+    return call.arguments.keys() == layout.keys() and all(
+        right(value, layout[name], one.arguments[name]) for name, value in call.arguments.items()
+    )
 
 
 def _call_with(cutter: Callable[[Tensor, int], Tensor], positions: int, value: Tensor) -> Tensor:
@@ -108,11 +179,13 @@ class Recording:
     """What one pass of the uncut model showed.
 
     Attributes:
+        tokens: that were run.
         passed: how the blocks were called.
         start: the residual stream that entered block 0.
         logits: at the last positions.
     """
 
+    tokens: Int64[Tensor, "batch pos"]
     passed: Passed
     start: Float[Tensor, "batch pos d_model"]
     logits: Float[Tensor, "batch positions d_vocab"]
@@ -173,7 +246,7 @@ def record(model: Any, tokens: Int64[Tensor, "batch pos"], positions: int) -> Re
     calls = tuple(call for _, _, call in seen if call is not None)
     if [layer for layer, _, _ in seen] != list(range(n_layers(model))) or len(calls) != len(seen):
         return None
-    return Recording(Passed(len(tokens), positions, calls), seen[0][1], logits)
+    return Recording(tokens, Passed(len(tokens), positions, calls), seen[0][1], logits)
 
 
 def _read_call(
@@ -183,12 +256,12 @@ def _read_call(
     if args:
         hidden, *rest = args
     else:
-        hidden, rest = named.pop("hidden_states"), []
-    if rest:
-        inner = getattr(block, "original_component", None) or block
-        names = list(inspect.signature(inner.forward).parameters)[1 : len(rest) + 1]
-        named.update(zip(names, rest, strict=True))
-    understood = all(_can_repeat(value) for value in named.values())
+        hidden, rest = named.pop("hidden_states", None), []
+    inner = getattr(block, "original_component", None) or block
+    names = list(inspect.signature(inner.forward).parameters)[1 : len(rest) + 1]
+    named.update(zip(names, rest, strict=False))
+    understood = isinstance(hidden, Tensor) and len(names) == len(rest)
+    understood = understood and all(_can_repeat(value) for value in named.values())
     return hidden, BlockCall(named) if understood else None
 
 

@@ -77,7 +77,8 @@ def observe(
             point = locate(model, Site(layer, matrix)).output.module
 
             def keep(module: Any, args: Any, value: Tensor, matrix: Matrix = matrix) -> None:
-                outputs[matrix] = value
+                # OPT's MLP lays all positions of all rows one behind the other.
+                outputs[matrix] = value.reshape(*resid.shape[:2], -1)
 
             stack.callback(point.register_forward_hook(keep).remove)
         after = replayer.block(layer, resid, passed.calls[layer])

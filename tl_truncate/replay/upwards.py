@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.replay.calls import BlockCall, Passed, Recording
+from tl_truncate.replay.calls import BlockCall, Layout, Passed, Recording, fits, layout_of, record
 from tl_truncate.weights.linear import where_float64_is
 from tl_truncate.weights.locate import n_layers
 
@@ -14,6 +14,8 @@ from tl_truncate.weights.locate import n_layers
 # The operations are the same and only their batch differs, so this is generous.
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
 _TOLERANCE_HALF = 0.25
+# Enough of a row to try what several copies of several rows need, and little beside the model.
+_TRIED = 8
 
 
 class Replayer:
@@ -31,24 +33,58 @@ class Replayer:
         self.model = model
         self.last = n_layers(model) - 1
         self._narrow = True
+        self._layouts: list[Layout] = []
+        self._of_one_row: tuple[BlockCall, ...] = ()
 
     def accepts(self, seen: Recording) -> bool:
-        """Whether a replay of the whole model gives the logits of its own pass.
+        """Whether a replay of the whole model gives the logits of its own pass; to be asked first.
 
-        Tried with the short last block first, and without it where that differs.
+        Tried on the pass as it was, and on two short rows in two copies each. The short last block is
+        tried first, and then the whole one.
         """
-        allowed = _TOLERANCE.get(seen.logits.dtype, _TOLERANCE_HALF)
+        two = self._learn(seen)
+        if two is None or not self.fits(seen.passed):
+            return False
         for narrow in (True, False):
             self._narrow = narrow
-            again = self.upwards(0, seen.start, seen.passed)
-            if log_probability_gap(again, seen.logits) <= allowed:
+            if self._repeats(seen, 1) and self._repeats(two, 2):
                 return True
         return False
+
+    def fits(self, passed: Passed) -> bool:
+        """Whether it is known of a batch what in its calls goes with its rows."""
+        calls = zip(passed.calls, self._layouts, self._of_one_row, strict=True)
+        return all(fits(call, layout, one, passed.batch) for call, layout, one in calls)
+
+    def _learn(self, seen: Recording) -> Recording | None:
+        """What goes with the rows, from one short row and from two, and the pass of the two."""
+        tokens = seen.tokens[:2, :_TRIED]
+        if len(tokens) == 1:
+            tokens = torch.cat([tokens, tokens.flip(1)])
+        positions = min(seen.passed.positions, tokens.shape[1])
+        one, two = (record(self.model, rows, positions) for rows in (tokens[:1], tokens))
+        if one is None or two is None:
+            return None
+        pairs = zip(one.passed.calls, two.passed.calls, strict=True)
+        layouts = [layout for pair in pairs if (layout := layout_of(*pair)) is not None]
+        self._layouts, self._of_one_row = layouts, one.passed.calls
+        return two if len(layouts) == len(one.passed.calls) else None
+
+    def _repeats(self, seen: Recording, copies: int) -> bool:
+        """Whether copies of a pass's rows get the logits of that pass."""
+        try:
+            again = self.upwards(0, seen.start.repeat(copies, 1, 1), seen.passed)
+        except Exception:  # noqa: BLE001 -- whatever a block of any architecture raises, it means no
+            return False
+        wanted = seen.logits.repeat(copies, 1, 1)
+        if again.shape != wanted.shape:
+            return False
+        return log_probability_gap(again, wanted) <= _TOLERANCE.get(wanted.dtype, _TOLERANCE_HALF)
 
     def block(self, layer: int, resid: Tensor, call: BlockCall) -> Float[Tensor, "batch pos d_model"]:
         """One block's output."""
         out = self.model.blocks[layer](resid, **call.arguments)
-        left: Tensor = out[0] if isinstance(out, tuple) else out
+        left: Tensor = out[0] if isinstance(out, (tuple, list)) else out
         return left
 
     @torch.no_grad()
@@ -64,11 +100,14 @@ class Replayer:
         """
         copies = resid.shape[0] // passed.batch
         for index in range(layer, self.last):
-            resid = self.block(index, resid, passed.calls[index].tiled(copies, passed.batch))
+            resid = self.block(index, resid, self._tiled(index, copies, passed))
         if layer <= self.last:
-            call = passed.calls[self.last].tiled(copies, passed.batch)
+            call = self._tiled(self.last, copies, passed)
             resid = self._last_block(resid, call, passed.positions)
         return self._unembed(resid[:, -passed.positions :])
+
+    def _tiled(self, layer: int, copies: int, passed: Passed) -> BlockCall:
+        return passed.calls[layer].tiled(copies, self._layouts[layer])
 
     def _last_block(self, resid: Tensor, call: BlockCall, positions: int) -> Tensor:
         keys = _Keys()

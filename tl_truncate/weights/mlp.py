@@ -10,7 +10,7 @@ from tl_truncate.weights.bridge import is_bridge_block
 from tl_truncate.weights.locate import available
 
 # What the activation is called inside a Hugging Face or native MLP, or HookedTransformer's.
-_NAMES = ("act", "act_fn", "activation_fn", "activation")
+_NAMES = ("act", "act_fn", "activation_fn", "activation", "gelu_impl")
 
 
 @dataclass(frozen=True)

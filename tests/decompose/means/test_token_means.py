@@ -1,6 +1,9 @@
 """Token means against a plain two-pass computation, and everything that streaming must not change."""
 
+import warnings
+
 import architectures
+import inplace
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from luck import examples
 import tl_truncate as tlt
 from tl_truncate.decompose.means.groups import Groups
 from tl_truncate.decompose.means.sums import usable
+from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 
@@ -194,6 +198,119 @@ class TestOnDisk:
             tlt.TokenMeans.fit(model, rows[::-1], layers=[1], batch_size=1, path=path)
         with pytest.raises(ValueError, match="same options"):
             tlt.TokenMeans.fit(model, rows, layers=[1], kappa=1, path=path)
+
+
+class TestWhatTheyAreOf:
+    """Sums go on, are added and are used on the weights that they are of, and on no others."""
+
+    @pytest.fixture
+    def other(self):
+        """A model of another seed, as the same name says it."""
+        model = architectures.bridge("gpt2", torch.float64)
+        return architectures.randomise(model, seed=1)
+
+    def test_a_file_of_another_model_is_refused(self, shared, other, corpus, tmp_path):
+        model, path = shared("bridge", "gpt2", torch.float64), tmp_path / "means.safetensors"
+        first = tlt.TokenMeans.fit(model, corpus, layers=[1], path=path, progress=False)
+        for changed in (
+            other,
+            shared("bridge", "gpt2", torch.float32),
+            shared("bridge", "neox-parallel"),
+        ):
+            with pytest.raises(
+                ValueError, match=r"must be of the same \w+ to be gone on with.*Use another"
+            ):
+                tlt.TokenMeans.fit(changed, corpus, layers=[1], path=path, progress=False)
+        with pytest.raises(ValueError, match="same options"):
+            tlt.TokenMeans.fit(model, corpus, layers=[0], path=path, progress=False)
+        assert (
+            tlt.TokenMeans.fit(model, corpus, layers=[1], path=path, progress=False).hash == first.hash
+        )
+
+    def test_weights_edited_in_place_are_other_weights(self, other, corpus, tmp_path):
+        path = tmp_path / "means.safetensors"
+        tlt.TokenMeans.fit(other, corpus[:20], layers=[2], path=path, progress=False)
+        with (
+            inplace.edited(other, ("blocks.0.attn.W_V", inplace.top(0.9))),
+            pytest.raises(ValueError, match="same weights_hash"),
+        ):
+            tlt.TokenMeans.fit(other, corpus, layers=[2], path=path, progress=False)
+        tlt.TokenMeans.fit(other, corpus, layers=[2], path=path, progress=False)
+
+    def test_a_file_that_does_not_say_of_what_it_is(self, shared, corpus, tmp_path):
+        """Of an earlier version: it can be used, but not be gone on with."""
+        model, path = shared("bridge", "gpt2", torch.float64), tmp_path / "means.safetensors"
+        means = tlt.TokenMeans.fit(model, corpus, layers=[1], progress=False)
+        old = {
+            name: means.record[name]
+            for name in means.record
+            if name not in ("weights_hash", "site_keys")
+        }
+        tlt.TokenMeans(means.kappa, means.sums, old).save(path)
+        assert tlt.decompose_mlp(model, corpus, 1, means=tlt.TokenMeans.load(path)).layer == 1
+        with pytest.raises(ValueError, match="weights_hash"):
+            tlt.TokenMeans.fit(model, corpus, layers=[1], path=path, progress=False)
+
+    def test_sums_of_other_weights_are_not_added(self, shared, other, corpus):
+        model = shared("bridge", "gpt2", torch.float64)
+        one, two = (
+            tlt.TokenMeans.fit(each, corpus, layers=[1], progress=False) for each in (model, other)
+        )
+        with pytest.raises(ValueError, match="must agree in weights_hash"):
+            one.merge(two)
+
+    def test_on_another_weight_they_warn_and_components_are_refused(self, shared, other, corpus):
+        model = shared("bridge", "gpt2", torch.float64)
+        means = tlt.TokenMeans.fit(model, corpus, layers=[1], progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", tlt.OtherWeightsWarning)
+            tlt.decompose_mlp(model, corpus, 1, means=means)
+            tlt.decompose_mlp(shared("bridge", "gpt2"), corpus, 1, means=means)  # in another precision
+        with pytest.warns(tlt.OtherWeightsWarning, match="another weight than this model has there"):
+            tlt.decompose_mlp(other, corpus, 1, means=means)
+        with pytest.warns(tlt.OtherWeightsWarning), tlt.without_global(other, 1, means=means):
+            pass
+        with pytest.raises(ValueError, match="whose components they were measured along"):
+            tlt.component_shares(other, SITE, means)
+
+    def test_of_raw_weights_on_processed_ones(self, corpus):
+        model = architectures.bridge("gpt2")
+        means = tlt.TokenMeans.fit(model, corpus, layers=[1], progress=False)
+        direction = tlt.GlobalDirection(SITE, means, int(corpus[0, 1]))
+        model.enable_compatibility_mode(disable_warnings=True)
+        assert not tlt.processing(model).is_raw
+        calls = [
+            lambda: tlt.decompose_mlp(model, corpus, 1, means=means),
+            lambda: tlt.without_global(model, 1, means=means).__enter__(),
+            lambda: tlt.component_shares(model, SITE, means),
+            lambda: tlt.truncated(model, direction).__enter__(),
+            lambda: tlt.truncated(model, SiteCut.from_json(direction.to_json())).__enter__(),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match=r"processed as this model's.*weights that are: raw"):
+                call()
+        again = tlt.TokenMeans.fit(model, corpus, layers=[1], progress=False)
+        assert tlt.decompose_mlp(model, corpus, 1, means=again).layer == 1
+
+    def test_of_another_width(self, shared, corpus):
+        from transformer_lens.config import TransformerBridgeConfig
+        from transformer_lens.model_bridge import TransformerBridge
+
+        sizes = dict(d_model=16, d_head=4, n_heads=4, n_layers=3, n_ctx=64, d_vocab=97, d_mlp=24)
+        config = TransformerBridgeConfig(**sizes, act_fn="relu", normalization_type=None)
+        narrow = architectures.randomise(TransformerBridge.boot_native(config))
+        means = tlt.TokenMeans.fit(narrow, corpus, layers=[1], progress=False)
+        model = shared("bridge", "no-norm")
+        for call in (
+            lambda: tlt.decompose_mlp(model, corpus, 1, means=means),
+            lambda: tlt.without_global(model, 1, means=means).__enter__(),
+            lambda: tlt.component_shares(model, SITE, means),
+            lambda: tlt.truncated(model, tlt.GlobalDirection(SITE, means, 5)).__enter__(),
+        ):
+            with pytest.raises(
+                ValueError, match=r"must have the width of blocks\.1\.mlp\.W_out.*32, got 16"
+            ):
+                call()
 
 
 class TestCorpora:

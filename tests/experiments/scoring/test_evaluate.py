@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from luck import examples
 
 import tl_truncate as tlt
+from tl_truncate.experiments.scoring.answers import Answer, Batch, Outcome, read_answers
 from tl_truncate.tasks.encode import encode
 
 
@@ -158,3 +159,127 @@ def test_hooked_transformer_needs_no_eval_but_dropout_is_refused(toy, drinks):
             tlt.evaluate(toy, drinks)
     finally:
         toy.eval()
+
+
+def reading(logits, *answers):
+    """What rows of logits, `[row][position][token]`, say to an answer each."""
+    rows = tuple((0, 0) for _ in logits)
+    asked = tuple((Answer(0, row, "in_context", answer),) for row, answer in enumerate(answers))
+    return read_answers(Batch(rows, asked, len(logits[0])), torch.tensor(logits))
+
+
+class TestTies:
+    """A tie is worth its share, as if it were broken by lot."""
+
+    def test_by_hand(self):
+        found = reading(
+            [
+                [[0.0, 1.0, 2.0, 1.0]],
+                [[2.0, 1.0, 2.0, 1.0]],
+                [[2.0, 2.0, 2.0, 1.0]],
+                [[3.0, 2.0, 2.0, 2.0]],
+            ],
+            *[(2,)] * 4,
+        )
+        assert [each.credit for each in found] == [1, 1 / 2, 1 / 3, 0]
+        assert [each.rank for each in found] == [0, 0.5, 1, 2]
+
+    def test_sequences_count_their_worst_rank_and_all_their_shares(self):
+        (found,) = reading([[[2.0, 2.0, 0.0], [1.0, 1.0, 1.0]]], (0, 2))
+        assert (found.rank, found.credit) == (1, pytest.approx(1 / 6))
+
+    @settings(max_examples=examples(40))
+    @given(seed=st.integers(0, 999), levels=st.integers(1, 4))
+    def test_the_mean_over_all_orders(self, seed, levels):
+        """Every way in which ties may be broken, written out."""
+        generator = torch.Generator().manual_seed(seed)
+        logits = torch.randint(levels, (1, 1, 6), generator=generator).float()
+        ranks = []
+        for seed_of_lot in range(300):
+            lot = torch.Generator().manual_seed(seed_of_lot)
+            broken = logits[0, 0] + 0.5 * torch.rand(6, generator=lot)
+            ranks.append(int((broken > broken[3]).sum()))
+        (found,) = reading(logits.tolist(), (3,))
+        assert found.rank == pytest.approx(np.mean(ranks), abs=0.5)
+        assert found.credit == pytest.approx(np.mean(np.array(ranks) == 0), abs=0.12)
+
+    def test_in_a_task(self, shared, drinks):
+        """With an unembedding of nothing all tokens are tied."""
+        model = shared("bridge", "gpt2", torch.bfloat16)
+        handle = model.unembed.hook_out.register_forward_hook(lambda module, args, value: 0 * value)
+        try:
+            found = tlt.evaluate(model, drinks)
+            swept = tlt.sweep(model, drinks, sites=["blocks.1.mlp.W_in"], keeps=[0.2], progress=False)
+        finally:
+            handle.remove()
+        for frame in (found.frame, swept.baseline.frame, swept.scores("blocks.1.mlp.W_in", 0.2).frame):
+            assert frame["accuracy"].tolist() == [1 / 97] * 4
+            assert frame["rank"].tolist() == [48] * 4
+
+    def test_outcomes_of_versions_without_ties_are_read_as_they_were(self):
+        assert Outcome((0.0, 0.0), (0.0, 0.0), (0.0, 2.0)).metrics()["accuracy"].tolist() == [1, 0]
+
+
+class TestLogitsThatAreNotFinite:
+    """They are never a score: the error names the cuts and the prompt."""
+
+    CUT = tlt.Cut("blocks.1.mlp.W_in", 0.3)
+
+    @pytest.fixture
+    def broken(self, toy):
+        """Calls something with a model that says something bad to one token."""
+
+        def get(call, value):
+            def spoil(module, args, logits):
+                return torch.where(torch.arange(97) == 5, value, logits)
+
+            handle = toy.unembed.hook_out.register_forward_hook(spoil)
+            try:
+                return call(toy)
+            finally:
+                handle.remove()
+
+        return get
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda model, task, cut: tlt.evaluate(model, task, cut),
+            lambda model, task, cut: tlt.sweep(model, task, sites=[cut.site], keeps=[cut.keep]),
+            lambda model, task, cut: tlt.attribute(model, task, sites=[cut.site]),
+            lambda model, task, cut: tlt.side_effects(model, cut, list(task.prompts)),
+        ],
+        ids=["evaluate", "sweep", "attribute", "side_effects"],
+    )
+    def test_is_an_error(self, broken, drinks, call, value):
+        with pytest.raises(ValueError, match=r"logits must be finite.*(John gave|Mary gave|capital)"):
+            broken(lambda model: call(model, drinks, self.CUT), value)
+
+    def test_the_cut_is_named(self, toy, drinks):
+        """The uncut model is finite, and so are the cuts before: a weight that was made too large."""
+
+        class _Overflowing(tlt.Cut):
+            def edit(self, model):
+                from tl_truncate.surgery.edit import Replacement
+
+                return Replacement(torch.full((32, 1), float("inf")), torch.ones(48, 1))
+
+        good, bad = tlt.Cut("blocks.0.mlp.W_in", 0.5), _Overflowing("blocks.1.mlp.W_in", 3)
+        for call in (
+            lambda: tlt.evaluate(toy, drinks, [good, bad]),
+            lambda: tlt.sweep(toy, drinks, cuts=[good, bad], progress=False),
+            lambda: tlt.side_effects(toy, [good, bad], list(drinks.prompts)),
+        ):
+            with pytest.raises(
+                ValueError, match=r"must be finite.*_Overflowing\(site='blocks.1.mlp.W_in'"
+            ):
+                call()
+
+    def test_tokens_that_are_never_said_are_no_matter(self, broken, drinks):
+        """A vocabulary that is filled up with impossible tokens has scores as any other."""
+        never = float("-inf")
+        scores = broken(lambda model: tlt.evaluate(model, drinks, self.CUT), never)
+        assert np.isfinite(scores.frame[["p_in_context", "p_global", "logit_diff"]].to_numpy()).all()
+        cost = broken(lambda model: tlt.side_effects(model, self.CUT, list(drinks.prompts)), never)
+        assert np.isfinite(cost.frame[["loss", "kl"]].to_numpy()).all()

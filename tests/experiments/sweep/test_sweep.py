@@ -1,10 +1,12 @@
 """A sweep against in-place editing, setting by setting, and against plain hooked passes."""
 
+import warnings
+
 import inplace
 import numpy as np
 import pytest
 import torch
-from architectures import CASES, with_tokenizer
+from architectures import CASES, SPECIAL, WINDOWED, with_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from luck import examples
@@ -156,10 +158,11 @@ def test_the_last_block_sees_the_answers_positions_alone(shared, drinks):
 def test_cuts_share_a_pass_up_to_the_tokens_in_flight(shared, drinks):
     model = shared("bridge", "neox-parallel")
     one, site = drinks.subset([0]), "blocks.0.mlp.W_out"
+    length = len(encode(model, one, prepend_bos=False).prompts[0].prompt)  # a trial's rows are shorter
     seen = count_work(model, one, site, keeps=[0.1, 0.2, 0.3, 0.4], tokens_in_flight=10_000)
-    assert max(rows for _, rows, _ in seen) == 4
+    assert max(rows for _, rows, positions in seen if positions == length) == 4
     seen = count_work(model, one, site, keeps=[0.1, 0.2, 0.3, 0.4], tokens_in_flight=1)
-    assert max(rows for _, rows, _ in seen) == 1
+    assert max(rows for _, rows, positions in seen if positions == length) == 1
 
 
 def test_hooks_of_the_users_own_mean_full_passes(shared, drinks):
@@ -170,6 +173,53 @@ def test_hooks_of_the_users_own_mean_full_passes(shared, drinks):
         with pytest.warns(tlt.FullPassesWarning, match="hooks of your own"):
             found = tlt.sweep(model, drinks, **options)
         full = hooked_frame(model, drinks, "blocks.1.mlp.W_in", 0.2)
+    assert found.scores("blocks.1.mlp.W_in", 0.2).frame.equals(full)
+
+
+@pytest.fixture(scope="module")
+def as_many_rows_as_heads():
+    """Four prompts of one length, which make a batch of four rows; the models have four heads."""
+    names = [" Mary", " John", " Paris", " Rome"]
+    prompts = [f"Mary and John gave a drink to{name} and{names[i - 1]}" for i, name in enumerate(names)]
+    return tlt.Task("equal", prompts, names, " the")
+
+
+@pytest.mark.parametrize(("kind", "name"), [*(("bridge", name) for name in SPECIAL), *WINDOWED])
+def test_wherever_blocks_can_be_called_again_or_not(shared, as_many_rows_as_heads, kind, name):
+    """What belongs to a batch is never guessed: one row, and as many rows as heads."""
+    model = with_tokenizer(shared(kind, name, torch.float64))
+    sites = ["blocks.1.mlp.W_in", "blocks.1.mlp.W_out", "blocks.0.attn.W_V", "blocks.2.attn.W_O.1"]
+    # Of these the norms, the attention or its bias are computed in float32, also in float64.
+    rounded = ("falcon-alibi", "qwen3-grouped", "mistral-window", "gptneo-local")
+    allowed = 1e-6 if name in rounded and kind == "bridge" else 1e-9
+    for task in (as_many_rows_as_heads, as_many_rows_as_heads.subset([0])):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", tlt.FullPassesWarning)
+            result = tlt.sweep(
+                model, task, sites=sites, keeps=[0.2, 0.5], prepend_bos=False, progress=False
+            )
+        assert all("its blocks" in str(each.message) or name == "opt-learnt" for each in told)
+        for site in sites:
+            for keep in (0.2, 0.5):
+                full = hooked_frame(model, task, site, keep)["logit_diff"].to_numpy()
+                gap = result.scores(site, keep).frame["logit_diff"].to_numpy() - full
+                assert np.abs(gap).max() <= allowed, (site, keep)
+
+
+def test_a_block_that_raises_when_it_is_called_again_means_full_passes(shared, drinks):
+    model = shared("bridge", "gpt2")
+
+    def once(module, args):
+        if len(args[0]) > 3:
+            raise RuntimeError("a block of another kind")
+
+    handle = model.blocks[1].register_forward_pre_hook(once)
+    try:
+        with pytest.warns(tlt.FullPassesWarning, match="do not give the logits of a whole pass"):
+            found = tlt.sweep(model, drinks, sites=["blocks.1.mlp.W_in"], keeps=[0.2], prepend_bos=False)
+        full = hooked_frame(model, drinks, "blocks.1.mlp.W_in", 0.2)
+    finally:
+        handle.remove()
     assert found.scores("blocks.1.mlp.W_in", 0.2).frame.equals(full)
 
 
@@ -375,9 +425,11 @@ def test_memory_is_bounded(toy, drinks, capsys):
     for keep in (0.2, 0.5):
         one, other = (each.scores("blocks.1.mlp.W_in", keep).frame for each in (free, tight))
         assert one["logit_diff"].tolist() == pytest.approx(other["logit_diff"].tolist(), abs=1e-5)
-    assert (
-        max(rows for _, rows, _ in count_work(toy, drinks, "blocks.1.mlp.W_in", max_memory=least)) == 1
-    )
+    longest = max(len(each.prompt) for each in encode(toy, drinks, prepend_bos=False).prompts)
+    seen = count_work(toy, drinks, "blocks.1.mlp.W_in", max_memory=least)
+    assert max(rows for _, rows, positions in seen if positions == longest) == 1
+    # Two rows in two copies, of eight tokens at most, have been tried.
+    assert max(rows * positions for _, rows, positions in seen) <= 4 * 8
 
 
 def test_states_are_computed_anew_where_they_may_not_be_kept(toy, drinks):

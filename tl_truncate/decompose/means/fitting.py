@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import as_integers, real
 from tl_truncate.corpora.corpus import Corpus, Filled, Row, batches, read_rows, row_length, size_of
 from tl_truncate.decompose.means.file import Sums, read_sums, write_sums
+from tl_truncate.decompose.means.origin import origin_of
 from tl_truncate.decompose.means.sums import SiteSums, usable
 from tl_truncate.decompose.passes import outputs_of
 from tl_truncate.surgery.edit import in_compute_precision
@@ -23,13 +24,15 @@ from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.files import as_path
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import find_sites, locate
-from tl_truncate.weights.provenance import of_model, versions
+from tl_truncate.weights.provenance import versions
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectrum import shared_spectrum
 
 # So many batches are read ahead, and their rows put in the order of their lengths.
 _WINDOW = 16
 _SECONDS_BETWEEN_SAVES = 60.0
+#: What two fits must have in common, of what is known of the weights, for their sums to be added.
+OF_THE_WEIGHTS = ("model", "model_class", "dtype", "weights", "weights_hash")
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,10 @@ class _State:
     _consistent: bool = True
     _expected: str | None = None
     _bases: dict[Site, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _origin: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._origin = origin_of(self.model, self.sites)
         linears = {site: locate(self.model, site) for site in self.sites}
         for fold in ("fit", "held_out"):
             self.sums[fold] = {
@@ -137,12 +142,12 @@ class _State:
     def read(self, path: str | os.PathLike[str]) -> None:
         """Goes on with a file."""
         _, self.sums, before = read_sums(path)
-        wanted: dict[str, Any] = dict(options=self._settings(), model=of_model(self.model)["model"])
+        wanted = {"options": self._settings(), **{name: self._origin[name] for name in OF_THE_WEIGHTS}}
         for name, value in wanted.items():
-            if before[name] != value:
+            if before.get(name) != value:
                 raise ValueError(
                     f"The fit in {path} must be of the same {name} to be gone on with, got "
-                    f"{before[name]} there and {value} now. Use another file."
+                    f"{before.get(name)} there and {value} now. Use another file."
                 )
         (corpus,) = before["corpora"]
         size = self.options.batch_size
@@ -246,6 +251,4 @@ class _State:
             hash=self._digest.hexdigest(),
             complete=complete,
         )
-        return dict(
-            **of_model(self.model), options=self._settings(), versions=versions(), corpora=[corpus]
-        )
+        return dict(**self._origin, options=self._settings(), versions=versions(), corpora=[corpus])

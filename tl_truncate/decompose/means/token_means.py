@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tl_truncate.corpora.corpus import Corpus
 from tl_truncate.decompose.means.file import FIT, HELD_OUT, read_sums, tensors_of, write_sums
-from tl_truncate.decompose.means.fitting import FitOptions, chosen_sites, fit_sums
+from tl_truncate.decompose.means.fitting import OF_THE_WEIGHTS, FitOptions, chosen_sites, fit_sums
 from tl_truncate.decompose.means.lookup import Table, mean_of, token_table
+from tl_truncate.decompose.means.origin import require_origin
 from tl_truncate.decompose.means.sums import SiteSums, current_tokens, pair_keys, shrunk_means
 from tl_truncate.weights.site import Site
 
@@ -83,7 +84,8 @@ class TokenMeans:
             prepend_bos: for texts; overrides the model's default.
             batch_size: rows in a pass.
             path: a file for the sums, written now and then, at the end, and when interrupted. Given
-                again with the same corpus, the fit goes on behind the rows that it has.
+                again with the same corpus and the same weights, the fit goes on behind the rows that it
+                has.
             progress: shows a bar.
 
         Returns:
@@ -91,7 +93,7 @@ class TokenMeans:
 
         Raises:
             ValueError: if an argument does not fit, the corpus has no row of two tokens, or the file
-                holds another fit.
+                holds another fit: of other weights, sites, options or rows.
             TypeError: if the corpus is of no known kind.
 
         Examples:
@@ -126,6 +128,10 @@ class TokenMeans:
         """Whether a site has been averaged."""
         return site in self.sums[FIT]
 
+    def has_pairs(self, site: Site) -> bool:
+        """Whether a site has been averaged by the previous token too."""
+        return self.sums[FIT][site].pairs is not None
+
     def require(self, site: Site | str) -> Site:
         """The site, if it has been averaged.
 
@@ -139,6 +145,17 @@ class TokenMeans:
                 f"The means must be of {found}, got means of {shown}. Fit them with "
                 f"TokenMeans.fit(model, corpus, sites=['{found}'])."
             )
+        return found
+
+    def require_of(self, model: Any, site: Site | str) -> Site:
+        """The site, if the means of it can be of the model.
+
+        Raises:
+            ValueError: if they cannot: the width is another, or the weights have been processed
+                otherwise.
+        """
+        found = self.require(site)
+        require_origin(model, found, self.sums[FIT][found].tokens.width, self.record)
         return found
 
     def corpus_mean(self, site: Site | str) -> Float[Tensor, " width"]:
@@ -249,13 +266,13 @@ class TokenMeans:
         """The means over both corpora, as if they had been read in one go.
 
         Raises:
-            ValueError: if they are not of the same sites of the same model, with the same kappa.
+            ValueError: if they are not of the same sites of the same weights, with the same kappa.
         """
+        known = [(name, self.record.get(name), other.record.get(name)) for name in OF_THE_WEIGHTS]
         for what, own, theirs in (
             ("sites", self.sites, other.sites),
             ("kappa", self.kappa, other.kappa),
-            ("model", self.record["model"], other.record["model"]),
-            ("weights", self.record["weights"], other.record["weights"]),
+            *known,
             ("options", self.record["options"], other.record["options"]),
         ):
             if own != theirs:

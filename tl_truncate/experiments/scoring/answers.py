@@ -1,5 +1,6 @@
 """Reading answers off logits: which rows have to be run, and what each prompt's score is."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.tasks.task import Task
@@ -143,20 +145,25 @@ class Outcome:
 
     Attributes:
         log_p_in_context, log_p_global: log-probabilities of the answers, in nats, `[prompt]`.
-        rank: how many tokens are more probable than the in-context answer's worst, `[prompt]`.
+        rank: how many tokens are more probable than the in-context answer's worst, and half of those
+            that are as probable: what ties amount to on average in any order, `[prompt]`.
+        credit: how far the in-context answer is the most probable, `[prompt]`: 1 if it is alone, its
+            share if it is tied, 0 if it is not. None in results of versions that did not know ties.
     """
 
     log_p_in_context: tuple[float, ...]
     log_p_global: tuple[float, ...]
-    rank: tuple[int, ...]
+    rank: tuple[float, ...]
+    credit: tuple[float, ...] | None = None
 
     def metrics(self) -> pd.DataFrame:
         """One row per prompt: rank, accuracy, p_in_context, p_global, logit_diff."""
         log_in_context, log_global = np.array(self.log_p_in_context), np.array(self.log_p_global)
         rank = np.array(self.rank, dtype=float)
+        credit = (rank == 0) if self.credit is None else np.array(self.credit)
         columns = dict(
             rank=rank,
-            accuracy=(rank == 0).astype(float),
+            accuracy=credit.astype(float),
             p_in_context=np.exp(log_in_context),
             p_global=np.exp(log_global),
             logit_diff=log_in_context - log_global,
@@ -164,33 +171,55 @@ class Outcome:
         return pd.DataFrame(columns)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What one row of logits says to one answer.
+
+    Attributes:
+        log_probability: of the answer, in nats.
+        rank, credit: as in `Outcome`; 0 where they are not counted.
+    """
+
+    log_probability: float
+    rank: float
+    credit: float
+
+
 class Sheet:
     """Collects answers, batch by batch, into an outcome for each task.
 
     Args:
         tasks: whose prompts are answered.
+        cuts: of the model that answers, to be named where it says nothing.
     """
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._sizes = [len(task) for task in tasks]
-        self._found: dict[tuple[int, int, Kind], tuple[float, int]] = {}
+    def __init__(self, tasks: Sequence[Task], cuts: Sequence[SiteCut] = ()) -> None:
+        self._tasks, self._cuts = tasks, cuts
+        self._found: dict[tuple[int, int, Kind], Reading] = {}
 
     def fill(self, batch: Batch, logits: Float[Tensor, "batch positions d_vocab"]) -> None:
-        """Reads a batch's answers off its logits at the last positions."""
-        for answer, value in zip(_asked(batch), read_answers(batch, logits), strict=True):
-            self._found[answer.task, answer.prompt, answer.kind] = value
+        """Reads a batch's answers off its logits at the last positions.
+
+        Raises:
+            ValueError: if a log-probability is not finite.
+        """
+        readings = read_answers(batch, logits)
+        require_finite(self._tasks, self._cuts, batch, [each.log_probability for each in readings])
+        for answer, reading in zip(_asked(batch), readings, strict=True):
+            self._found[answer.task, answer.prompt, answer.kind] = reading
 
     def outcomes(self) -> list[Outcome]:
         """One for each task, once all batches are filled in."""
-        return [self._outcome(task, size) for task, size in enumerate(self._sizes)]
+        return [self._outcome(task, len(each)) for task, each in enumerate(self._tasks)]
 
     def _outcome(self, task: int, size: int) -> Outcome:
         in_context = [self._found[task, prompt, "in_context"] for prompt in range(size)]
         global_ = [self._found[task, prompt, "global"] for prompt in range(size)]
         return Outcome(
-            tuple(value for value, _ in in_context),
-            tuple(value for value, _ in global_),
-            tuple(rank for _, rank in in_context),
+            tuple(each.log_probability for each in in_context),
+            tuple(each.log_probability for each in global_),
+            tuple(each.rank for each in in_context),
+            tuple(each.credit for each in in_context),
         )
 
 
@@ -199,23 +228,58 @@ def _asked(batch: Batch) -> Iterator[Answer]:
         yield from answers
 
 
-def read_answers(
-    batch: Batch, logits: Float[Tensor, "batch positions d_vocab"]
-) -> list[tuple[float, int]]:
-    """Log-probability of each answer and the rank of its worst token, in the order of the rows.
+def require_finite(
+    tasks: Sequence[Task], cuts: Sequence[SiteCut], batch: Batch, values: Sequence[float]
+) -> None:
+    """Refuses answers about which the logits say nothing.
 
-    Ranks are counted for in-context answers alone; they are 0 for the others.
+    Raises:
+        ValueError: if a value is not finite, with the cuts and the prompt.
+    """
+    for answer, value in zip(_asked(batch), values, strict=True):
+        if not math.isfinite(value):
+            task = tasks[answer.task]
+            raise ValueError(
+                f"The logits must be finite, but with {told(cuts)} the log-probability of an answer to "
+                f"prompt {answer.prompt} of {task.name!r} is {value}: {task.prompts[answer.prompt]!r}. "
+                f"{REMEDY}"
+            )
+
+
+#: What to do about logits that are not finite.
+REMEDY = (
+    "Look for weights that are not finite, and for half precision that overflows: load the model in "
+    "bfloat16 or float32, or leave the cut out."
+)
+
+
+def told(cuts: Sequence[SiteCut]) -> str:
+    """The cuts of a model, for an error."""
+    return ", ".join(map(repr, cuts)) or "no cut"
+
+
+def read_answers(batch: Batch, logits: Float[Tensor, "batch positions d_vocab"]) -> list[Reading]:
+    """Log-probability of each answer, and how it stands against other tokens, in the order of the rows.
+
+    Of several tokens the worst rank counts, and the product of their credits. For in-context answers
+    alone they are counted.
     """
     logits = where_float64_is(logits)
     where = batch.places.to(logits.device)
     chosen = logits[where.rows, where.columns, where.tokens]
     log_probability = chosen.double() - log_normalisers(logits)[where.rows, where.columns]
     total = torch.where(where.inside, log_probability, 0.0).sum(-1)
-    ranks = torch.zeros_like(where.tokens)
-    own = _rows(logits, where.rows[where.counted, 0])
-    ranks[where.counted] = (own > chosen[where.counted, :, None]).sum(-1)
-    worst = torch.where(where.inside, ranks, 0).amax(-1)
-    return list(zip(total.tolist(), worst.tolist(), strict=True))
+    above = torch.zeros(where.tokens.shape, dtype=torch.int64, device=logits.device)
+    tied = torch.ones_like(above)
+    own, least = _rows(logits, where.rows[where.counted, 0]), chosen[where.counted, :, None]
+    above[where.counted] = (own > least).sum(-1)
+    tied[where.counted] = (own == least).sum(-1)
+    ranks = torch.where(where.inside, above.double() + (tied.double() - 1) / 2, 0.0).amax(-1)
+    credit = torch.where(where.inside, (above == 0).double() / tied, 1.0).prod(-1)
+    counted = torch.zeros_like(credit)
+    counted[where.counted] = credit[where.counted]
+    values = zip(total.tolist(), ranks.tolist(), counted.tolist(), strict=True)
+    return [Reading(*each) for each in values]
 
 
 def _rows(logits: Tensor, rows: Tensor) -> Tensor:

@@ -39,11 +39,12 @@ class Scores(Saved):
         resamples: has no effect; of versions whose intervals were drawn.
 
     The metrics, each an `Estimate` (a float with `.low`, `.high`, `.se`):
-        accuracy: share of prompts whose most probable continuation is the in-context answer.
+        accuracy: share of prompts whose most probable continuation is the in-context answer; one that is
+            tied with others counts as its share, 1 / (number of tied tokens).
         p_in_context, p_global: probability of the answers, from 0 to 1.
         logit_diff: in-context minus global, in nats (log-probabilities for sequences).
-        rank: how many tokens are more probable than the in-context answer; the worst token's for a
-            sequence.
+        rank: how many tokens are more probable than the in-context answer, and half of those that are as
+            probable; the worst token's for a sequence.
     """
 
     frame: pd.DataFrame
@@ -185,7 +186,7 @@ def evaluate(
     Raises:
         ValueError: if the task does not fit the tokenizer, a cut addresses nothing, the model has
             active dropout, the memory does not suffice, or the baseline is of other prompts or another
-            model; before any pass runs.
+            model; before any pass runs. And if logits are not finite.
         TypeError: if an argument is of the wrong kind.
 
     Examples:
@@ -233,9 +234,10 @@ def _evaluate(
     rows = prompts_that_fit(model, encoded, sites, batch_size=batch_size, max_memory=max_memory)
 
     def scores(active: Cuts, uncut: Scores | None) -> Scores:
-        record = replace(uncut_record, cuts=tuple(cut.to_json() for cut in (*around, *active)))
+        both = Cuts(around, active)
+        record = replace(uncut_record, cuts=tuple(cut.to_json() for cut in both))
         with truncated(model, *active):
-            frame = _score(model, task, encoded, rows, progress)
+            frame = _score(model, task, both, encoded, rows, progress)
         return Scores(frame, record, uncut, resamples=resamples)
 
     # The cut model comes first, so that a cut that cannot be made fails before any pass.
@@ -307,9 +309,9 @@ def _require_deterministic(model: nn.Module) -> None:
 
 
 def _score(
-    model: Any, task: Task, encoded: EncodedTask, batch_size: int, progress: bool
+    model: Any, task: Task, cuts: Cuts, encoded: EncodedTask, batch_size: int, progress: bool
 ) -> pd.DataFrame:
-    batches, sheet = plan_batches([encoded], batch_size), Sheet([task])
+    batches, sheet = plan_batches([encoded], batch_size), Sheet([task], cuts)
     rows = sum(len(batch.rows) for batch in batches)
     with tqdm(total=rows, disable=not progress, desc=task.name, unit="row", delay=2, leave=False) as bar:
         for batch in batches:

@@ -1,5 +1,6 @@
 """What cuts do to running text: no gain is shown without its cost."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import natural, positive
 from tl_truncate.corpora.corpus import Filled, Row, batches
 from tl_truncate.corpora.texts import sample_texts
+from tl_truncate.experiments.scoring.answers import REMEDY, told
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, rows_that_fit
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table
@@ -170,8 +172,8 @@ def side_effects(
         The effects, with intervals over passages.
 
     Raises:
-        ValueError: if there is no text of two tokens, the memory does not suffice, or a cut addresses
-            nothing.
+        ValueError: if there is no text of two tokens, the memory does not suffice, a cut addresses
+            nothing, or logits are not finite.
         TypeError: if texts is one text, or something is not a cut.
 
     Examples:
@@ -267,8 +269,15 @@ def _effects(model: Any, cuts: Cuts, batch: Filled, texts: Sequence[str]) -> dic
     for place, row in enumerate(batch.rows):
         said = slice(0, len(row.tokens) - 1)
         before, after = where_float64_is(uncut[place, said]), where_float64_is(cut[place, said])
-        wanted = torch.tensor(row.tokens[1:])
-        found[row.passage] = dict(text=texts[row.passage], **_compare(before, after, wanted))
+        wanted, text = torch.tensor(row.tokens[1:]), texts[row.passage]
+        compared = _compare(before, after, wanted)
+        found[row.passage] = dict(text=text, **compared)
+        for name, active in (("uncut_loss", Cuts()), ("loss", cuts), ("kl", cuts)):
+            if not math.isfinite(compared[name]):
+                raise ValueError(
+                    f"The logits must be finite, but with {told(Cuts(active_cuts(model), active))} they "
+                    f"are not on passage {row.passage}: {text[:60]!r}. {REMEDY}"
+                )
     return found
 
 
@@ -278,7 +287,9 @@ def _compare(uncut: Tensor, cut: Tensor, targets: Tensor) -> dict[str, float]:
     for one, other, wanted in zip(*map(_pieces, (uncut, cut, targets.to(uncut.device))), strict=True):
         before = in_compute_precision(one).log_softmax(-1)
         after = in_compute_precision(other).log_softmax(-1)
-        divergence = (before.exp() * (before - after)).sum(-1, dtype=torch.float64)
+        # A token that is never said, such as one that fills up a vocabulary, adds nothing.
+        share = torch.where(before.isneginf(), 0.0, before.exp() * (before - after))
+        divergence = share.sum(-1, dtype=torch.float64)
         same = before.argmax(-1) == after.argmax(-1)
         losses = [-each.gather(-1, wanted[:, None]).double().sum() for each in (after, before)]
         sums += [float(each) for each in (*losses, divergence.sum(), same.sum())]

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
-from tl_truncate.experiments.scoring.answers import Batch, plan_batches
+from tl_truncate.experiments.scoring.answers import Batch, plan_batches, require_finite
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import Attribution
@@ -66,7 +66,7 @@ def attribute(
 
     Raises:
         ValueError: if an argument does not fit, before any pass; or if a site's hook point is not
-            reached in a pass.
+            reached in a pass, or logits are not finite.
         TypeError: if the task is no task.
 
     Source: Molchanov et al. 2017 (arXiv 1611.06440), the Taylor criterion, applied to the components of
@@ -94,7 +94,7 @@ def attribute(
     batches = plan_batches([encoded], rows, apart=True)
     by_prompt = {site: torch.zeros(len(task), spectra[site].max_rank) for site in chosen}
     for batch in tqdm(batches, "attribute", disable=not progress):
-        seen = _values_and_gradients(model, linears, batch, _METRICS[metric])
+        seen = _values_and_gradients(model, task, linears, batch, _METRICS[metric])
         for site, (u, gradient) in seen.items():
             vectors = spectra[site].V.to(u.device, u.dtype)
             effects = component_effects(u, gradient, vectors).cpu()
@@ -121,7 +121,11 @@ def component_effects(
 
 
 def _values_and_gradients(
-    model: Any, linears: dict[Site, Linear], batch: Batch, metric: Callable[[Batch, Tensor], Tensor]
+    model: Any,
+    task: Task,
+    linears: dict[Site, Linear],
+    batch: Batch,
+    metric: Callable[[Batch, Tensor], Tensor],
 ) -> dict[Site, tuple[Tensor, Tensor]]:
     """Each site's output without its bias, and the metric's gradient there, summed over the rows."""
     outputs: dict[str, Tensor] = {}
@@ -135,6 +139,8 @@ def _values_and_gradients(
         stack.callback(model.blocks[0].register_forward_pre_hook(_from_here, with_kwargs=True).remove)
         stack.enter_context(unembedding_only(model, batch.positions))
         logits = model(batch.tokens.to(device), return_type="logits")[:, -batch.positions :]
+        said = _log_probabilities(batch, logits).tolist()
+        require_finite([task], active_cuts(model), batch, said)
         missing = [str(site) for site, linear in linears.items() if linear.output.name not in outputs]
         if missing:
             raise ValueError(

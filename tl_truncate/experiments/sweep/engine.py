@@ -55,6 +55,7 @@ class Engine:
 
     def __init__(self, model: Any, tasks: Sequence[Task], plan: Plan) -> None:
         self._model, self._tasks, self._plan = model, tasks, plan
+        self._around = active_cuts(model)
         self._replayer = Replayer(model)
         self._streams: list[_Stream] = []
         self._probe: _Stream | None = None
@@ -67,11 +68,11 @@ class Engine:
         return self._probe is not None
 
     def _begin(self) -> None:
-        sheet, first = Sheet(self._tasks), self._plan.batches[0].first_row()
+        sheet, first = self._sheet(), self._plan.batches[0].first_row()
         seen = self._record(first)
         reason = _reason_against(self._model, self._replayer, seen)
         for batch in self._plan.batches:
-            recorded = self._record(batch) if reason is None else None
+            recorded = self._recorded(batch) if reason is None else None
             if recorded is None:
                 sheet.fill(batch, last_logits(self._model, batch.tokens, batch.positions))
             else:
@@ -87,8 +88,16 @@ class Engine:
             message = f"Each cut takes a pass through the whole model: {reason}."
             warnings.warn(message, FullPassesWarning, stacklevel=5)
 
+    def _sheet(self, *cuts: SiteCut) -> Sheet:
+        return Sheet(self._tasks, (*self._around, *cuts))
+
     def _record(self, batch: Batch) -> Recording | None:
         return record(self._model, batch.tokens, batch.positions)
+
+    def _recorded(self, batch: Batch) -> Recording | None:
+        """A batch's pass, if it can be run again in several copies."""
+        seen = self._record(batch)
+        return seen if seen is not None and self._replayer.fits(seen.passed) else None
 
     def run(
         self, cuts: Sequence[SiteCut], done: Callable[[SiteCut], bool] = lambda cut: False
@@ -157,7 +166,7 @@ class Engine:
         states: list[LayerState | None],
     ) -> list[Found]:
         """Some cuts of a site, which share their passes, on all prompts."""
-        sheets = [Sheet(self._tasks) for _ in cuts[which]]
+        sheets = [self._sheet(cut) for cut in cuts[which]]
         for index, stream in enumerate(self._streams):
             state = states[index] or self._observe(layer, stream, matrices)
             states[index] = state if self._plan.remembers else None
@@ -170,7 +179,7 @@ class Engine:
         return observe(self._replayer, layer, stream.resid, stream.passed, matrices)
 
     def _full_passes(self, cut: SiteCut) -> list[Outcome]:
-        sheet = Sheet(self._tasks)
+        sheet = self._sheet(cut)
         with truncated(self._model, cut):
             for batch in self._plan.batches:
                 sheet.fill(batch, last_logits(self._model, batch.tokens, batch.positions))
@@ -180,7 +189,10 @@ class Engine:
 def _reason_against(model: Any, replayer: Replayer, seen: Recording | None) -> str | None:
     """Why a model cannot be run from the middle, or None."""
     if any(getattr(module, "fwd_hooks", None) for module in model.modules()):
-        return "it carries hooks of your own, which may not expect to see a batch more than once"
+        return (
+            "it carries hooks of your own or of its architecture, which may not expect to see a batch "
+            "more than once"
+        )
     if int(getattr(model.cfg, "n_devices", 1) or 1) > 1:
         return "its blocks lie on several devices"
     if any(cut.reads_tokens for cut in active_cuts(model)):

@@ -96,7 +96,7 @@ def sweep(
     Raises:
         ValueError: if the task does not fit the tokenizer, a site or keep does not fit the model, the
             memory does not suffice, or the folder holds another run, such as of other weights; before
-            any pass runs.
+            any pass runs. And if logits are not finite.
         BlockingIOError: if another process works in the folder.
         TypeError: if an argument is of the wrong kind.
         FullPassesWarning: as a warning, if the model cannot be run from the middle.

@@ -1,0 +1,94 @@
+"""Which weights means are of, and whether a model has them."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from tl_truncate.weights.content import content_key, weights_hash
+from tl_truncate.weights.locate import locate
+from tl_truncate.weights.processing import processing
+from tl_truncate.weights.provenance import of_model
+from tl_truncate.weights.reading import as_stored
+from tl_truncate.weights.site import Site
+
+
+class OtherWeightsWarning(UserWarning):
+    """Token means are used on a site whose weight is not the one that they were fitted on."""
+
+
+def origin_of(model: Any, sites: tuple[Site, ...]) -> dict[str, Any]:
+    """The model, the hash of all its weights, and keys of the sites' own, as plain data."""
+    keys = {str(site): _key(model, site) for site in sites}
+    return {**of_model(model), "weights_hash": weights_hash(model), "site_keys": keys}
+
+
+def _key(model: Any, site: Site) -> str:
+    with as_stored():  # cuts at work are in the record by themselves
+        return content_key(locate(model, site).weight())
+
+
+def require_origin(model: Any, site: Site, width: int, record: Mapping[str, Any]) -> None:
+    """Refuses means that cannot be of a model's site.
+
+    Args:
+        model: on which the means are to be used.
+        site: that they are of.
+        width: of the means.
+        record: of the means.
+
+    Raises:
+        ValueError: if the width is another, or the weights have been processed otherwise.
+    """
+    linear = locate(model, site)
+    if width != linear.shape[1]:
+        raise ValueError(
+            f"The means must have the width of {site} in this model, {linear.shape[1]}, got {width}: "
+            f"they are of {record.get('model')}. Fit them on this model."
+        )
+    require_processing(model, record.get("weights", "raw"))
+
+
+def require_processing(model: Any, told: str) -> None:
+    """Refuses what comes of weights that had been processed otherwise than a model's.
+
+    Folding and centring change what a site writes, or what its components are.
+
+    Raises:
+        ValueError: if they had.
+    """
+    found, own = _processing(told), _processing(str(processing(model)))
+    if found != own:
+        raise ValueError(
+            "The means must be of weights that have been processed as this model's, which are: "
+            f"{own}, got means of weights that are: {found}. Fit them on this model as it is now."
+        )
+
+
+def is_of_another_weight(model: Any, site: Site, record: Mapping[str, Any]) -> bool:
+    """Whether means are known to have been fitted on another weight than a model's site has.
+
+    In another precision the same weights cannot be told from others.
+    """
+    key = record.get("site_keys", {}).get(str(site))
+    return key is not None and record.get("dtype") == _dtype(model) and key != _key(model, site)
+
+
+def warn_of_another_weight(model: Any, site: Site, record: Mapping[str, Any]) -> None:
+    """Says so: means of another checkpoint may be what is wanted, and may be a mistake."""
+    if is_of_another_weight(model, site, record):
+        warnings.warn(
+            f"The means of {site} were fitted on another weight than this model has there (they are of "
+            f"{record.get('model')}). Fit them on this model, unless this is what you want.",
+            OtherWeightsWarning,
+            stacklevel=2,
+        )
+
+
+def _dtype(model: Any) -> str:
+    return str(next(iter(model.parameters())).dtype).removeprefix("torch.")
+
+
+def _processing(told: str) -> str:
+    """Compatibility mode by itself only adds names."""
+    found = [each for each in told.split(", ") if each not in ("raw", "compatibility mode")]
+    return ", ".join(found) or "raw"
