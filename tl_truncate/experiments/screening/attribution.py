@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from torch import Tensor
 from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.runs.record import Record
 from tl_truncate.runs.saved import Saved
+from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import Columns, Estimate, mean_columns, q_values
 from tl_truncate.surgery.cut import Cut, kept_components
 from tl_truncate.weights.keep import Keep, as_keep
@@ -48,7 +48,7 @@ class Attribution(Saved):
     n_prompts: int
     record: Record
 
-    @cached_property
+    @own_table
     def frame(self) -> pd.DataFrame:
         """One row per component.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, ro
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.saved import Saved
+from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import mean_columns
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.hooks import active_cuts
@@ -54,7 +54,7 @@ class PartAttribution(Saved):
     split: dict[str, Any]
     resamples: int = 2000
 
-    @cached_property
+    @own_table
     def frame(self) -> pd.DataFrame:
         """One row per (layer, part, answer): mean logits with se, low, high, and the part's energy."""
         columns = self.logits.reshape(len(self.logits), -1)

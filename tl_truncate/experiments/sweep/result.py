@@ -20,6 +20,7 @@ from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.record import Record
+from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import q_values, shown_in
 from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.tasks.task import Task
@@ -76,7 +77,7 @@ class SweepResult:
         """Whether every cut of the grid has been scored."""
         return len(self.settings) == len(self.grid)
 
-    @cached_property
+    @own_table
     def frame(self) -> pd.DataFrame:
         """One row per (task, setting).
 

@@ -19,6 +19,7 @@ from tl_truncate.experiments.training.reading import Reading
 from tl_truncate.experiments.training.steps import FirstStep, first_lasting
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import q_values, shown_in
 from tl_truncate.tasks.task import Task
 
@@ -81,7 +82,7 @@ class Dynamics:
         here = self.readings[step].keys()
         return [name for name, draws in self._draws.items() if here >= set(draws)]
 
-    @cached_property
+    @own_table
     def frame(self) -> pd.DataFrame:
         """One row per (step, cut).
 
@@ -97,7 +98,7 @@ class Dynamics:
             table[f"{metric}_change_q"] = q_values(table[f"{metric}_change_q"])
         return table
 
-    @cached_property
+    @own_table
     def parts_frame(self) -> pd.DataFrame:
         """One row per (step, layer, part, answer): logits with se, low, high, and the part's energy.
 
