@@ -6,7 +6,7 @@ from importlib.metadata import version
 import inplace
 import pytest
 import torch
-from architectures import CASES
+from architectures import CASES, SPECIAL, WINDOWED
 from transformer_lens.model_bridge import TransformerBridge
 
 import tl_truncate as tlt
@@ -84,6 +84,24 @@ def test_the_gradient_at_every_hook_point_is_the_edited_models(model, tokens, si
                 found = gradients(model, tokens)
             assert len(found) > 20
             assert inplace.difference(found, edited) <= 1e-9
+
+
+@pytest.mark.parametrize(("kind", "name"), [*(("bridge", name) for name in SPECIAL), *WINDOWED])
+def test_activations_and_gradients_of_further_architectures(kind, name, shared, tokens):
+    model = shared(kind, name, torch.float64)
+    sites = ("attn.W_V", "attn.W_O.2", "mlp.W_in")
+    sites = [*(f"blocks.1.{site}" for site in sites), "blocks.2.mlp.W_out", "blocks.2.attn.W_Q.1"]
+    with inplace.edited(model, *[(site, inplace.top(0.4)) for site in sites]):
+        edited = {**inplace.outputs(model, tokens), **by_gradient(model, tokens)}
+    for weights in (False, True):
+        with tlt.truncated(model, [tlt.Cut(site, 0.4) for site in sites], weights=weights):
+            found = {**inplace.outputs(model, tokens), **by_gradient(model, tokens)}
+        assert len(found) > 100
+        assert inplace.difference(found, edited) <= 1e-9
+
+
+def by_gradient(model, tokens) -> dict[str, torch.Tensor]:
+    return {f"gradient at {name}": value for name, value in gradients(model, tokens).items()}
 
 
 def test_plain_hooks_of_a_head_refuse_what_backward_hooks_would_not_see(model, tokens):
