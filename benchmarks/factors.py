@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from tl_truncate.weights import cache
-from tl_truncate.weights.factors import factorise
+from tl_truncate.weights.spectra import cache
+from tl_truncate.weights.spectra.factors import factorise
 
 
 def timed(run: Callable[[], object]) -> tuple[float, object]:

@@ -7,14 +7,14 @@ from tl_truncate.decompose.decompose import decompose_layers, decompose_mlp
 from tl_truncate.decompose.means.origin import OtherWeightsWarning
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import LogitAttribution, MLPDecomposition
-from tl_truncate.decompose.removal import (
+from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
+from tl_truncate.decompose.taken_away.hooks import global_removal_hooks
+from tl_truncate.decompose.taken_away.removal import (
     GlobalRemoval,
     InContextRemoval,
-    global_removal_hooks,
     without_global,
     without_in_context,
 )
-from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
 from tl_truncate.experiments.comparison.compare import (
     ChosenComparison,
     Comparison,
@@ -44,7 +44,6 @@ from tl_truncate.surgery.cut import Cut, Cuts
 from tl_truncate.surgery.hooks import truncated, truncation_hooks
 from tl_truncate.surgery.surgeon import CutNotApplied
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.cache import cache_clear, cache_info
 from tl_truncate.weights.keep import (
     Band,
     Components,
@@ -60,7 +59,8 @@ from tl_truncate.weights.keep.noise import MarchenkoPastur, OptimalThreshold
 from tl_truncate.weights.locate import find_sites
 from tl_truncate.weights.processing import ProcessedWeightsWarning, processing
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import Spectrum, spectrum
+from tl_truncate.weights.spectra.cache import cache_clear, cache_info
+from tl_truncate.weights.spectra.spectrum import Spectrum, spectrum
 
 __version__ = "0.1.0"
 __all__ = [

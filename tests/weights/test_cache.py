@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.weights import cache
+from tl_truncate.weights.spectra import cache
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_computed_anew_with_a_warning(own_folder, damage):
 
 def test_two_processes_share_it(own_folder):
     code = (
-        "import torch\nfrom tl_truncate.weights import cache\n"
+        "import torch\nfrom tl_truncate.weights.spectra import cache\n"
         "for seed in range(12):\n"
         "    w = torch.randn(60, 90, generator=torch.Generator().manual_seed(seed))\n"
         "    f = cache.cached_factors(w)\n"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tl_truncate as tlt
-from tl_truncate.weights.factors import factorise
+from tl_truncate.weights.spectra.factors import factorise
 
 dtypes = st.sampled_from((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 EPS = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5}

@@ -3,7 +3,7 @@
 import typer
 
 from tl_truncate.cli.shared.app import app, kind
-from tl_truncate.weights.cache import cache_clear, cache_info
+from tl_truncate.weights.spectra.cache import cache_clear, cache_info
 
 cache_app = typer.Typer(no_args_is_help=True, help="The spectra stored on disk.")
 app.add_typer(cache_app, name="cache")

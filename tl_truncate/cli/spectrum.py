@@ -21,7 +21,7 @@ from tl_truncate.weights.locate import available, find_sites, locate, n_layers
 from tl_truncate.weights.processing import processing
 from tl_truncate.weights.provenance import versions
 from tl_truncate.weights.site import MATRICES, Site
-from tl_truncate.weights.spectrum import Spectrum, spectrum
+from tl_truncate.weights.spectra.spectrum import Spectrum, spectrum
 
 
 @app.command("spectrum")

@@ -18,7 +18,7 @@ from tl_truncate.weights.keep import Without
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import shared_spectrum
+from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,7 +11,8 @@ from torch import Tensor
 from tl_truncate.checks import whole
 from tl_truncate.decompose.ablation import ablated_outputs
 from tl_truncate.decompose.means.origin import warn_of_another_weight
-from tl_truncate.decompose.means.token_means import StoredMeans, TokenMeans
+from tl_truncate.decompose.means.stored import StoredMeans
+from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.own_path import own_path
 from tl_truncate.decompose.parts import Method
 from tl_truncate.surgery.cut import kept_components
@@ -19,7 +20,7 @@ from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import shared_spectrum
+from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 Terms = dict[str, Tensor]
 #: The terms that make up the global part, by method.

@@ -21,7 +21,7 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import SingularValues, StoredValues
+from tl_truncate.weights.spectra.spectrum import SingularValues, StoredValues
 
 T = TypeVar("T")
 _codec = cattrs.Converter()

@@ -20,7 +20,7 @@ from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import Spectrum, shared_spectrum
+from tl_truncate.weights.spectra.spectrum import Spectrum, shared_spectrum
 
 Control = TypeVar("Control", bound=SiteCut)
 

@@ -17,7 +17,7 @@ from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
 from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import SingularValues, shared_spectrum
+from tl_truncate.weights.spectra.spectrum import SingularValues, shared_spectrum
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tl_truncate.surgery.cut import Cut, SiteCut, kept_components, trivial_proje
 from tl_truncate.surgery.edit import Edit, Projection, smaller_side
 from tl_truncate.weights.keep import LaserCompat
 from tl_truncate.weights.locate import locate
-from tl_truncate.weights.spectrum import shared_spectrum
+from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 
 @dataclass(frozen=True)

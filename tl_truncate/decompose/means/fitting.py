@@ -26,7 +26,7 @@ from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.provenance import versions
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import shared_spectrum
+from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 # So many batches are read ahead, and their rows put in the order of their lengths.
 _WINDOW = 16

@@ -8,8 +8,8 @@ import torch
 
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import Method
-from tl_truncate.decompose.removal import GlobalRemoval
 from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
+from tl_truncate.decompose.taken_away.removal import GlobalRemoval
 from tl_truncate.surgery.controls import FEW_DRAWS, Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.tasks.encode import encode

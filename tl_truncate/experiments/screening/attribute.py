@@ -24,7 +24,7 @@ from tl_truncate.tasks.task import Task
 from tl_truncate.weights.linear import Linear, head_slice
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import spectrum
+from tl_truncate.weights.spectra.spectrum import spectrum
 
 Differentiable = Literal["logit_diff", "p_in_context", "p_global"]
 

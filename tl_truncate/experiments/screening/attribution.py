@@ -17,7 +17,7 @@ from tl_truncate.statistics import Columns, Estimate, mean_columns, q_values
 from tl_truncate.surgery.cut import Cut, kept_components
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectrum import SingularValues
+from tl_truncate.weights.spectra.spectrum import SingularValues
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,7 +1,7 @@
 """A search on disk: `search.json`, from which the result comes back prompt by prompt."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +24,20 @@ FORMAT = 3
 
 
 @contextmanager
-def held_for_search(folder: RunFolder) -> Iterator[None]:
-    """`RunFolder.held`, which says of a search of an earlier version why it cannot be gone on with.
+def opened_search(
+    run_dir: str | os.PathLike[str] | None, manifest: Callable[[], dict[str, Any]], **may_differ: Any
+) -> Iterator[Path | None]:
+    """A run folder held and opened for a search, which goes on there if one was begun; None without one.
 
     Raises:
-        ValueError: if an earlier version has searched there, which wrote no manifest.
+        ValueError: if the folder holds another run, or an earlier version has searched there, which
+            wrote no manifest.
         BlockingIOError: if another process is at work in the folder.
     """
+    if run_dir is None:
+        yield None
+        return
+    folder = RunFolder(run_dir)
     old = (folder.path / FILE).exists() or any(folder.path.glob("*/manifest.json"))
     if old and not folder.exists():
         raise ValueError(
@@ -39,7 +46,8 @@ def held_for_search(folder: RunFolder) -> Iterator[None]:
             "SearchResult.load; to search again, use another folder."
         )
     with folder.held():
-        yield
+        folder.open(manifest(), resume=True, **may_differ)
+        yield folder.path
 
 
 def write_search(summary: Mapping[str, Any], fields: Mapping[str, Any], folder: str | Path) -> None:

