@@ -214,3 +214,45 @@ def test_a_cut_in_the_weight_after_one_at_the_output_is_refused(toy):
     refused = pytest.raises(ValueError, match="made in the order in which they are")
     with tlt.truncated(toy, one), refused, tlt.truncated(toy, other, weights=True):
         raise AssertionError("entered")
+
+
+class TestWhatChoosesACutInside:
+    """Everything that leads to a cut goes by the stored weight, as the cut itself does."""
+
+    SITE = "blocks.1.mlp.W_out"
+
+    def test_a_sweep_is_an_evaluation(self, toy, drinks):
+        with tlt.truncated(toy, tlt.Cut(self.SITE, tlt.DropTop(4)), weights=True):
+            table = tlt.sweep(toy, drinks, sites=[self.SITE], keeps=[8], progress=False).frame
+            scores = tlt.evaluate(toy, drinks, tlt.Cut(self.SITE, 8), progress=False)
+        assert float(table["logit_diff"][0]) == pytest.approx(float(scores.logit_diff), abs=1e-4)
+
+    def test_shares_are_along_the_components_that_cuts_name(self, toy, tokens):
+        around = tlt.Cut(self.SITE, tlt.DropTop(4))
+        outside = tlt.TokenMeans.fit(toy, tokens, layers=[1], progress=False)
+        with tlt.truncated(toy, around, weights=True):
+            inside = tlt.TokenMeans.fit(toy, tokens, layers=[1], progress=False)
+            found = [tlt.component_shares(toy, self.SITE, means).values for means in (inside, outside)]
+        for values in (*found, tlt.component_shares(toy, self.SITE, inside).values):
+            assert float(values.max()) < 1.5
+
+    @pytest.mark.parametrize("weights", [True, False])
+    def test_an_attribution_sees_the_cut_head(self, toy, drinks, weights):
+        head = "blocks.1.attn.W_O.2"
+        with tlt.truncated(toy, tlt.Cut(head, 3), weights=weights):
+            found = tlt.attribute(toy, drinks, sites=[head], progress=False)
+        assert float(found.effect(head, 3)) == pytest.approx(0, abs=1e-5)
+
+
+def test_rows_that_change_places_are_seen(model, tokens):
+    parameter, _ = inplace.parameter(model, 1, "W_out")
+    saved = parameter.detach().clone()
+    try:
+        with torch.no_grad(), tlt.truncated(model, tlt.Cut("blocks.1.mlp.W_out", 0.4), weights=True):
+            model(tokens)
+            parameter.data.copy_(saved.flip(0))
+            through_data = model(tokens)
+            parameter.mul_(1.0)
+            assert torch.equal(through_data, model(tokens))
+    finally:
+        parameter.data.copy_(saved)

@@ -24,7 +24,7 @@ from tl_truncate.tasks.task import Task
 from tl_truncate.weights.linear import Linear, head_slice
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.spectrum import spectrum
+from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 Differentiable = Literal["logit_diff", "p_in_context", "p_global"]
 
@@ -90,7 +90,9 @@ def attribute(
     rows = prompts_that_fit(
         model, encoded, chosen, batch_size=batch_size, max_memory=max_memory, gradients=True
     )
-    spectra = {site: spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)}
+    spectra = {
+        site: shared_spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)
+    }
     batches = plan_batches([encoded], rows, apart=True)
     by_prompt = {site: torch.zeros(len(task), spectra[site].max_rank) for site in chosen}
     for batch in tqdm(batches, "attribute", disable=not progress):
@@ -180,7 +182,8 @@ def _of_site(
     if linear.writes_one_head and linear.input is not None:
         x = in_compute_precision(_joined(inputs[linear.input.name].detach(), linear.shape[0], linear))
         own = x[..., head_slice(site, x.shape[-1], linear.n_heads)]
-        return own @ linear.weight().to(own.dtype), in_compute_precision(gradient)
+        rows = linear.stored.as_read()[linear.part].detach()
+        return own @ rows.to(own.dtype), in_compute_precision(gradient)
     flat = _joined(value, linear.shape[1], linear)
     columns = head_slice(site, flat.shape[-1], linear.n_heads)
     bias = linear.bias()

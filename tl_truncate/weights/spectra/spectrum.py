@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import locate
+from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.cache import cached_factors
 from tl_truncate.weights.spectra.factors import Method, NotFinite
@@ -199,12 +200,20 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
         >>> tuple(spec.U.shape), tuple(spec.S.shape), tuple(spec.V.shape)
         ((48, 32), (32,), (32, 32))
     """
-    shared = shared_spectrum(model, site)
+    shared = _spectrum(model, site)
     return replace(shared, U=shared.U.clone(), S=shared.S.clone(), V=shared.V.clone())
 
 
 def shared_spectrum(model: Any, site: Site | str) -> Spectrum:
-    """The same, in the memory of the cache: for those who do not write into it."""
+    """That of the stored weight, in the memory of the cache: for those who do not write into it.
+
+    Cuts choose from it, whatever reads as cut already, and so must everything that leads to a cut.
+    """
+    with as_stored():
+        return _spectrum(model, site)
+
+
+def _spectrum(model: Any, site: Site | str) -> Spectrum:
     place = Site.parse(site)
     try:
         factors = cached_factors(locate(model, place).weight())
