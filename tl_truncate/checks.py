@@ -47,10 +47,7 @@ def positive(name: str, value: Any) -> int:
         >>> positive("n", 3)
         3
     """
-    found = whole(value)
-    if found is None or found < 1:
-        raise ValueError(f"{name} must be an integer from 1 up, got {value!r}.")
-    return found
+    return _from(1, name, value)
 
 
 def natural(name: str, value: Any) -> int:
@@ -63,9 +60,13 @@ def natural(name: str, value: Any) -> int:
         >>> natural("seed", 0)
         0
     """
+    return _from(0, name, value)
+
+
+def _from(least: int, name: str, value: Any) -> int:
     found = whole(value)
-    if found is None or found < 0:
-        raise ValueError(f"{name} must be an integer from 0 up, got {value!r}.")
+    if found is None or found < least:
+        raise ValueError(f"{name} must be an integer from {least} up, got {value!r}.")
     return found
 
 

@@ -396,3 +396,26 @@ def test_compiled_models(model, tokens, site, when):
         assert close(cut, edited)
         assert close(compiled(tokens), uncut)
     torch.compiler.reset()
+
+
+def test_the_users_stance_on_compiling_comes_back(toy):
+    """In whatever order contexts are left."""
+    seen = []
+
+    @torch.compile(backend=lambda graph, inputs: seen.append("compiled") or graph.forward)
+    def double(x):
+        return 2 * x
+
+    first, second = (tlt.truncated(toy, tlt.Cut(f"blocks.{layer}.mlp.W_in", 0.3)) for layer in (0, 1))
+    try:
+        torch.compiler.set_stance("force_eager")
+        first.__enter__(), second.__enter__()
+        first.__exit__(None, None, None), second.__exit__(None, None, None)
+        double(torch.ones(2))
+        assert seen == []
+    finally:
+        torch.compiler.set_stance("default")
+        torch.compiler.reset()
+    double(torch.ones(2))
+    assert seen == ["compiled"]
+    torch.compiler.reset()

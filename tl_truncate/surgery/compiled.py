@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 _at_work = 0
-_stance: list[object] = []
+#: Holds the stance that the process had before, while one of ours is in force.
+_stance = ExitStack()
+_in_force = False
 
 
 @contextmanager
@@ -17,19 +19,20 @@ def uncompiled() -> Iterator[None]:
     Slower, and right: code that was compiled before would ignore a cut, and what is compiled inside
     would keep it for ever. Contexts may be left in any order.
     """
-    global _at_work
+    global _at_work, _in_force
     was_there = _compiler_is_there()
-    if _at_work == 0 and was_there:
-        _stance.append(torch.compiler.set_stance("force_eager"))
+    if was_there and not _in_force:
+        _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _in_force = True
     _at_work += 1
     try:
         yield
     finally:
         _at_work -= 1
-        if _at_work == 0 and _stance:
-            torch.compiler.set_stance("default")
-            _stance.clear()
-        elif not was_there and _compiler_is_there():
+        if _at_work == 0 and _in_force:
+            _stance.close()
+            _in_force = False
+        if not was_there and _compiler_is_there():
             # Compiled for the first time inside: with the cut.
             torch.compiler.reset()
 
