@@ -62,6 +62,7 @@ ONE_LEG = (
 
 #: Left out of `make test-quick`: more than some seconds each.
 SLOW = (
+    "surgery/test_states.py::test_compiled_models",
     "real/",
     "report/",
     "test_docs.py::test_it_builds_strictly",

@@ -256,3 +256,22 @@ def test_rows_that_change_places_are_seen(model, tokens):
             assert torch.equal(through_data, model(tokens))
     finally:
         parameter.data.copy_(saved)
+
+
+@pytest.mark.parametrize("site", ["blocks.0.attn.W_O.1", "blocks.1.mlp.W_out"])
+@pytest.mark.parametrize("method", ["token_mean", "own_path", "context_ablation", "spectral"])
+def test_parts_inside_are_the_edited_models(model, tokens, site, method):
+    """Their closed forms read weights too, and would cut twice what reads as cut already."""
+
+    def parts():
+        means = tlt.TokenMeans.fit(model, tokens, layers=[1], progress=False)
+        own = means if method == "token_mean" else None
+        found = {"global": tlt.decompose_mlp(model, tokens, 1, method, means=own).global_}
+        with torch.no_grad(), tlt.without_global(model, [1], method, means=own):
+            return {**found, "logits": model(tokens)}
+
+    with inplace.edited(model, (site, inplace.top(0.4))):
+        edited = parts()
+    for weights in (True, False):
+        with tlt.truncated(model, tlt.Cut(site, 0.4), weights=weights):
+            assert inplace.difference(parts(), edited) <= 1e-9
