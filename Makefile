@@ -38,7 +38,7 @@ $(OTHERS:%=test-%): CHOSEN = -m "not one_leg"
 test-%: .venv-%/ready
 	.venv-$*/bin/python $(PYTEST) $(CHOSEN)
 
-test-quick: .venv-$(NEWEST)/ready  ## What takes no more than seconds, on one version: some three minutes
+test-quick: .venv-$(NEWEST)/ready  ## What takes no more than seconds, on one version: some four minutes
 	.venv-$(NEWEST)/bin/python $(PYTEST) -m "not slow"
 
 fuzz: .venv-$(NEWEST)/ready  ## New random examples for every property, many of them
