@@ -136,6 +136,25 @@ def test_the_first_mlp_of_a_parallel_rotary_model_has_no_context(shared, fitted,
         assert float(parts.in_context.abs().max()) < 1e-10
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["own_path", "context_ablation", "token_mean"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [case for case in architectures.CASES if case[1] != "no-norm"]
+)
+def test_where_the_results_of_heads_are_computed(shared, fitted, rows, kind, name, method):
+    model = shared(kind, name, torch.float64)
+    means = fitted(kind, name) if method == "token_mean" else None
+    expected = tlt.decompose_mlp(model, rows, 1, method, means=means)
+    model.set_use_attn_result(True)
+    try:
+        found = tlt.decompose_mlp(model, rows, 1, method, means=means)
+    finally:
+        model.set_use_attn_result(False)
+    rounding = 1e-6 if "llama" in name else 1e-9  # its norms compute in float32
+    for term, value in expected.terms.items():
+        torch.testing.assert_close(found.terms[term], value, rtol=0, atol=rounding)
+
+
 class TestContextAblation:
     """Against prompts that are really shorter."""
 

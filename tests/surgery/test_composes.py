@@ -1,5 +1,7 @@
 """With a cut active, everything that TransformerLens does sees the in-place edited model."""
 
+from contextlib import suppress
+
 import inplace
 import pytest
 import torch
@@ -259,6 +261,43 @@ def test_a_whole_pass_that_misses_a_cut_raises_on_leaving(toy, tokens):
     finally:
         mlp.forward = original
     assert hooks_left(toy) == []
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_pass_inside_of_a_pass(model, tokens, stopped):
+    """From a hook in the very block that is cut, as often as it likes, also one that an exception ends."""
+    seen = []
+
+    class Enough(Exception):
+        """Ends the inner pass."""
+
+    def stop(value, hook):
+        if stopped:
+            raise Enough
+
+    def begin(value, hook):
+        if not seen:
+            for _ in range(2):
+                seen.append(None)
+                with model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", stop)]), suppress(Enough):
+                    seen[-1] = model(tokens)
+
+    def run():
+        seen.clear()
+        with torch.no_grad(), model.hooks(fwd_hooks=[("blocks.1.hook_attn_out", begin)]):
+            return model(tokens), *seen
+
+    sites = [
+        f"blocks.1.{name}" for name in ("mlp.W_in", "mlp.W_out", "attn.W_O.2", "attn.W_V.1", "attn.W_Q")
+    ]
+    with inplace.edited(model, *[(site, inplace.top(0.4)) for site in sites]):
+        edited = run()
+    with tlt.truncated(model, [tlt.Cut(site, 0.4) for site in sites]):
+        cut = run()
+    assert [value is None for value in cut] == [False, stopped, stopped]
+    assert all(
+        close(value, other) for value, other in zip(cut, edited, strict=True) if value is not None
+    )
 
 
 def test_under_no_grad_and_inference_mode(model, tokens):

@@ -28,6 +28,7 @@ class switched:
 
     def __init__(self, model, name, value=True):
         self.set, self.value = getattr(model, f"set_{name}", None), value
+        self.before = bool(getattr(model.cfg, name, False))
 
     def __enter__(self):
         if self.set is None:
@@ -35,7 +36,7 @@ class switched:
         self.set(self.value)
 
     def __exit__(self, *problem):
-        self.set(not self.value)
+        self.set(self.before)
 
 
 def close(first, second, limit=1e-9):

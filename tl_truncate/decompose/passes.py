@@ -113,6 +113,12 @@ def exit_of(block: Any) -> nn.Module:
     return found
 
 
+def attention_out_of(block: Any) -> nn.Module:
+    """The hook point at what attention adds, also where the results of single heads are computed."""
+    found: nn.Module = block.attn.hook_out if is_bridge_block(block) else block.hook_attn_out
+    return found
+
+
 @contextmanager
 def own_pass(model: nn.Module) -> Iterator[None]:
     """For passes in between, of which the model's user is not to see anything.

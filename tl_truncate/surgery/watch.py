@@ -12,7 +12,10 @@ from tl_truncate.weights.reading import refuse_copy
 
 
 class _Before(threading.local):
-    """How often each cut of a block had been made when a thread entered the block."""
+    """How often each cut of a block had been made when a thread entered it, for each pass under way.
+
+    A pass may begin inside of another: what a prompt says is taken away by passes from a hook.
+    """
 
     def __init__(self) -> None:
         self.fired: list[list[int]] = []
@@ -29,15 +32,19 @@ class _BlockWatch:
         self._before = _Before()
 
     def place(self, block: nn.Module) -> Iterator[RemovableHandle]:
-        yield block.register_forward_pre_hook(self._enter)
-        yield block.register_forward_hook(self._leave)
+        # First in, and out also after an exception, so that each entry has its leaving.
+        yield block.register_forward_pre_hook(self._enter, prepend=True)
+        yield block.register_forward_hook(self._leave, always_call=True)
 
     def _enter(self, block: nn.Module, args: Any) -> None:
-        # What an exception left behind half way is of no use any more.
-        self._before.fired[:] = [[surgeon.fired for surgeon in self._surgeons]]
+        self._before.fired.append([surgeon.fired for surgeon in self._surgeons])
 
     def _leave(self, block: nn.Module, args: Any, output: Any) -> None:
-        for surgeon, before in zip(self._surgeons, self._before.fired.pop(), strict=True):
+        # A block that was already running when the hooks were placed, and one that raised.
+        fired = self._before.fired.pop() if self._before.fired else None
+        if fired is None or output is None:
+            return
+        for surgeon, before in zip(self._surgeons, fired, strict=True):
             if surgeon.fired == before and surgeon not in self.missed:
                 self.missed.append(surgeon)
 
