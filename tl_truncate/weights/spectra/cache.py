@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import platformdirs
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tl_truncate.weights.content import bytes_of, content_key
-from tl_truncate.weights.files import as_path, modified, remove_parts, save_tensors
+from tl_truncate.weights.files import cache_folder, modified, remove_parts, save_tensors
 from tl_truncate.weights.spectra.factors import Factors, Method, factorise
+from tl_truncate.weights.unpacked import remove_unpacked
 
 #: Of a file; those of other formats are not looked at.
 _FORMAT = "3"
@@ -82,12 +82,13 @@ def cache_info() -> CacheInfo:
 
 
 def cache_clear() -> CacheInfo:
-    """Deletes the stored spectra and returns what was there.
+    """Deletes the stored spectra, and the demo's unpacked weights, and returns what spectra there were.
 
     Only files of this cache are touched, whatever else the folder holds.
     """
     before = cache_info()
     _memory.clear()
+    remove_unpacked()
     if before.folder is not None:
         for path in _files(before.folder):
             path.unlink(missing_ok=True)
@@ -96,10 +97,7 @@ def cache_clear() -> CacheInfo:
 
 
 def _folder() -> Path | None:
-    chosen = os.environ.get("TL_TRUNCATE_CACHE", "")
-    if chosen == "off":
-        return None
-    return (as_path(chosen) if chosen else platformdirs.user_cache_path("tl_truncate")) / "spectra"
+    return cache_folder("spectra")
 
 
 def _files(folder: Path) -> list[Path]:
