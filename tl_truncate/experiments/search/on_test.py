@@ -1,23 +1,27 @@
 """What the cuts that a search chose are worth on the test prompts, and what they cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.drawn import DrawnScores
-from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.memory import factor_bytes, prompts_that_fit
+from tl_truncate.experiments.scoring.metrics import METRICS
 from tl_truncate.experiments.scoring.side_effects import (
     SideEffects,
     encode_passages,
     passages_that_fit,
     side_effects,
 )
+from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.judge import Split
-from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.experiments.sweep.sweep import sweep_cuts
 from tl_truncate.surgery.controls import controls_of, draws_for
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import EncodedTask
+from tl_truncate.tasks.task import Task
 
 
 def check_report_fits(
@@ -57,44 +61,42 @@ def cost_of(
 
 
 def scores_of(
-    model: Any, splits: Sequence[Split], cuts: Cuts, options: SweepOptions
+    asked: Asked, splits: Sequence[Split], cuts: Cuts
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Scores of some cuts on the validation and on the test part of each task."""
     validation, test = (
-        {task.name: evaluate(model, task, cuts, **_asked_of(options)) for task in tasks}
+        {task.name: asked.scores(task, cuts) for task in tasks}
         for tasks in zip(*((split.validation, split.test) for split in splits), strict=True)
     )
     return validation, test
 
 
 def controls_on(
-    model: Any,
-    scores: Mapping[str, Scores],
-    splits: Sequence[Split],
-    cuts: Cuts,
-    draws: int | None,
-    options: SweepOptions,
+    asked: Asked, splits: Sequence[Split], cuts: Cuts, draws: int | None
 ) -> dict[str, dict[str, DrawnScores]]:
     """The controls of the chosen cuts on the test prompts, under several seeds."""
     several = draws_for(len({cut.site for cut in cuts}), draws)
+    drawn = controls_of(asked.model, cuts, seed=asked.options.seed, draws=several)
+    tests = [split.test for split in splits]
     found: dict[str, dict[str, DrawnScores]] = {}
-    for kind, placebos in controls_of(model, cuts, seed=options.seed, draws=several).items():
-        found[kind] = {}
-        for split in splits:
-            base = scores[split.test.name].baseline
-            each = [
-                evaluate(model, split.test, placebo, baseline=base, **_asked_of(options))
-                for placebo in placebos
-            ]
-            found[kind][split.test.name] = DrawnScores(tuple(each))
+    for kind, placebos in drawn.items():
+        scores = _of_placebos(asked, tests, placebos)
+        found[kind] = {test.name: DrawnScores(tuple(scores[test.name])) for test in tests}
     return found
 
 
-def _asked_of(options: SweepOptions) -> dict[str, Any]:
-    return dict(
-        prepend_bos=options.prepend_bos,
-        batch_size=options.batch_size,
-        max_memory=options.max_memory,
-        seed=options.seed,
-        progress=False,
-    )
+def _of_placebos(
+    asked: Asked, tests: Sequence[Task], placebos: Sequence[Sequence[SiteCut]]
+) -> dict[str, list[Scores]]:
+    """By task the scores of each draw. Draws at one site share the passes below it."""
+    if len(placebos[0]) > 1:
+        return {test.name: [asked.scores(test, Cuts(each)) for each in placebos] for test in tests}
+    cuts = [cut for (cut,) in placebos]
+    options = replace(asked.options, metrics=METRICS, progress=False, label="controls")
+    result = sweep_cuts(asked.model, tests, list(dict.fromkeys(cuts)), options)
+    return {
+        test.name: [
+            replace(result.scores_of(cut, task=test.name), baseline=asked.scores(test)) for cut in cuts
+        ]
+        for test in tests
+    }

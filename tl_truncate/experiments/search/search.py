@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from tl_truncate.checks import natural, positive, real
+from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.file import opened_search, write_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
 from tl_truncate.experiments.search.on_test import check_report_fits, controls_on, cost_of, scores_of
@@ -133,15 +134,16 @@ def search(
     settings |= dict(objective=objective, combine=combine)
     manifest = partial(_manifest, model, tasks, encoded, grid, settings)
     with hashed_once(model), opened_search(run_dir, manifest, **_MAY_DIFFER) as place:
-        one_search = _Search(model, objective, combine, method, greedy, budget, seed, place, options)
+        asked_before = Asked(model, options)
+        one_search = _Search(asked_before, objective, combine, method, greedy, budget, seed, place)
         chosen = one_search.choose(grid, divided[0])
-        scores = scores_of(model, divided[0], chosen.cuts, options)
+        scores = scores_of(asked_before, divided[0], chosen.cuts)
         result = SearchResult(
             chosen.cuts,
             objective,
             combine,
             *scores,
-            controls=controls_on(model, scores[1], divided[0], chosen.cuts, draws, options),
+            controls=controls_on(asked_before, divided[0], chosen.cuts, draws),
             cost=cost_of(model, chosen.cuts, texts, prepend_bos, max_memory),
             looks=chosen.looks,
             settings=told,
@@ -165,7 +167,7 @@ class _Choice:
 class _Search:
     """How to choose; what among and on which prompts is said each time."""
 
-    model: Any
+    asked: Asked
     objective: Objective
     combine: Combine
     method: Method
@@ -173,7 +175,6 @@ class _Search:
     budget: float | None
     seed: int
     run_dir: Path | None
-    options: SweepOptions
 
     def choose(
         self, among: Sequence[SiteCut], parts: Sequence[Split], name: str | None = None
@@ -181,7 +182,8 @@ class _Search:
         """What is best on the validation prompts; the looks are stored in a folder of that name."""
         folder = self.run_dir if self.run_dir is None or name is None else self.run_dir / name
         validation = [part.validation for part in parts]
-        judge = Judge(self.model, validation, self.objective, self.combine, folder, self.options)
+        asked = self.asked
+        judge = Judge(asked.model, validation, self.objective, self.combine, folder, asked.options)
         if self.method == "laser":
             best = laser(judge, among, greedy=self.greedy)
         else:
@@ -195,7 +197,7 @@ class _Search:
         found: dict[str, list[tuple[float, float]]] = {}
         for again, parts in enumerate(further, 1):
             cuts = self.choose(among, parts, f"split-{again}").cuts
-            validation, test = scores_of(self.model, parts, cuts, self.options)
+            validation, test = scores_of(self.asked, parts, cuts)
             for task in test:
                 one, other = (float(paired(each[task], self.objective)) for each in (validation, test))
                 found.setdefault(task, []).append((one, other))
@@ -206,7 +208,7 @@ class _Search:
     ) -> SearchResult:
         """What the same search chooses among random cuts, and what that is worth."""
         own = self.choose(placebos, parts, "null")
-        scores = scores_of(self.model, parts, own.cuts, self.options)
+        scores = scores_of(self.asked, parts, own.cuts)
         told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
         return SearchResult(own.cuts, self.objective, self.combine, *scores, **told)
 

@@ -1,0 +1,55 @@
+"""What the prompts of a search have been asked already: several splits are of the same prompts."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.runs.record import Record
+from tl_truncate.surgery.cut import Cuts
+from tl_truncate.tasks.task import Task
+
+UNCUT = Cuts()
+
+
+@dataclass
+class Asked:
+    """Scores of a model, of which each prompt is asked once under the same cuts.
+
+    Attributes:
+        model: whose weights stay as they are meanwhile.
+        options: of the passes.
+    """
+
+    model: Any
+    options: SweepOptions
+    _rows: dict[tuple[str, Cuts], dict[str, dict[str, Any]]] = field(default_factory=dict)
+    _records: dict[tuple[str, Cuts], Record] = field(default_factory=dict)
+
+    def scores(self, task: Task, cuts: Cuts = UNCUT) -> Scores:
+        """As `evaluate` gives them, paired with the uncut model's."""
+        keys = [repr(row) for row in zip(task.prompts, task.in_context, task.global_, strict=True)]
+        rows = self._rows.setdefault((task.name, cuts), {})
+        new = [place for place, key in enumerate(keys) if key not in rows]
+        uncut = self.scores(task) if cuts else None
+        if new:
+            part = task.subset(new)
+            baseline = self.scores(part) if cuts else None
+            found = evaluate(self.model, part, cuts, baseline=baseline, **asked_of(self.options))
+            rows.update(zip((keys[place] for place in new), found.frame.to_dict("records"), strict=True))
+            self._records[task.name, cuts] = found.record
+        record = replace(self._records[task.name, cuts], task_hash=task.hash, n_prompts=len(task))
+        return Scores(pd.DataFrame([rows[key] for key in keys]), record, uncut)
+
+
+def asked_of(options: SweepOptions) -> dict[str, Any]:
+    """What a sweep's options say to `evaluate`."""
+    return dict(
+        prepend_bos=options.prepend_bos,
+        batch_size=options.batch_size,
+        max_memory=options.max_memory,
+        seed=options.seed,
+        progress=False,
+    )
