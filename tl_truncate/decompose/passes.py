@@ -113,9 +113,15 @@ def exit_of(block: Any) -> nn.Module:
     return found
 
 
-def attention_out_of(block: Any) -> nn.Module:
-    """The hook point at what attention adds, also where the results of single heads are computed."""
-    found: nn.Module = block.attn.hook_out if is_bridge_block(block) else block.hook_attn_out
+def attention_out_of(model: Any, layer: int) -> nn.Module:
+    """The hook point at what attention adds to the residual stream.
+
+    It is that of the output projection, since some architectures put the residual into attention's own;
+    which is asked where a Bridge computes the results of heads and goes past the projection.
+    """
+    linear = locate(model, Site(layer, "W_O"))
+    by_head = linear.uses_result() and is_bridge_block(model.blocks[layer])
+    found: nn.Module = model.blocks[layer].attn.hook_out if by_head else linear.output.module
     return found
 
 

@@ -31,7 +31,7 @@ def require_additive(model: Any, layers: Sequence[int]) -> None:
         block = model.blocks[layer]
         modules[f"{layer} post"] = exit_of(block)
         modules[f"{layer} pre"] = entry_of(block)
-        modules[f"{layer} attn"] = attention_out_of(block)
+        modules[f"{layer} attn"] = attention_out_of(model, layer)
         modules[f"{layer} mlp"] = locate(model, Site(layer, "W_out")).output.module
     limits = [int(getattr(model.cfg, name, 0) or _POSITIONS) for name in ("d_vocab", "n_ctx")]
     with own_pass(model):
