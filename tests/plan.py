@@ -19,6 +19,19 @@ ONE_LEG = (
     "tasks/test_generated.py::test_the_global_random_state",
     "tasks/test_generated.py::test_bad_numbers",
     "tasks/test_generated.py::TestCounterFact",
+    # How a run is kept, gone on with and told apart from another one.
+    "runs/",
+    "experiments/training/test_dynamics.py::test_killed",
+    "experiments/training/test_dynamics.py::test_what_is_finished",
+    "toys/recall/test_recall.py::test_killed",
+    # Commands whose work has tests of its own on both.
+    "test_cli.py::test_toys",
+    "test_cli.py::test_dynamics_of_what_ships",
+    "test_cli.py::test_as_a_process",
+    "test_cli.py::test_ctrl_c",
+    "test_cli.py::test_sweep_plot",
+    "test_cli.py::test_search_writes",
+    "test_extras.py::test_without_pictures",
     "toys/memory/",
     "toys/test_gradients.py",
     "toys/recall/test_bayes.py",
@@ -35,6 +48,7 @@ ONE_LEG = (
     # the same. That surgery is exact on them is tested on both.
     "toys/recall/test_parts_of_recall",
     "toys/recall/test_recall.py::TestTheSmallPreset",
+    "real/test_smollm2.py::test_what_is_unpacked",
     "real/test_smollm2.py::test_the_readmes",
     "real/test_smollm2.py::test_the_page",
     "real/test_smollm2.py::test_without_layer",
