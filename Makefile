@@ -27,9 +27,9 @@ demo: .venv/ready  ## The main job on the real model: a table and a picture in d
 # TransformerLens is tested on the newest version only.
 test:  ## Lint, types, and all tests on TransformerLens 3.9 and 4.3
 	$(MAKE) --no-print-directory -j2 environments browser
-	$(MAKE) --no-print-directory lint
 	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && export TL_TRUNCATE_TESTS_CACHE="$$cache" \
-	  && for leg in $(NEWEST) $(OTHERS); do $(MAKE) --no-print-directory test-$$leg || exit; done
+	  && $(MAKE) --no-print-directory -j2 lint test-$(NEWEST) \
+	  && for leg in $(OTHERS); do $(MAKE) --no-print-directory test-$$leg || exit; done
 
 environments: $(LEGS:%=.venv-%/ready)
 

@@ -129,11 +129,9 @@ def test_without_layer_27s_mlp_the_name_gains(smollm, ioi):
 
 def changes(model, ioi, site: str, keep: float) -> tuple[float, list[float]]:
     """Change of p(name) by the cut, and by random subspaces of the same rank."""
-    task, uncut = ioi
     cuts = [tlt.Cut(site, keep), *(tlt.RandomSubspace(site, keep, seed) for seed in range(3))]
-    cut, *controls = [
-        float(tlt.evaluate(model, task, each, baseline=uncut).change("p_in_context")) for each in cuts
-    ]
+    result = tlt.sweep(model, ioi[0], cuts=cuts, progress=False)
+    cut, *controls = [float(result.scores_of(each).change("p_in_context")) for each in cuts]
     return cut, controls
 
 
