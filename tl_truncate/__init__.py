@@ -28,6 +28,10 @@ from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effec
 from tl_truncate.experiments.screening.attribute import attribute
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution, part_attribution
+from tl_truncate.experiments.screening.value_gradients import (
+    SingularValueGradients,
+    singular_value_gradients,
+)
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.search import search
 from tl_truncate.experiments.sweep.engine import FullPassesWarning
@@ -100,6 +104,7 @@ __all__ = [
     "Scores",
     "SearchResult",
     "SideEffects",
+    "SingularValueGradients",
     "Site",
     "Spectrum",
     "SweepResult",
@@ -127,6 +132,7 @@ __all__ = [
     "sample_texts",
     "search",
     "side_effects",
+    "singular_value_gradients",
     "spectrum",
     "sweep",
     "tasks",

@@ -11,13 +11,18 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
+from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.experiments.search.file import FILE as SEARCH
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.report.of_comparison import comparison_page
 from tl_truncate.report.of_scores import scores_page, side_effects_page
-from tl_truncate.report.of_screening import attribution_page, part_attribution_page
+from tl_truncate.report.of_screening import (
+    attribution_page,
+    part_attribution_page,
+    value_gradients_page,
+)
 from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
@@ -37,6 +42,7 @@ _PAGES: dict[type[Any], Callable[[Any], Page]] = {
     SideEffects: side_effects_page,
     Attribution: attribution_page,
     PartAttribution: part_attribution_page,
+    SingularValueGradients: value_gradients_page,
     Comparison: comparison_page,
     ChosenComparison: comparison_page,
 }
@@ -49,6 +55,7 @@ Reportable = (
     | SideEffects
     | Attribution
     | PartAttribution
+    | SingularValueGradients
     | Comparison
     | ChosenComparison
 )
