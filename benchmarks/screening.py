@@ -63,7 +63,8 @@ def main() -> None:
                 for column in ("predicted", "shrinking")
             )
             print(
-                f"  keep {keep!s:<5} attribute {one:+.2f}, singular values {other:+.2f} ({len(part)} cuts)"
+                f"  keep {keep!s:<5} attribute {one:+.2f}, singular values {other:+.2f} "
+                f"({len(part)} cuts)"
             )
     best = exact.groupby("site")["logit_diff_change"].max()
     sites_ = gradients.sites.set_index("site").loc[best.index]

@@ -81,8 +81,8 @@ def value_gradients_page(found: SingularValueGradients) -> Page:
     told = [
         f"The gradient of {label_of(screen.metric).told} with respect to every singular value of "
         f"{len(screen.by_row)} sites of {setup(record.to_json())}, on {screen.n_prompts} prompts of "
-        f"{record.task}. A site's score is how fast the metric would rise if all values shrank whose gradient "
-        "is negative.",
+        f"{record.task}. A site's score is how fast the metric would rise if all values shrank whose "
+        "gradient is negative.",
         "A gradient is per unit of a singular value, and says nothing of how large the value is.",
     ]
     frame = found.top(_TOP).drop(columns=["layer", "matrix", "head"])

@@ -132,7 +132,6 @@ def test_a_value_that_is_zero_has_no_gradient(drinks):
 
     model = architectures.bridge("gpt2", torch.float64)
     site = "blocks.1.mlp.W_in"
-    stored, _ = inplace.parameter(model, 1, "W_in")
     inplace.write(model, 1, "W_in", inplace.top(0.5)(inplace.read(model, 1, "W_in")))
     found = tlt.singular_value_gradients(model, drinks, sites=[site], **OPTIONS)
     gradients = found.frame["gradient"]

@@ -43,8 +43,8 @@ def totals(
 ) -> Float[Tensor, ""]:
     """A metric, summed over the answers of a batch.
 
-    Over all batches of a task that is the sum over its prompts, also where a prompt's two answers are read
-    off different rows.
+    Over all batches of a task that is the sum over its prompts, also where a prompt's two answers are
+    read off different rows.
     """
     asked = [answer for answers in batch.answers for answer in answers]
     in_context, global_ = _SIGNS[metric]

@@ -26,14 +26,15 @@ from tl_truncate.weights.site import Site
 class SingularValueGradients(Saved):
     """The gradient of a metric with respect to every singular value of every site.
 
-    `d metric / d S_i = u_i^T (d metric / dW) v_i = sum_t (x_t . u_i)(g_t . v_i) = - effect_i / S_i`, where
-    `effect_i` is what `attribute` predicts for the removal of component i: the removal takes the value from
-    S_i to nothing, and a prediction to first order is the gradient times that way. Both screens are one pass
-    there and back. They differ in what they ask: the effect of taking a component away as it is, or of making
-    its value smaller by one unit, whatever it is. A small component may have a large gradient and do little.
+    `d metric / d S_i = u_i^T (d metric / dW) v_i = sum_t (x_t . u_i)(g_t . v_i) = - effect_i / S_i`,
+    where `effect_i` is what `attribute` predicts for the removal of component i: the removal takes the
+    value from S_i to nothing, and a prediction to first order is the gradient times that way. Both
+    screens are one pass there and back. They differ in what they ask: the effect of taking a component
+    away as it is, or of making its value smaller by one unit, whatever it is. A small component may
+    have a large gradient and do little.
 
-    NaN where a singular value is zero to rounding: its vectors are any of a subspace, and the linear's output
-    says nothing of them.
+    NaN where a singular value is zero to rounding: its vectors are any of a subspace, and the linear's
+    output says nothing of them.
 
     Attributes:
         screen: the predictions that the gradients are read off.
@@ -55,8 +56,8 @@ class SingularValueGradients(Saved):
     def frame(self) -> pd.DataFrame:
         """One row per component.
 
-        Columns: site, layer, matrix, head, component (0 is the largest), singular_value, gradient (of the
-        metric's mean over the prompts), gradient_se, and q, among all components.
+        Columns: site, layer, matrix, head, component (0 is the largest), singular_value, gradient (of
+        the metric's mean over the prompts), gradient_se, and q, among all components.
         """
         tables = []
         for site in self.screen.by_row:
@@ -83,11 +84,11 @@ class SingularValueGradients(Saved):
     def sites(self) -> pd.DataFrame:
         """One row per site, the one that most speaks for a reduction first.
 
-        Columns: site, layer, matrix, head, score, share, norm. The score is the sum of `-gradient` over the
-        components whose value would have to shrink for the metric to rise: how fast it would rise if all of
-        them shrank alike. The share is how many of the components these are, the norm that of all gradients.
-        (The source says that the gradients of a matrix's singular values pinpoint which to reduce; how they
-        are summed is our own.)
+        Columns: site, layer, matrix, head, score, share, norm. The score is the sum of `-gradient`
+        over the components whose value would have to shrink for the metric to rise: how fast it would
+        rise if all of them shrank alike. The share is how many of the components these are, the norm
+        that of all gradients. (The source says that the gradients of a matrix's singular values
+        pinpoint which to reduce; how they are summed is our own.)
         """
         rows = []
         for (name, layer, matrix), own in self.frame.groupby(["site", "layer", "matrix"], sort=False):
@@ -136,7 +137,8 @@ def gradients_of(
     """`- effect_i / S_i`; NaN where S_i is zero to the rounding of the spectrum.
 
     Examples:
-        >>> gradients_of(torch.tensor([[2.0, -1.0, 0.0]]), torch.tensor([4.0, 2.0, 0.0]), (3, 3)).tolist()
+        >>> values = torch.tensor([4.0, 2.0, 0.0])
+        >>> gradients_of(torch.tensor([[2.0, -1.0, 0.0]]), values, (3, 3)).tolist()
         [[-0.5, 0.5, nan]]
     """
     precise = values.double()
@@ -157,10 +159,10 @@ def singular_value_gradients(
     seed: int = 0,
     progress: bool = True,
 ) -> SingularValueGradients:
-    """The gradient of a metric with respect to every singular value, from one pass there and back a batch.
+    """The gradient of a metric with respect to every singular value, from one pass there and back.
 
-    `d metric / d S_i = sum_t (x_t . u_i)(g_t . v_i)`, which is `- effect_i / S_i` of `attribute`: it is that
-    screen, read another way, and costs the same. No gradient of a weight is computed.
+    `d metric / d S_i = sum_t (x_t . u_i)(g_t . v_i)`, which is `- effect_i / S_i` of `attribute`: it
+    is that screen, read another way, and costs the same. No gradient of a weight is computed.
 
     Args:
         model: a HookedTransformer or TransformerBridge in evaluation mode.
@@ -181,8 +183,9 @@ def singular_value_gradients(
         ValueError: as `attribute`.
         TypeError: if the task is no task.
 
-    Source: Sreeram et al. 2025 (arXiv 2510.20800), its first step: gradients of singular values say which
-    matrices to reduce. The relation to `attribute` is derived in the documentation, "Predicting a cut".
+    Source: Sreeram et al. 2025 (arXiv 2510.20800), its first step: gradients of singular values say
+    which matrices to reduce. The relation to `attribute` is derived in the documentation, "Predicting
+    a cut".
 
     Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],

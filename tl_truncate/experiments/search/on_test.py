@@ -1,6 +1,7 @@
 """What the cuts that a search chose are worth on the test prompts, and what they cost."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tl_truncate.corpora.texts import sample_texts
@@ -74,11 +75,13 @@ def controls_on(
     cuts: Cuts,
     draws: int | None,
     options: SweepOptions,
+    further: Mapping[str, Sequence[Sequence[SiteCut]]] = MappingProxyType({}),
 ) -> dict[str, dict[str, DrawnScores]]:
-    """The controls of the chosen cuts on the test prompts, under several seeds."""
+    """The controls of the chosen cuts on the test prompts, under several seeds, and further ones."""
     several = draws_for(len({cut.site for cut in cuts}), draws)
     found: dict[str, dict[str, DrawnScores]] = {}
-    for kind, placebos in controls_of(model, cuts, seed=options.seed, draws=several).items():
+    kinds = {**further, **controls_of(model, cuts, seed=options.seed, draws=several)}
+    for kind, placebos in kinds.items():
         found[kind] = {}
         for split in splits:
             base = scores[split.test.name].baseline
