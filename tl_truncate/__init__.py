@@ -22,6 +22,8 @@ from tl_truncate.experiments.comparison.compare import (
     compare_chosen,
 )
 from tl_truncate.experiments.comparison.families import Ways
+from tl_truncate.experiments.learning.learn_mask import learn_mask
+from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.prompt_view import PromptView, view_prompt
 from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
@@ -89,6 +91,7 @@ __all__ = [
     "InContextRemoval",
     "Keep",
     "LaserCompat",
+    "LearnedMask",
     "LogitAttribution",
     "MLPDecomposition",
     "MarchenkoPastur",
@@ -125,6 +128,7 @@ __all__ = [
     "evaluate",
     "find_sites",
     "global_removal_hooks",
+    "learn_mask",
     "load_model",
     "manual_texts",
     "part_attribution",

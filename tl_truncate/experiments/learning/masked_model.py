@@ -72,7 +72,7 @@ class MaskedModel:
         return value / len(task), gradient / len(task)
 
     def _of_a_batch(self, task: Task, batch: Batch, metric: Differentiable) -> tuple[float, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             logits = end_logits(self._model, batch.tokens, batch.positions)
             said = log_probabilities(batch, logits)
             require_finite([task], active_cuts(self._model), batch, said.tolist())
@@ -80,7 +80,7 @@ class MaskedModel:
             leaves = list(self._strengths.values())
             found = torch.autograd.grad(total, leaves, allow_unused=True)
         self._require_reached(found)
-        return float(total), torch.cat([each.double().cpu() for each in found])
+        return float(total.detach()), torch.cat([each.double().cpu() for each in found])
 
     def _require_reached(self, found: Sequence[Tensor | None]) -> None:
         pairs = zip(self._strengths, found, strict=True)
@@ -98,8 +98,9 @@ def masked(
 ) -> Iterator[MaskedModel]:
     """Inside, every component of some sites has a strength, 0 at first, through hooks as a cut's.
 
-    No parameter asks for a gradient inside, so that only the blocks from the lowest site up are gone
-    back through; on leaving each asks as it did before.
+    Not to be entered where `torch.inference_mode` is on, in which nothing has a gradient. No parameter
+    asks for a gradient inside, so that only the blocks from the lowest site up are gone back through;
+    on leaving each asks as it did before.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
@@ -112,7 +113,6 @@ def masked(
     layout = Layout({site: each.shape[1] for site, each in vectors.items()})
     weight = next(iter(model.parameters()))
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
         strengths = {
             site: torch.zeros(
                 rank, dtype=compute_dtype(weight.dtype), device=weight.device, requires_grad=True
