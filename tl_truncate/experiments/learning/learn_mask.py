@@ -100,7 +100,9 @@ def learn_mask(
         sites: whose components may be removed; W_in and W_out of every layer by default.
         budget: most components that are removed, of all sites together.
         objective: the metric that should rise, `logit_diff` or `p_in_context`; accuracy has no gradient.
-        price: what a component has to gain, in units of the objective.
+        price: what a component has to gain, in units of the objective, by its gradient. A probability
+        near
+            0 or 1 hardly has one: a price above it lets nothing in.
         strength: of the removal, as for a cut: 1 removes, .5 takes half, -1 doubles (an amplification).
         steps: most steps; a run folder may be gone on with for more.
         patience: steps without a better mask after which learning stops, once the mask may be of full
