@@ -332,6 +332,22 @@ class TestWhatItLeavesAlone:
             assert parameter.grad is None
             assert torch.equal(parameter, value)
 
+    def test_blocks_below_the_lowest_site_are_not_gone_back_through(self, model, drinks):
+        seen = {}
+        handles = [
+            block.register_forward_hook(
+                lambda module, args, out, layer=layer: seen.update(
+                    {layer: (out[0] if isinstance(out, tuple) else out).requires_grad}
+                )
+            )
+            for layer, block in enumerate(model.blocks)
+        ]
+        with masked(model, vectors_of(model, [tlt.Site(1, "W_out")]), batch_size=8) as at_work:
+            at_work.gradient(drinks, encode(model, drinks), "logit_diff")
+        for handle in handles:
+            handle.remove()
+        assert seen == {0: False, 1: True, 2: True}
+
     def test_the_global_random_state(self, model):
         # Python's own is drawn from by the checks of types that the tests switch on.
         state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -424,8 +440,20 @@ class TestGoingOn:
         assert same(more, found)
         assert more.null is not None
 
+    def test_not_for_fewer_steps(self, model, tmp_path):
+        tlt.learn_mask(model, pairs_task(), run_dir=tmp_path, **options(steps=7))
+        with pytest.raises(ValueError, match=r"steps must be at least 7, which .* has taken, got 6"):
+            tlt.learn_mask(model, pairs_task(), run_dir=tmp_path, **options(steps=6))
+
     @pytest.mark.parametrize(
-        "changed", [dict(budget=5), dict(price=0.5), dict(sites=["blocks.1.mlp.W_out"]), dict(seed=1)]
+        "changed",
+        [
+            dict(budget=5),
+            dict(price=0.5),
+            dict(sites=["blocks.1.mlp.W_out"]),
+            dict(patience=3),
+            dict(seed=1),
+        ],
     )
     def test_of_something_else(self, model, tmp_path, changed):
         tlt.learn_mask(model, pairs_task(), run_dir=tmp_path, **options(steps=1))

@@ -40,7 +40,7 @@ from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 # What a run folder may be gone on with: no step depends on how many follow.
 _MAY_DIFFER: dict[str, Any] = dict(
-    free=("model", "steps", "patience", "draws", "null"), noted=("device", "batch_size")
+    free=("model", "steps", "draws", "null"), noted=("device", "batch_size")
 )
 
 
@@ -168,7 +168,8 @@ def learn_mask(
     draws = None if draws is None else positive("draws", draws)
     split, learned_on = _divided(task, test_fraction, watch_fraction, rules.seed)
     encoded = encode(model, task, prepend_bos=prepend_bos)
-    check_report_fits(model, [encoded], [Cut(s, 0) for s in chosen], 1, texts, prepend_bos, max_memory)
+    every = [Cut(site, 0) for site in chosen]  # which the mask may cut all together
+    check_report_fits(model, [encoded], every, len(every), texts, prepend_bos, max_memory)
     fitting: dict[str, Any] = dict(batch_size=rules.batch_size, max_memory=max_memory, gradients=True)
     rules = Rules(**asdict(rules) | dict(batch_size=prompts_that_fit(model, encoded, chosen, **fitting)))
     settings = {name: value for name, value in asdict(rules).items() if name != "prepend_bos"}

@@ -121,9 +121,14 @@ def learn(
         title: of the bar.
 
     Raises:
-        ValueError: if logits are not finite, or the file is of other components.
+        ValueError: if logits are not finite, or the file is of other components or of more steps.
     """
     found = Progress.of(Layout({site: each.shape[1] for site, each in vectors.items()}).size, path)
+    if len(found.looks) > rules.steps:
+        raise ValueError(
+            f"steps must be at least {len(found.looks)}, which {path} has taken, got {rules.steps}. "
+            "Use another folder."
+        )
     bar = tqdm(total=rules.steps, initial=len(found.looks), desc=title, disable=not progress)
     with bar, masked(model, vectors, batch_size=rules.batch_size) as at_work:
         learner = _Learner(model, at_work, prompts, rules, found)
