@@ -140,8 +140,8 @@ def learn_mask(
     "Learning a mask".
 
     Examples:
-        >>> names = [" John", " Mary", " Paris", " Rome"] * 2
-        >>> task = tlt.Task(name="drink", prompts=[f"{a} gave a drink to" for a in "ABCDEFGH"],
+        >>> names = [" John", " Mary", " Paris", " Rome"] * 3
+        >>> task = tlt.Task(name="drink", prompts=[f"{a} gave a drink to" for a in "ABCDEFGHIJKL"],
         ...             in_context=names, global_=" the")
         >>> sites = ["blocks.1.mlp.W_out"]
         >>> found = tlt.learn_mask(model, task, sites=sites, budget=4, steps=3, texts=())
