@@ -136,24 +136,25 @@ def test_gradients_are_finite_differences(shared, drinks, kind, name, metric):
     model = with_tokenizer(shared(kind, name, torch.float64))
     vectors, encoded = vectors_of(model, some_sites(model)), encode(model, drinks, prepend_bos=False)
     generator = torch.Generator().manual_seed(0)
-    allowed = 1e-2 if (kind, name) in ROUNDS else 1e-6
+    # Small steps, since a ReLU has corners, but where the model rounds.
+    size, allowed = (1e-4, 1e-2) if (kind, name) in ROUNDS else (1e-6, 1e-7)
     with masked(model, vectors, batch_size=32) as at_work:
-        size = sum(each.shape[1] for each in vectors.values())
-        strengths = torch.rand(size, generator=generator, dtype=torch.float64)
+        count = sum(each.shape[1] for each in vectors.values())
+        strengths = torch.rand(count, generator=generator, dtype=torch.float64)
         at_work.set(strengths)
         value, gradient = at_work.gradient(drinks, encoded, metric)
         assert value == pytest.approx(at_work.mean(drinks, encoded, metric), abs=1e-9)
         places = [
             part.start + 1 for part in Layout({s: v.shape[1] for s, v in vectors.items()}).parts.values()
         ]
-        directions = [torch.nn.functional.one_hot(torch.tensor(each), size).double() for each in places]
-        directions.append(torch.randn(size, generator=generator, dtype=torch.float64))
+        directions = [torch.nn.functional.one_hot(torch.tensor(each), count).double() for each in places]
+        directions.append(torch.randn(count, generator=generator, dtype=torch.float64))
         for direction in directions:
             ends = []
-            for step in (1e-4, -1e-4):
+            for step in (size, -size):
                 at_work.set(strengths + step * direction)
                 ends.append(at_work.mean(drinks, encoded, metric))
-            slope = (ends[0] - ends[1]) / 2e-4
+            slope = (ends[0] - ends[1]) / (2 * size)
             assert float(gradient @ direction) == pytest.approx(slope, abs=allowed)
 
 
