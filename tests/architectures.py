@@ -164,6 +164,10 @@ _HOOKED = {
 BRIDGED = ("neox-parallel", "neox-sequential", "gpt2", "llama-grouped", "no-norm")
 HOOKED = BRIDGED if HookedTransformer is not None else ()
 CASES = [("bridge", name) for name in BRIDGED] + [("hooked", name) for name in HOOKED]
+#: transformers' RMS norm and HookedTransformer's rotary embedding round to float32 whatever the weights are,
+#: which a small step feels.
+ROUNDS = {("bridge", "llama-grouped"), ("hooked", "neox-parallel"), ("hooked", "neox-sequential")}
+ROUNDS |= {("hooked", "llama-grouped")}
 #: Further ones, for the laws that they are special to: windows, ALiBi, learnt positions, norms of queries.
 WINDOWED = [("bridge", "mistral-window"), ("bridge", "gptneo-local")]
 WINDOWED += [("hooked", "gptneo-local")] if HOOKED else []

@@ -9,6 +9,7 @@ from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
 from tl_truncate.experiments.sweep.result import Setting
 from tl_truncate.runs.record import Record
+from tl_truncate.weights.site import MATRICES
 
 #: Answers of several tokens, and of different lengths.
 SEQUENCES = tlt.Task(
@@ -29,6 +30,11 @@ def pairs(*names: str) -> tlt.Task:
 
 #: Enough prompts for an interval.
 PAIRS = pairs("Mary", "John", "Paris")
+
+
+def all_sites(model) -> list[tlt.Site]:
+    """Every matrix of a model, and two single heads."""
+    return [*tlt.find_sites(model, MATRICES), tlt.Site(1, "W_O", 2), tlt.Site(0, "W_V", 1)]
 
 
 def large_sweep(*, layers: int = 30, prompts: int = 60, controls: bool = False) -> tlt.SweepResult:

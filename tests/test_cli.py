@@ -43,6 +43,7 @@ def run(*arguments, code: int = 0):
         ["sites"],
         ["sweep"],
         ["search"],
+        ["learn"],
         ["attribute"],
         ["decompose"],
         ["dynamics"],
@@ -259,12 +260,36 @@ def test_sweep_plot_and_resume(folder, task_file, drinks, tmp_path):
     )
 
 
-def test_search_writes_cuts_that_side_effects_reads(folder, tmp_path):
+def pairs_in(tmp_path):
     names = ["Mary", "John", "Paris", "London"]
     pairs = [(a, b) for a in names for b in names if a != b]
     task = tlt.Task("pairs", [f"When {a} and {b} went , {a} gave a drink to" for a, b in pairs],
                     [f" {b}" for _, b in pairs], " the")  # fmt: skip
     task.save(tmp_path / "pairs.json")
+    return task
+
+
+def test_learn_is_the_library_and_goes_on(folder, tmp_path):
+    task, out = pairs_in(tmp_path), tmp_path / "mask"
+    arguments = ["learn", "-m", folder, "--task", tmp_path / "pairs.json", "--layers", "1-2",
+                 "--components", 8, "--steps", 12, "--out", out]  # fmt: skip
+    data = json.loads(run(*arguments, "--json").stdout)
+    model = tlt.load_model(folder)
+    sites = tlt.find_sites(model, ("W_in", "W_out"), [1, 2])
+    found = tlt.learn_mask(model, task, sites=sites, budget=8, steps=12, progress=False)
+    assert data["cuts"] == [cut.to_json() for cut in found.cuts]
+    assert data["summary"][0]["change"] == pytest.approx(float(found.change()), abs=1e-5)
+    assert tlt.Cuts.load(out / "cuts.json") == found.cuts
+    assert (
+        pd.read_csv(out / "history.csv")["components"].tolist() == found.history["components"].tolist()
+    )
+    assert "must be new or empty without --resume" in run(*arguments, code=2).stderr
+    assert "learned in 12 steps" in run(*arguments, "--resume").stdout
+    assert run("report", out).stdout
+
+
+def test_search_writes_cuts_that_side_effects_reads(folder, tmp_path):
+    task = pairs_in(tmp_path)
     out = tmp_path / "search"
     arguments = ["search", "-m", folder, "--task", tmp_path / "pairs.json", "--layers", "1-2",
                  "--keep", "0.0", "--keep", "0.5", "--greedy", 2, "--out", out]  # fmt: skip
@@ -389,6 +414,7 @@ def test_toys_write_what_they_say(tmp_path):
         (["sweep", "-m", "x", "--out", "o", "--keep", "much"], "A keep must be a rank"),
         (["search", "-m", "x", "--task", "nothing"], "must be one of ioi, facts"),
         (["attribute", "-m", "x", "--task", "nothing"], "must be one of ioi, facts"),
+        (["learn", "-m", "x", "--task", "nothing"], "must be one of ioi, facts"),
         (["dynamics", "-m", "gpt2", "--out", "o"], "Checkpoints must be a Pythia model's"),
         (["dynamics", "-m", "pythia-70m", "--steps", "...,3", "--out", "o"], "--steps must read like"),
         (["dynamics", "-m", "pythia-70m", "--steps", "0,3", "--out", "o"], "143000; got 3"),
@@ -455,6 +481,7 @@ LIBRARY = {
     "evaluate": ("evaluate", "evaluate", ["--task", "TASK"]),
     "sweep": ("sweep", "sweep", ["--task", "TASK", "--out", "OUT"]),
     "search": ("search", "search", ["--task", "TASK"]),
+    "learn": ("learn", "learn_mask", ["--task", "TASK"]),
     "attribute": ("attribute", "attribute", ["--task", "TASK"]),
     "decompose": ("decompose", "corpus_rows_that_fit", PROMPTED),
     "dynamics": ("dynamics", "dynamics", ["--task", "TASK", "--out", "OUT"]),

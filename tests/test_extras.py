@@ -8,6 +8,7 @@ import pytest
 import tomllib
 import typer
 from documents import ROOT
+from samples import pairs
 from typer.testing import CliRunner
 
 import tl_truncate as tlt
@@ -37,6 +38,7 @@ DRAW = {
 PLAIN = {
     "evaluate": ["-m", "FOLDER", "--task", "TASK", "--out", "OUT"],
     "search": ["-m", "FOLDER", "--task", "TASK", "--layers", "1", "--keep", "0.5"],
+    "learn": ["-m", "FOLDER", "--task", "PAIRS", "--layers", "1", "--steps", "2", "--components", "4"],
     "side-effects": ["-m", "FOLDER", "--cut", "blocks.1.mlp.W_in=3", "--text", "TEXT", "--out", "OUT"],
     "spectrum": ["-m", "FOLDER", "--site", "blocks.1.mlp.W_out", "--out", "OUT"],
     "sites": ["-m", "FOLDER", "--out", "OUT"],
@@ -82,6 +84,7 @@ def places(tmp_path_factory, drinks_task):
     folder = architectures.save_folder("gpt2", root / "gpt2")
     architectures.save_folder("neox-parallel", root / "steps" / "step0")
     drinks_task.save(root / "task.json")
+    pairs("Mary", "John", "Paris", "Rome").save(root / "pairs.json")
     (root / "text.txt").write_text("the store in Paris\n\nMary gave a drink to John\n")
     model = tlt.load_model(str(folder))
     tlt.sweep(
@@ -92,7 +95,9 @@ def places(tmp_path_factory, drinks_task):
         run_dir=root / "run",
         progress=False,
     )
-    names = dict(FOLDER="gpt2", STEPS="steps", TASK="task.json", TEXT="text.txt", RUN="run")
+    names = dict(
+        FOLDER="gpt2", STEPS="steps", TASK="task.json", PAIRS="pairs.json", TEXT="text.txt", RUN="run"
+    )
     return {key: str(root / value) for key, value in names.items()}
 
 

@@ -3,6 +3,7 @@
 import architectures
 import numpy as np
 import pytest
+from samples import pairs
 
 import tl_truncate as tlt
 from tl_truncate import plots
@@ -138,3 +139,14 @@ def test_gradient_noise_shows_the_ratios():
     # Matplotlib 3.9 hands error bars back as objects.
     assert drawn["feed-forward: noise"].astype(float) == pytest.approx(part["snr"].to_numpy())
     assert figure.axes[1].lines[1].get_ydata() == pytest.approx(margins["measured"].to_numpy())
+
+
+def test_learning_shows_its_history(shared):
+    model = shared("bridge", "gpt2")
+    options = dict(sites=["blocks.1.mlp.W_out"], budget=4, steps=12, texts=(), draws=1, progress=False)
+    found = tlt.learn_mask(model, pairs("Mary", "John", "Paris", "Rome"), **options)
+    worth, size = plots.learning(found).axes
+    history = found.history
+    assert worth.lines[0].get_ydata() == pytest.approx(history["change"].to_numpy())
+    assert size.lines[0].get_ydata() == pytest.approx(history["components"].to_numpy())
+    assert worth.lines[-1].get_xdata()[0] == found.best_step

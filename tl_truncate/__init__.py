@@ -22,12 +22,18 @@ from tl_truncate.experiments.comparison.compare import (
     compare_chosen,
 )
 from tl_truncate.experiments.comparison.families import Ways
+from tl_truncate.experiments.learning.learn_mask import learn_mask
+from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.prompt_view import PromptView, view_prompt
 from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.screening.attribute import attribute
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution, part_attribution
+from tl_truncate.experiments.screening.value_gradients import (
+    SingularValueGradients,
+    singular_value_gradients,
+)
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.search import search
 from tl_truncate.experiments.sweep.engine import FullPassesWarning
@@ -85,6 +91,7 @@ __all__ = [
     "InContextRemoval",
     "Keep",
     "LaserCompat",
+    "LearnedMask",
     "LogitAttribution",
     "MLPDecomposition",
     "MarchenkoPastur",
@@ -100,6 +107,7 @@ __all__ = [
     "Scores",
     "SearchResult",
     "SideEffects",
+    "SingularValueGradients",
     "Site",
     "Spectrum",
     "SweepResult",
@@ -120,6 +128,7 @@ __all__ = [
     "evaluate",
     "find_sites",
     "global_removal_hooks",
+    "learn_mask",
     "load_model",
     "manual_texts",
     "part_attribution",
@@ -127,6 +136,7 @@ __all__ = [
     "sample_texts",
     "search",
     "side_effects",
+    "singular_value_gradients",
     "spectrum",
     "sweep",
     "tasks",

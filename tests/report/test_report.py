@@ -313,7 +313,9 @@ class TestFiles:
         with pytest.raises(ValueError, match="A search that has not ended has no report"):
             tlt.write_report(tmp_path)
         (tmp_path / "manifest.json").write_text('{"kind": "nano-pythia"}')
-        with pytest.raises(ValueError, match="must be one of search, sweep, dynamics, recall, got kind"):
+        with pytest.raises(
+            ValueError, match="must be one of search, sweep, dynamics, recall, learn_mask, got kind"
+        ):
             tlt.write_report(tmp_path)
 
     @pytest.mark.parametrize("controls", [False, True])

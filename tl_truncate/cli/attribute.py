@@ -15,7 +15,8 @@ from tl_truncate.cli.shared.model import ModelOptions, PassOptions
 from tl_truncate.cli.shared.options import AsJson, Figures, Out, TaskName
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
-from tl_truncate.experiments.screening.attribute import Differentiable, attribute
+from tl_truncate.experiments.scoring.differentiable import Differentiable
+from tl_truncate.experiments.screening.attribute import attribute
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.runs.files import rows_of
 from tl_truncate.weights.keep.defaults import GENTLE

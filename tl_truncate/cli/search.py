@@ -11,6 +11,7 @@ from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import SWEPT, ModelOptions, PassOptions
 from tl_truncate.cli.shared.options import AsJson, Out, Resume, TaskNames
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
+from tl_truncate.cli.shared.writing import check_new
 from tl_truncate.experiments.search.judge import Combine, Objective
 from tl_truncate.experiments.search.search import Method, search
 from tl_truncate.weights.keep.defaults import KEEPS
@@ -51,8 +52,7 @@ def search_command(
     """
     names = [check_task_name(name) for name in task or ["ioi"]]
     grid = cutting.read(KEEPS)
-    if out is not None and not resume and out.exists() and any(out.iterdir()):
-        raise ValueError(f"--out must be new or empty without --resume, got {out}.")
+    check_new(out, resume)
     model = source.load()
     found = search(
         model,

@@ -4,6 +4,7 @@ from tl_truncate.plots.attributions import attribution
 from tl_truncate.plots.heatmaps import heatmap
 from tl_truncate.plots.histories import dynamics, parts_over_training
 from tl_truncate.plots.layers import layer_effects
+from tl_truncate.plots.learning import learning
 from tl_truncate.plots.parts import comparison, parts
 from tl_truncate.plots.rank_curves import ranks
 from tl_truncate.plots.saving import save
@@ -16,6 +17,7 @@ __all__ = [
     "gradient_noise",
     "heatmap",
     "layer_effects",
+    "learning",
     "parts",
     "parts_over_training",
     "phases",

@@ -201,10 +201,18 @@ def last_logits(
         tokens: without padding.
         positions: how many, counted from the end.
     """
+    with torch.no_grad():
+        return end_logits(model, tokens, positions)
+
+
+def end_logits(
+    model: Any, tokens: Int64[Tensor, "batch pos"], positions: int
+) -> Float[Tensor, "batch positions d_vocab"]:
+    """`last_logits` with a gradient, where one is wanted."""
     # A cache of keys would be filled by the pass, and captured with the arguments.
     options = {"use_cache": False} if is_bridge_block(model.blocks[0]) else {}
     device = next(iter(model.parameters())).device
-    with torch.no_grad(), unembedding_only(model, positions):
+    with unembedding_only(model, positions):
         logits: Tensor = model(tokens.to(device), return_type="logits", **options)
     return logits[:, -positions:]
 

@@ -9,6 +9,7 @@ from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.view import frame_table, setup
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
+from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.markup import paragraphs
 from tl_truncate.report.charts import heat_panel, points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
@@ -72,6 +73,31 @@ def _predicted(screen: Attribution) -> Chart:
 
 def _named(metric: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{metric}_{name}": value for name, value in values.items()}
+
+
+def value_gradients_page(found: SingularValueGradients) -> Page:
+    """Which sites and components a metric answers to, by the gradients of their singular values."""
+    screen, record = found.screen, found.screen.record
+    told = [
+        f"The gradient of {label_of(screen.metric).told} with respect to every singular value of "
+        f"{len(screen.by_row)} sites of {setup(record.to_json())}, on {screen.n_prompts} prompts of "
+        f"{record.task}. A site's score is how fast the metric would rise if all values shrank whose "
+        "gradient is negative.",
+        "A gradient is per unit of a singular value, and says nothing of how large the value is.",
+    ]
+    frame = found.top(_TOP).drop(columns=["layer", "matrix", "head"])
+    sites = found.sites.drop(columns=["layer", "matrix", "head"])
+    sections = [
+        Section("summary", "Summary", paragraphs(told)),
+        Section("sites", "Sites", frame_table(sites, "Every site, by its score")),
+        Section(
+            "components",
+            "Components",
+            frame_table(frame, f"The {len(frame)} components with the largest gradients"),
+        ),
+        where_section(record),
+    ]
+    return Page(f"{record.task}: singular value gradients of {record.model}", tuple(sections))
 
 
 def part_attribution_page(found: PartAttribution) -> Page:

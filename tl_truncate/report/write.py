@@ -7,17 +7,24 @@ from typing import Any, cast
 
 from tl_truncate.checks import require_extra
 from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
+from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.experiments.search.file import FILE as SEARCH
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.report.of_comparison import comparison_page
+from tl_truncate.report.of_learning import learned_page
 from tl_truncate.report.of_scores import scores_page, side_effects_page
-from tl_truncate.report.of_screening import attribution_page, part_attribution_page
+from tl_truncate.report.of_screening import (
+    attribution_page,
+    part_attribution_page,
+    value_gradients_page,
+)
 from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
@@ -30,6 +37,7 @@ from tl_truncate.weights.files import as_path, replacing
 #: What has a page, and which.
 _PAGES: dict[type[Any], Callable[[Any], Page]] = {
     SweepResult: sweep_page,
+    LearnedMask: learned_page,  # which is a search too
     SearchResult: search_page,
     Dynamics: dynamics_page,
     RecallRun: recall_page,
@@ -37,25 +45,29 @@ _PAGES: dict[type[Any], Callable[[Any], Page]] = {
     SideEffects: side_effects_page,
     Attribution: attribution_page,
     PartAttribution: part_attribution_page,
+    SingularValueGradients: value_gradients_page,
     Comparison: comparison_page,
     ChosenComparison: comparison_page,
 }
 Reportable = (
     SweepResult
     | SearchResult
+    | LearnedMask
     | Dynamics
     | RecallRun
     | Scores
     | SideEffects
     | Attribution
     | PartAttribution
+    | SingularValueGradients
     | Comparison
     | ChosenComparison
 )
-_LOADERS: dict[str, type[SweepResult] | type[Dynamics] | type[RecallRun]] = {
+_LOADERS: dict[str, type[SweepResult] | type[LearnedMask] | type[Dynamics] | type[RecallRun]] = {
     "sweep": SweepResult,
     "dynamics": Dynamics,
     "recall": RecallRun,
+    "learn_mask": LearnedMask,
 }
 
 
@@ -68,7 +80,8 @@ def write_report(
     table of prompts that sorts and filters, and where everything comes from. It asks no network.
 
     Args:
-        source: a run folder of a sweep, a search, dynamics or recall, also one that is not finished; the
+        source: a run folder of a sweep, a search, a learned mask, dynamics or recall, also one that is
+        not finished; the
             folder that a command's `--out` named; a file that a result's `save` wrote; or a result.
         out: the file, which is replaced.
 
@@ -127,8 +140,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
         hint = (
             " A search that has not ended has no report; the same search goes on where it stopped."
             if looks or kind == "search"
-            else " Give the folder that --out or run_dir named, of a sweep, a search, dynamics, recall, "
-            "evaluate or side-effects; or a file that a result was saved as."
+            else " Give the folder that --out or run_dir named, of a sweep, a search, learn, "
+            "dynamics, recall, evaluate or side-effects; or a file that a result was saved as."
         )
         raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
     if kind not in _LOADERS:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tl_truncate.checks import positive
 from tl_truncate.surgery.cut import SiteCut, fill, kept_components, nothing_but_bias, trivial_projection
-from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller
+from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller, project_components
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
@@ -138,6 +138,37 @@ class NormMatched(_SeededControl):
         weights = weights_for_energy(energies, float(values[removed].square().sum()))
         basis = (spec.V.double() @ rotation[:, : len(weights)]).to(spec.V.dtype)
         return Projection(basis, keeps=False, weights=weights.to(spec.V.dtype))
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class RotatedComponents(_SeededControl):
+    """Keeps directions as a cut keeps components, of a basis of the row space that is turned at random.
+
+    `W -> W (I - B_R B_R^T)` with `B = V Q`, Q uniform among rotations: what a rule that chooses
+    components has to choose from where the spectrum is taken away. Only the numbers of the kept
+    components matter.
+
+    Args:
+        site: a Site or its name.
+        keep: as for `Cut`, such as `Without([3, 8])`.
+        seed: of the rotation; each site has its own.
+        strength: as for `Cut`.
+
+    Raises:
+        ValueError: if an argument does not fit.
+
+    Examples:
+        >>> RotatedComponents("blocks.3.mlp.W_out", keep=tlt.Without([0]), seed=1)
+        RotatedComponents(site='blocks.3.mlp.W_out', keep=Without([0]), seed=1)
+    """
+
+    def basis(self, spec: Spectrum) -> Float[Tensor, "n_out rank"]:
+        """All directions, of which some are kept."""
+        return (spec.V.double() @ self._rotation(spec, spec.max_rank)).to(spec.V.dtype)
+
+    def _draw(self, spec: Spectrum) -> Edit:
+        kept = kept_components(spec, self.keep, self.site)
+        return project_components(self.basis(spec), kept)
 
 
 @dataclass(frozen=True, repr=False)

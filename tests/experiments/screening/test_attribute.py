@@ -5,19 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from architectures import CASES, with_tokenizer
-from samples import SEQUENCES
+from architectures import CASES, ROUNDS, with_tokenizer
+from samples import SEQUENCES, all_sites
 from scipy import stats
 
 import tl_truncate as tlt
 from tl_truncate.statistics import estimate_mean, mean_columns
-from tl_truncate.weights.site import MATRICES
 
 NAMES = ("Mary", "Paris", "London", "Rome", "Italy")
-
-
-def all_sites(model):
-    return [*tlt.find_sites(model, MATRICES), tlt.Site(1, "W_O", 2), tlt.Site(0, "W_V", 1)]
 
 
 def slope(model, task, cut_at, metric) -> float:
@@ -31,19 +26,13 @@ def slope(model, task, cut_at, metric) -> float:
     return (values[0] - values[1]) / (2 * step)
 
 
-# transformers' RMS norm and HookedTransformer's rotary embedding round to float32 whatever the weights
-# are, which a small step feels.
-_ROUNDS = {("bridge", "llama-grouped"), ("hooked", "neox-parallel"), ("hooked", "neox-sequential")}
-_ROUNDS |= {("hooked", "llama-grouped")}
-
-
 @pytest.mark.parametrize("metric", ["logit_diff", "p_in_context", "p_global"])
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_first_order_in_the_strength_of_a_cut(shared, drinks, kind, name, metric):
     model = with_tokenizer(shared(kind, name, torch.float64))
     sites = all_sites(model)
     screen = tlt.attribute(model, drinks, sites=sites, metric=metric, prepend_bos=False, progress=False)
-    allowed = 2e-3 if (kind, name) in _ROUNDS else 1e-6
+    allowed = 2e-3 if (kind, name) in ROUNDS else 1e-6
     for site in sites if metric == "logit_diff" else sites[-4:]:
         found = screen.effect(site, keep=0.3)
         wanted = slope(model, drinks, lambda s, site=site: tlt.Cut(site, 0.3, strength=s), metric)

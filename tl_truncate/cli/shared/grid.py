@@ -25,12 +25,27 @@ class Grid:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridOptions:
-    """Sites, each with every keep."""
+class SiteOptions:
+    """Sites."""
 
     site: SiteNames = None
     matrices: Matrices = "mlp"
     layers: Layers = None
+
+    def grid(self, rules: list[Keep]) -> Grid:
+        """The sites, each with every rule.
+
+        Raises:
+            ValueError: if an option reads otherwise.
+        """
+        named = [Site.parse(site) for site in self.site or []]
+        return Grid(named, check_matrices(self.matrices), read_layers(self.layers), rules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions(SiteOptions):
+    """Sites, each with every keep."""
+
     keep: Keeps = None
 
     def read(self, keeps: tuple[float, ...]) -> Grid:
@@ -39,9 +54,7 @@ class GridOptions:
         Raises:
             ValueError: if an option reads otherwise.
         """
-        rules = [parse_keep(text) for text in self.keep or map(repr, keeps)]
-        named = [Site.parse(site) for site in self.site or []]
-        return Grid(named, check_matrices(self.matrices), read_layers(self.layers), rules)
+        return self.grid([parse_keep(text) for text in self.keep or map(repr, keeps)])
 
 
 def check_matrices(matrices: str) -> tuple[str, ...]:

@@ -22,6 +22,16 @@ def check_figures(wanted: bool, *extras: str) -> None:
         require_extra(extra, otherwise="Or go without pictures: --no-figures.")
 
 
+def check_new(out: Path | None, resume: bool) -> None:
+    """That a folder is one to begin in, unless a run is gone on with.
+
+    Raises:
+        ValueError: if it has content.
+    """
+    if out is not None and not resume and out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out must be new or empty without --resume, got {out}.")
+
+
 def write_tables(
     out: Path, tables: Mapping[str, pd.DataFrame], record: Any = None, result: Saved | None = None
 ) -> list[str]:

@@ -1,8 +1,8 @@
 """What every component of every site is worth, to first order, from one pass there and back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,12 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches, require_finite
+from tl_truncate.experiments.scoring.differentiable import (
+    Differentiable,
+    check_differentiable,
+    log_probabilities,
+    totals,
+)
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import Attribution
@@ -25,8 +31,6 @@ from tl_truncate.weights.linear import Linear, head_slice
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.spectrum import shared_spectrum
-
-Differentiable = Literal["logit_diff", "p_in_context", "p_global"]
 
 
 def attribute(
@@ -82,8 +86,7 @@ def attribute(
     check_task(task)
     check_model(model)
     batch_size, seed = positive("batch_size", batch_size), natural("seed", seed)
-    if metric not in get_args(Differentiable):
-        raise ValueError(f"metric must be one of {', '.join(get_args(Differentiable))}, got {metric!r}.")
+    check_differentiable("metric", metric)
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]
     linears = {site: locate(model, site) for site in chosen}
     encoded = encode(model, task, prepend_bos=prepend_bos)
@@ -96,7 +99,7 @@ def attribute(
     batches = plan_batches([encoded], rows, apart=True)
     by_prompt = {site: torch.zeros(len(task), spectra[site].max_rank) for site in chosen}
     for batch in tqdm(batches, "attribute", disable=not progress):
-        seen = _values_and_gradients(model, task, linears, batch, _METRICS[metric])
+        seen = _values_and_gradients(model, task, linears, batch, metric)
         for site, (u, gradient) in seen.items():
             vectors = spectra[site].V.to(u.device, u.dtype)
             effects = component_effects(u, gradient, vectors).cpu()
@@ -127,7 +130,7 @@ def _values_and_gradients(
     task: Task,
     linears: dict[Site, Linear],
     batch: Batch,
-    metric: Callable[[Batch, Tensor], Tensor],
+    metric: Differentiable,
 ) -> dict[Site, tuple[Tensor, Tensor]]:
     """Each site's output without its bias, and the metric's gradient there, summed over the rows."""
     outputs: dict[str, Tensor] = {}
@@ -141,8 +144,8 @@ def _values_and_gradients(
         stack.callback(model.blocks[0].register_forward_pre_hook(_from_here, with_kwargs=True).remove)
         stack.enter_context(unembedding_only(model, batch.positions))
         logits = model(batch.tokens.to(device), return_type="logits")[:, -batch.positions :]
-        said = _log_probabilities(batch, logits).tolist()
-        require_finite([task], active_cuts(model), batch, said)
+        said = log_probabilities(batch, logits)
+        require_finite([task], active_cuts(model), batch, said.tolist())
         missing = [str(site) for site, linear in linears.items() if linear.output.name not in outputs]
         if missing:
             raise ValueError(
@@ -150,7 +153,7 @@ def _values_and_gradients(
                 "Switch off use_attn_result for this."
             )
         points = list(outputs)
-        found = torch.autograd.grad(metric(batch, logits), [outputs[name] for name in points])
+        found = torch.autograd.grad(totals(batch, said, metric), [outputs[name] for name in points])
     gradients = dict(zip(points, found, strict=True))
     return {
         site: _of_site(linear, outputs, inputs, gradients[linear.output.name])
@@ -196,39 +199,3 @@ def _joined(value: Tensor, width: int, linear: Linear) -> Tensor:
     """Heads side by side, where a hook point has them apart."""
     whole = width * (linear.n_heads if linear.site.head is not None else 1)
     return value if value.shape[-1] == whole else value.flatten(-2)
-
-
-def _log_probabilities(batch: Batch, logits: Tensor) -> Tensor:
-    """Of each answer, `[answer]`, with a gradient."""
-    where = batch.places.to(logits.device)
-    precise = in_compute_precision(logits)
-    log_probability = precise.log_softmax(-1)[where.rows, where.columns, where.tokens]
-    return torch.where(where.inside, log_probability, 0.0).sum(-1)
-
-
-def _signs(batch: Batch, in_context: float, global_: float, like: Tensor) -> Tensor:
-    asked = [answer for answers in batch.answers for answer in answers]
-    signs = [in_context if answer.kind == "in_context" else global_ for answer in asked]
-    return torch.tensor(signs, device=like.device, dtype=like.dtype)
-
-
-def _logit_diff(batch: Batch, logits: Tensor) -> Tensor:
-    found = _log_probabilities(batch, logits)
-    return (_signs(batch, 1.0, -1.0, found) * found).sum()
-
-
-def _p_in_context(batch: Batch, logits: Tensor) -> Tensor:
-    found = _log_probabilities(batch, logits).exp()
-    return (_signs(batch, 1.0, 0.0, found) * found).sum()
-
-
-def _p_global(batch: Batch, logits: Tensor) -> Tensor:
-    found = _log_probabilities(batch, logits).exp()
-    return (_signs(batch, 0.0, 1.0, found) * found).sum()
-
-
-_METRICS: dict[str, Callable[[Batch, Tensor], Tensor]] = {
-    "logit_diff": _logit_diff,
-    "p_in_context": _p_in_context,
-    "p_global": _p_global,
-}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_truncate.experiments.scoring.keeps import keep_column
@@ -59,7 +59,7 @@ class Attribution(Saved):
         tables = []
         for site, effects in self.by_row.items():
             count = effects.shape[1]
-            found = self._over_prompts(effects)
+            found = self.over_prompts(effects)
             table = dict(
                 site=str(site),
                 layer=site.layer,
@@ -77,7 +77,7 @@ class Attribution(Saved):
         frame["q"] = q_values(frame["q"])
         return frame
 
-    def _over_prompts(self, effects: Tensor) -> Columns:
+    def over_prompts(self, effects: Tensor) -> Columns:
         """The means over prompts of some columns, with what is known of them."""
         values = effects.double().numpy()
         if len(values) == self.n_prompts:
@@ -100,16 +100,30 @@ class Attribution(Saved):
         Raises:
             ValueError: if the site was not asked for, or the keep does not fit it.
         """
+        place = self.place(site)
+        removed = self.removed(place, keep)
+        return self.over_prompts(self.by_row[place][:, removed].double().sum(1, keepdim=True))[0]
+
+    def place(self, site: Site | str) -> Site:
+        """A site that was asked for.
+
+        Raises:
+            ValueError: if it was not.
+        """
         place = Site.parse(site)
         if place not in self.by_row:
             raise ValueError(f"The site must be one of those attributed, got {place}.")
-        removed = self._removed(place, as_keep(keep))
-        return self._over_prompts(self.by_row[place][:, removed].double().sum(1, keepdim=True))[0]
+        return place
 
-    def _removed(self, site: Site, keep: Keep) -> Tensor:
+    def removed(self, site: Site, keep: Keep | int | float) -> Bool[Tensor, " rank"]:
+        """Which components a cut of a site removes.
+
+        Raises:
+            ValueError: if the keep does not fit the site.
+        """
         spec = self.spectra[site]
         removed = torch.ones(spec.max_rank, dtype=torch.bool)
-        removed[kept_components(spec, keep, site)] = False
+        removed[kept_components(spec, as_keep(keep), site)] = False
         return removed
 
     def predict(self, keeps: "list[Keep | int | float]") -> pd.DataFrame:
@@ -121,7 +135,7 @@ class Attribution(Saved):
         for site in self.by_row:
             for keep in keeps:
                 change = self.effect(site, keep)
-                removed = self._removed(site, as_keep(keep))
+                removed = self.removed(site, keep)
                 rows.append(
                     dict(
                         site=str(site),

@@ -55,6 +55,7 @@ def split_task(
     seed: int,
     again: int = 0,
     sides: Mapping[Any, bool] = MappingProxyType({}),
+    uses: str = "choose on and two to report on",
 ) -> Split:
     """Shuffles the prompts by a seed and divides them; prompts that are equal stay together.
 
@@ -64,6 +65,7 @@ def split_task(
         seed: of the shuffling.
         again: 0, or the number of a further split.
         sides: prompts that are on the test side already, or are not.
+        uses: what the two sides are for, for the error.
 
     Raises:
         ValueError: if either part would have fewer than two prompts.
@@ -81,7 +83,7 @@ def split_task(
         (test if tests else validation).extend(places)
     if min(len(test), len(validation)) < 2:
         raise ValueError(
-            f"A search must have at least two prompts to choose on and two to report on, got "
+            f"A search must have at least two prompts to {uses}, got "
             f"{len(equal)} different ones of {len(task)} in {task.name!r} with "
             f"test_fraction={test_fraction}. Use more prompts."
         )
@@ -170,11 +172,9 @@ class Judge:
         A cut that changes nothing shares its pass with others, and so differs in the last bits: by so
         many nats, of which a probability takes its own size, and a share of prompts nothing.
         """
-        weight = next(iter(self.model.parameters()))
-        nats = _ROUNDING.get(weight.dtype, _ROUNDING_HALF)
         uncut = self._uncut[max(self._uncut)]  # on the most prompts that were looked at
-        size = {"logit_diff": 1.0, "accuracy": 0.0, "p_in_context": max(uncut)}[self.objective]
-        return found.value > (0.0 if best is None else best.value) + nats * size
+        rounding = rounding_of(self.model, self.objective, max(uncut))
+        return found.value > (0.0 if best is None else best.value) + rounding
 
     def value(self, changes: Sequence[float]) -> float:
         """One number for the changes of all tasks."""
@@ -188,6 +188,19 @@ class Judge:
         bos = self.options.prepend_bos
         scores = [evaluate(self.model, task, prepend_bos=bos, progress=False) for task in tasks]
         return tuple(float(each.frame[self.objective].mean()) for each in scores)
+
+
+def rounding_of(model: Any, objective: Objective, uncut: float) -> float:
+    """By how much a metric differs at most between passes of other shapes.
+
+    Args:
+        model: in whose precision it is computed.
+        objective: the metric.
+        uncut: its mean without a cut, of whose size a probability's rounding is.
+    """
+    weight = next(iter(model.parameters()))
+    nats = _ROUNDING.get(weight.dtype, _ROUNDING_HALF)
+    return nats * {"logit_diff": 1.0, "accuracy": 0.0, "p_in_context": uncut}[objective]
 
 
 def _of(around: Cuts) -> str:

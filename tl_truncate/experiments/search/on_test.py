@@ -1,7 +1,8 @@
 """What the cuts that a search chose are worth on the test prompts, and what they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from tl_truncate.corpora.texts import sample_texts
@@ -72,14 +73,18 @@ def scores_of(
 
 
 def controls_on(
-    asked: Asked, splits: Sequence[Split], cuts: Cuts, draws: int | None
+    asked: Asked,
+    splits: Sequence[Split],
+    cuts: Cuts,
+    draws: int | None,
+    further: Mapping[str, Sequence[Sequence[SiteCut]]] = MappingProxyType({}),
 ) -> dict[str, dict[str, DrawnScores]]:
-    """The controls of the chosen cuts on the test prompts, under several seeds."""
+    """The controls of the chosen cuts on the test prompts, under several seeds, and further ones."""
     several = draws_for(len({cut.site for cut in cuts}), draws)
     drawn = controls_of(asked.model, cuts, seed=asked.options.seed, draws=several)
     tests = [split.test for split in splits]
     found: dict[str, dict[str, DrawnScores]] = {}
-    for kind, placebos in drawn.items():
+    for kind, placebos in {**further, **drawn}.items():
         scores = _of_placebos(asked, tests, placebos)
         found[kind] = {test.name: DrawnScores(tuple(scores[test.name])) for test in tests}
     return found
@@ -89,7 +94,7 @@ def _of_placebos(
     asked: Asked, tests: Sequence[Task], placebos: Sequence[Sequence[SiteCut]]
 ) -> dict[str, list[Scores]]:
     """By task the scores of each draw. Draws at one site share the passes below it."""
-    if len(placebos[0]) > 1:
+    if any(len(each) != 1 for each in placebos):
         return {test.name: [asked.scores(test, Cuts(each)) for each in placebos] for test in tests}
     cuts = [cut for (cut,) in placebos]
     options = replace(asked.options, metrics=METRICS, progress=False, label="controls")

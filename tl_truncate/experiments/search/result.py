@@ -133,7 +133,7 @@ class SearchResult:
         """
         name = self._name(task)
         if self.null is None:
-            raise ValueError("The search must have been asked for a null. Call search(..., null=True).")
+            raise ValueError("The search must have been asked for a null. Ask for it with null=True.")
         one, other = (each.test[name].frame[self.objective] for each in (self, self.null))
         return estimate_changes(self.objective, one - other)
 

@@ -1,0 +1,1 @@
+"""Which components to remove, learned by gradients of their strengths."""
