@@ -49,7 +49,9 @@ class Progress:
 
     Attributes:
         scores: of every component, the sum over the steps of its straight-through gradient less the
-        price. mask: that was at work in the last step. best: the mask that was worth most at a look.
+            price.
+        mask: that was at work in the last step.
+        best: the mask that was worth most at a look.
         best_step: when that was.
         looks: one row for each step.
     """
