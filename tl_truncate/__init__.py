@@ -55,7 +55,7 @@ from tl_truncate.weights.keep import (
     Rank,
     Without,
 )
-from tl_truncate.weights.keep.noise import MarchenkoPastur, OptimalThreshold
+from tl_truncate.weights.keep.noise import MarchenkoPastur, OptimalThreshold, OutsideBulk
 from tl_truncate.weights.locate import find_sites
 from tl_truncate.weights.processing import ProcessedWeightsWarning, processing
 from tl_truncate.weights.site import Site
@@ -91,6 +91,7 @@ __all__ = [
     "NormMatched",
     "OptimalThreshold",
     "OtherWeightsWarning",
+    "OutsideBulk",
     "PartAttribution",
     "Parts",
     "ProcessedWeightsWarning",
