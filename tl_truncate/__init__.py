@@ -39,6 +39,7 @@ from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.models import load_model
 from tl_truncate.report import write_report
 from tl_truncate.statistics import Estimate
+from tl_truncate.surgery.clustered import Clustered
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, Cuts
 from tl_truncate.surgery.hooks import truncated, truncation_hooks
@@ -68,6 +69,7 @@ __all__ = [
     "Attribution",
     "Band",
     "ChosenComparison",
+    "Clustered",
     "Comparison",
     "ComponentShares",
     "Components",

@@ -66,7 +66,9 @@ def edited(model, *sites: str, kept=slice(0, 3), strength: float = 1.0):
     with inplace.edited(model, *edits):
         for site in sites:
             first, second = factors(model, site)
-            assert np.abs(first @ second - targets[site]).max() < 1e-4
+            # To the rounding of what is stored: else the helper has solved for something else.
+            rounding = torch.finfo(next(model.parameters()).dtype).eps
+            assert np.abs(first @ second - targets[site]).max() < max(1e-12, rounding)
         yield model
 
 
@@ -332,7 +334,9 @@ class TestRefused:
             lambda: tlt.truncation_hooks(model, tlt.Cut(own_name("QK"), 3)),
             lambda: tlt.attribute(model, tlt.Task("t", ["a"], [" b"], " c"), sites=[own_name("QK")]),
         ):
-            with pytest.raises(ValueError, match=r"QK\.\d must be one matrix .* positions are of the kind"):
+            with pytest.raises(
+                ValueError, match=r"QK\.\d must be one matrix .* positions are of the kind"
+            ):
                 call()
 
     def test_norms_and_clips_between_the_two(self, shared):
@@ -359,7 +363,9 @@ class TestRefused:
 
     def test_what_needs_one_weight(self, toy, tokens):
         site = own_name("OV")
-        needs_one = pytest.raises(ValueError, match=r"must be one weight here, but .*OV\.3 is the product")
+        needs_one = pytest.raises(
+            ValueError, match=r"must be one weight here, but .*OV\.3 is the product"
+        )
         with needs_one:
             locate(toy, tlt.Site.parse(site))
         with needs_one:
@@ -369,7 +375,9 @@ class TestRefused:
 
     @pytest.mark.parametrize("rule", [tlt.MarchenkoPastur(), tlt.OptimalThreshold(), tlt.OutsideBulk()])
     def test_rules_of_noise(self, toy, drinks, rule):
-        refused = pytest.raises(ValueError, match=r"a product of smaller.*matrices never is.*32 x 32 with 8")
+        refused = pytest.raises(
+            ValueError, match=r"a product of smaller.*matrices never is.*32 x 32 with 8"
+        )
         with refused, tlt.truncated(toy, tlt.Cut(own_name("OV"), rule)):
             raise AssertionError("entered")
         with refused:

@@ -207,9 +207,7 @@ def oblique(weight: Float[Tensor, "n_in n_out"], projection: Projection) -> Obli
     basis = projection.basis.to(precise)
     readers, writers = torch.linalg.pinv(precise) @ basis, precise.T @ basis
     dtype = projection.basis.dtype
-    return Oblique(
-        writers.to(dtype), projection.keeps, projection.weights, readers=readers.to(dtype)
-    )
+    return Oblique(writers.to(dtype), projection.keeps, projection.weights, readers=readers.to(dtype))
 
 
 @dataclass(frozen=True)

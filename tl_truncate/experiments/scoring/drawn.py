@@ -41,9 +41,7 @@ def draws_together(cuts: Sequence[SiteCut]) -> list[list[int]]:
     for place, cut in enumerate(cuts):
         # A seed of what is no draw, such as of its groups, tells two settings apart.
         data = {
-            name: value
-            for name, value in cut.to_json().items()
-            if name != "seed" or not is_control(cut)
+            name: value for name, value in cut.to_json().items() if name != "seed" or not is_control(cut)
         }
         found.setdefault(json.dumps(data, sort_keys=True), []).append(place)
     return list(found.values())

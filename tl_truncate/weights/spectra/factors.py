@@ -66,9 +66,7 @@ def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
     return _stored(factors, stored)
 
 
-def factorise_product(
-    left: Float[Tensor, "n_in inner"], right: Float[Tensor, "inner n_out"]
-) -> Factors:
+def factorise_product(left: Float[Tensor, "n_in inner"], right: Float[Tensor, "inner n_out"]) -> Factors:
     """Factors a product of two matrices exactly, without forming it: as many as the inner side has.
 
     With `left = Q_l R_l` and `right^T = Q_r R_r`, the product is `Q_l (R_l R_r^T) Q_r^T`, and what is
