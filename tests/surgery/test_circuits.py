@@ -407,7 +407,7 @@ class TestRefused:
             model = shared("bridge", "gpt2", dtype)
 
             def thin(matrix):
-                u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+                u, _, vh = np.linalg.svd(matrix, full_matrices=False)
                 return (u * np.geomspace(1, 1e-6, 8)) @ vh
 
             with inplace.edited(model, ("blocks.1.attn.W_Q.3", thin)):

@@ -1,6 +1,5 @@
 """Truncation in groups of columns: LASER with one group, nothing removed with all apart."""
 
-
 import inplace
 import numpy as np
 import pytest
@@ -142,9 +141,7 @@ def test_any_groups_any_strength_and_other_names(shared, labels, keep, strength,
     renamed = tlt.Clustered(site, [f"g{order[label]}" for label in labels], keep, strength=strength)
     assert renamed == cut
     assert hash(renamed) == hash(cut)
-    assert cut.kept_rank(model) == sum(
-        int(keep * min(48, labels.count(label))) for label in set(labels)
-    )
+    assert cut.kept_rank(model) == sum(int(keep * min(48, labels.count(label))) for label in set(labels))
 
 
 def test_the_order_of_coordinates_means_nothing(shared):

@@ -39,7 +39,9 @@ cuts = st.one_of(
     st.builds(tlt.RandomSubspace, sites, keeps, naturals, strength=strengths),
     st.builds(tlt.NormMatched, sites, keeps, naturals, strength=strengths),
     st.builds(tlt.Ablated, sites, strength=strengths),
-    st.builds(tlt.Clustered, sites, st.integers(1, 9), keeps.filter(exact), naturals, strength=strengths),
+    st.builds(
+        tlt.Clustered, sites, st.integers(1, 9), keeps.filter(exact), naturals, strength=strengths
+    ),
 )
 
 

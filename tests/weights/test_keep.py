@@ -134,7 +134,9 @@ def test_planted_directions_are_found_at_either_end(shape, large, small):
         order = random.permutation(len(values))
         bulk = Bulk(1.0, shape)
         values[order[:large]] = bulk.upper * torch.tensor(1.5 + random.random(large))
-        values[order[large : large + small]] = bulk.lower * torch.tensor(0.3 + 0.4 * random.random(small))
+        values[order[large : large + small]] = bulk.lower * torch.tensor(
+            0.3 + 0.4 * random.random(small)
+        )
         values = values.sort(descending=True).values
         planted = [*range(large), *range(len(values) - small, len(values))]
         found = kept(tlt.OutsideBulk(), values, shape)

@@ -1,8 +1,10 @@
 """Cuts of a circuit, made in the one of its two weights that belongs to its head alone.
 
-`OV P = W_V (W_O P)`: removing what OV writes is a projection of what W_O writes, like a cut of W_O with
-other directions. `P QK = (P W_Q) W_K^T`: removing what QK asks for is a projection of the *input* side of
-W_Q, which its output, the query, sees as an oblique one.
+`OV P = W_V (W_O P)`: removing what OV writes is a projection of what W_O writes, like a cut of W_O
+with other directions. `P QK = (P W_Q) W_K^T`: removing what QK asks for is a projection of the *input*
+side of W_Q, which its output, the query, sees as an oblique one.
+
+Source: derived in the documentation, "Circuits of a head".
 """
 
 from collections.abc import Sequence
@@ -70,9 +72,9 @@ def _require_small(site: Site, enlarges: float, dtype: torch.dtype) -> None:
     limit = _ROUNDING / torch.finfo(compute_dtype(dtype)).eps
     if not enlarges <= limit:
         raise ValueError(
-            f"The queries of {site} must be far enough from a smaller space to be projected, but rounding "
-            f"would become {enlarges:.0e} times as large, and at most {limit:.0e} is right to a "
-            f"thousandth. Load the model in float64, or cut W_Q of the head."
+            f"The queries of {site} must be far enough from a smaller space to be projected, but "
+            f"rounding would become {enlarges:.0e} times as large, and at most {limit:.0e} is right to "
+            "a thousandth. Load the model in float64, or cut W_Q of the head."
         )
 
 
@@ -90,9 +92,9 @@ def require_precise(linear: Linear, edit: Edit, site: Site) -> None:
     """
     if is_rounded_before(linear, edit):
         raise ValueError(
-            f"The queries of {site} must be in float32 or better for plain hooks and sweeps, which would "
-            f"enlarge their rounding, got {linear.weight().dtype}. Use tlt.truncated or tlt.evaluate, "
-            "which cut the weight, or load the model in float32."
+            f"The queries of {site} must be in float32 or better for plain hooks and sweeps, which "
+            f"would enlarge their rounding, got {linear.weight().dtype}. Use tlt.truncated or "
+            "tlt.evaluate, which cut the weight, or load the model in float32."
         )
 
 

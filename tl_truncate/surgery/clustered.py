@@ -225,7 +225,11 @@ def _checked_groups(value: Any) -> int | tuple[int, ...]:
 def _kept(
     model: Any, site: Site, keep: Keep, grouping: Grouping
 ) -> Iterator[tuple[Tensor, int, int, Spectrum | None]]:
-    """Of each group its coordinates, how many components it has and keeps, and the spectrum if needed."""
+    """Of each group its coordinates, how many components it has and keeps, and its spectrum if needed.
+
+    Raises:
+        ValueError: if a group has fewer components than are to be kept.
+    """
     found = grouping.of(model, site)
     for place, (own, columns) in enumerate(found):
         max_rank = min(columns.shape)
@@ -268,8 +272,8 @@ class Clustered(SiteCut):
     kept right singular vectors of that group alone: `u_g -> u_g P_g`. With one group it is `Cut`; with
     each coordinate a group of its own and one component kept, nothing is removed.
 
-    What is kept is `sum_g k_g` directions in all, `kept_rank`. Of W_in, which is wider than long, that may
-    be more than the rank of the matrix, which each group has anew.
+    What is kept is `sum_g k_g` directions in all, `kept_rank`. Of W_in, which is wider than long, that
+    may be more than the rank of the matrix, which each group has anew.
 
     Args:
         site: a Site or its name, of one weight.
@@ -368,8 +372,8 @@ class DrawnInGroups(_SeededControl):
         ValueError: if an argument does not fit.
 
     Examples:
-        >>> DrawnInGroups("blocks.3.mlp.W_out", 0.25, 1, groups=4)
-        DrawnInGroups(site='blocks.3.mlp.W_out', keep=Fraction(rho=0.25), seed=1, 4 groups, RandomSubspace)
+        >>> DrawnInGroups("blocks.3.mlp.W_out", 8, 1, groups=4)
+        DrawnInGroups(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1, 4 groups, RandomSubspace)
     """
 
     groups: int | tuple[int, ...] = 8

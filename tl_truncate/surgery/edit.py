@@ -159,11 +159,14 @@ class Projection(Edit):
 class Oblique(Projection):
     """A projection of the output along directions that are not orthogonal to what stays.
 
-    `kept(u) = u A B^T` if they span what is kept, else `u - u A diag(w) B^T`, with `B^T A = 1`. It is the
-    orthogonal projection of the linear's *input* side, as it looks from the output: for orthonormal
+    `kept(u) = u A B^T` if they span what is kept, else `u - u A diag(w) B^T`, with `B^T A = 1`. It is
+    the orthogonal projection of the linear's *input* side, as it looks from the output: for orthonormal
     columns C in the column space of W, `C C^T W = W (W^+ C) (W^T C)^T`.
 
     Args:
+        basis: `[n_out, rank]`, B, in which each direction is written; not orthonormal.
+        keeps: as for `Projection`.
+        weights: as for `Projection`.
         readers: `[n_out, rank]`, A, which measures each direction.
 
     Examples:

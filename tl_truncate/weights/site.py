@@ -26,10 +26,10 @@ class Site:
     transpose of that), as LASER treats it, unless `head` picks one. W_K and W_V of a model with
     grouped-query attention have the model's own number of key/value heads.
 
-    A circuit is the product of two weights of one head as one matrix, `[d_model, d_model]` of rank d_head:
-    `QK = W_Q W_K^T`, by which a position that asks and one that answers are compared, and `OV = W_V W_O`,
-    by which what is read at one position is written at another. The head is one of the queries'; its keys
-    and values may be those of a group.
+    A circuit is the product of two weights of one head as one matrix, `[d_model, d_model]` of rank
+    d_head: `QK = W_Q W_K^T`, by which a position that asks and one that answers are compared, and
+    `OV = W_V W_O`, by which what is read at one position is written at another. The head is one of the
+    queries'; its keys and values may be those of a group.
 
     Args:
         layer: index of the block, from 0.

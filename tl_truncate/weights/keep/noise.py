@@ -101,8 +101,8 @@ class Bulk:
 class OutsideBulk(Keep):
     """Keeps the components outside of the bulk of a random matrix, at *either* end of the spectrum.
 
-    Kept is what lies above the upper edge or below the lower edge of the noise, `sigma (1 +- sqrt(beta))`
-    in units of the root of the larger side. The noise level is the one at which the median of the
+    Kept is what lies above the upper edge or below the lower edge of the noise,
+    `sigma (1 +- sqrt(beta))` in units of the root of the larger side. The noise level is the one at which the median of the
     singular values between the edges is that of the Marchenko-Pastur law, so that values far outside, on
     one side or on both, do not move it.
 
@@ -137,8 +137,8 @@ class OutsideBulk(Keep):
 def fit_bulk(singular_values: Float[Tensor, " rank"], shape: tuple[int, int]) -> Bulk:
     """The noise level of a matrix, from those of its singular values that noise would have.
 
-    From the median of all on, the values outside of the edges are set aside and the median of the rest is
-    taken, until it is the same values that are set aside. It is compared with the median of the law
+    From the median of all on, the values outside of the edges are set aside and the median of the rest
+    is taken, until it is the same values that are set aside. It is compared with the median of the law
     between the edges.
 
     Args:
