@@ -339,6 +339,13 @@ class TestRefused:
             ):
                 call()
 
+    def test_positions_of_a_kind_that_is_not_told(self, shared, monkeypatch):
+        """A Bridge says `standard` where it knows nothing, and its table of positions is not there."""
+        model = shared("bridge", "bloom-alibi")
+        monkeypatch.setattr(model.cfg, "positional_embedding_type", "standard")
+        with pytest.raises(ValueError, match="positions are of the kind 'standard, without a table'"):
+            tlt.spectrum(model, own_name("QK"))
+
     def test_norms_and_clips_between_the_two(self, shared):
         model = shared("bridge", "gpt2")
         attention = model.blocks[1].attn

@@ -5,14 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from tl_truncate.weights.site import Circuit, Weight
+from tl_truncate.weights.site import Circuit, Site, Weight
 
 #: The left and the right factor; the right one of QK is transposed.
 FACTORS: dict[Circuit, tuple[Weight, Weight]] = {"QK": ("W_Q", "W_K"), "OV": ("W_V", "W_O")}
 #: The factor that belongs to one head alone, also where keys and values are shared: a cut is made in it.
 CARRIERS: dict[Circuit, Weight] = {"QK": "W_Q", "OV": "W_O"}
-# Positions add to the stream, or to the scores a term of their own.
-_POSITIONS_APART = ("standard", "alibi")
 
 
 def reason_against(model: Any, attention: nn.Module, circuit: Circuit) -> str | None:
@@ -24,13 +22,11 @@ def reason_against(model: Any, attention: nn.Module, circuit: Circuit) -> str | 
         circuit: that is asked for.
     """
     if circuit == "QK":
-        positions = str(getattr(model.cfg, "positional_embedding_type", None))
-        turned = any("rotary" in type(module).__name__.lower() for module in model.modules())
-        if turned or positions not in _POSITIONS_APART:
-            kind = "rotary" if turned else positions
+        kind = _positions(model, attention)
+        if kind is not None:
             return (
-                f"positions are of the kind {kind!r} here, not {' or '.join(_POSITIONS_APART)}, so that "
-                "what queries and keys are compared by is another matrix at each distance"
+                f"positions are of the kind {kind!r}, neither added to the stream nor to the scores, so "
+                "that what queries and keys are compared by is another matrix at each distance"
             )
     elsewhere = ("v",) if circuit == "QK" else ("q", "k")
     norms = [name for name in _norms(attention) if not name.startswith(elsewhere)]
@@ -39,6 +35,30 @@ def reason_against(model: Any, attention: nn.Module, circuit: Circuit) -> str | 
     if any(_clips(module) for module in attention.modules()):
         return "queries, keys and values are clipped between its two weights"
     return None
+
+
+def _positions(model: Any, attention: nn.Module) -> str | None:
+    """What positions do to queries and keys; None if they add to the stream, or to the scores alone."""
+    named = (path.rpartition(".")[2] for path, _ in attention.named_modules())
+    turned = any("rotary" in type(module).__name__.lower() for module in model.modules())
+    if turned or any(name.startswith("hook_rot") for name in named):
+        return "rotary"
+    kind = str(getattr(model.cfg, "positional_embedding_type", None))
+    # A Bridge says `standard` of what it knows nothing of; then there is no table of positions.
+    apart = kind == "alibi" or (kind == "standard" and hasattr(model, "pos_embed"))
+    return None if apart else f"{kind}, without a table"
+
+
+def weights_of(site: Site) -> set[tuple[int, Weight]]:
+    """The weights of which a site is made, by layer: one, or the two of a circuit.
+
+    Examples:
+        >>> sorted(weights_of(Site(3, "OV", 1)))
+        [(3, 'W_O'), (3, 'W_V')]
+    """
+    if site.matrix == "QK" or site.matrix == "OV":
+        return {(site.layer, factor) for factor in FACTORS[site.matrix]}
+    return {(site.layer, site.matrix)}
 
 
 def _norms(attention: nn.Module) -> Iterator[str]:

@@ -102,9 +102,9 @@ class OutsideBulk(Keep):
     """Keeps the components outside of the bulk of a random matrix, at *either* end of the spectrum.
 
     Kept is what lies above the upper edge or below the lower edge of the noise,
-    `sigma (1 +- sqrt(beta))` in units of the root of the larger side. The noise level is the one at which the median of the
-    singular values between the edges is that of the Marchenko-Pastur law, so that values far outside, on
-    one side or on both, do not move it.
+    `sigma (1 +- sqrt(beta))` in units of the root of the larger side. The noise level is the one at
+    which the median of the singular values between the edges is that of the Marchenko-Pastur law, so
+    that values far outside, on one side or on both, do not move it.
 
     In a square matrix the lower edge is 0, nothing lies below it, and only large values are kept; in one
     that is nearly square only a direction that is nearly absent is found as small. Of a value that is
