@@ -346,7 +346,7 @@ class TestRefused:
         with pytest.raises(ValueError, match="positions are of the kind 'standard, without a table'"):
             tlt.spectrum(model, own_name("QK"))
 
-    def test_norms_and_clips_between_the_two(self, shared):
+    def test_norms_gates_and_clips_between_the_two(self, shared):
         model = shared("bridge", "gpt2")
         attention = model.blocks[1].attn
         for name, circuits in (("q_norm", ("QK",)), ("v_norm", ("OV",)), ("sub_norm", ("QK", "OV"))):
@@ -360,6 +360,13 @@ class TestRefused:
                         tlt.spectrum(model, own_name(circuit))
             finally:
                 delattr(attention, name)
+        attention.add_module("gate_proj", torch.nn.Linear(32, 32))
+        try:
+            with pytest.raises(ValueError, match="a gate, gate_proj, stands between"):
+                tlt.spectrum(model, own_name("OV"))
+            tlt.spectrum(model, own_name("QK"))
+        finally:
+            delattr(attention, "gate_proj")
         inner = attention.original_component
         inner.clip_qkv = 8.0
         try:

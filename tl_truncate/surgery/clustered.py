@@ -47,11 +47,11 @@ class Blocks(Edit):
         parts: one projection for each group.
 
     Examples:
-        >>> first = Projection(torch.ones(2, 1) / 2**0.5, keeps=True)
+        >>> first = Projection(torch.tensor([[0.6], [0.8]]), keeps=True)
         >>> second = Projection(torch.zeros(1, 0), keeps=True)
         >>> blocks = Blocks((torch.tensor([0, 2]), torch.tensor([1])), (first, second))
-        >>> blocks.kept(torch.tensor([1.0, 5.0, 3.0]), None).tolist()
-        [2.0, 0.0, 2.0]
+        >>> [round(value, 4) for value in blocks.kept(torch.tensor([1.0, 5.0, 2.0]), None).tolist()]
+        [1.32, 0.0, 1.76]
     """
 
     groups: tuple[Int64[Tensor, " size"], ...]

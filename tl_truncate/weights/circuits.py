@@ -32,6 +32,9 @@ def reason_against(model: Any, attention: nn.Module, circuit: Circuit) -> str | 
     norms = [name for name in _norms(attention) if not name.startswith(elsewhere)]
     if norms:
         return f"a norm, {norms[0]}, stands between its two weights"
+    gates = [path for path, _ in attention.named_modules() if "gate" in path.lower()]
+    if circuit == "OV" and gates:
+        return f"a gate, {gates[0].rpartition('.')[2]}, stands between its two weights"
     if any(_clips(module) for module in attention.modules()):
         return "queries, keys and values are clipped between its two weights"
     return None

@@ -73,7 +73,7 @@ def test_compositions_are_scored_together(model):
 def test_compositions_cut_a_circuit_or_one_of_its_weights(model):
     """And never both, whatever gains most."""
     sites = ["blocks.1.attn.OV.2", "blocks.1.attn.W_V", "blocks.1.attn.W_O.2", "blocks.2.attn.OV.1"]
-    for objective in ("logit_diff", "p_global"):
+    for objective in ("logit_diff", "p_in_context"):
         found = tlt.search(
             model, pairs_task(12), objective=objective, greedy=3, null=False, **options(sites=sites)
         )
