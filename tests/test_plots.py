@@ -95,10 +95,11 @@ def test_a_spectrum_shows_its_values_its_bulk_and_what_is_kept(shared, keep):
     assert [line.get_ydata()[0] for line in by_component.lines[2:]] == pytest.approx(
         [bulk.lower, bulk.upper]
     )
-    # As many values as there are lie under the curve, in the units of the bars.
+    # As many values lie under the curve as between its edges, in the units of the bars.
+    between = int(((spec.S >= bulk.lower) & (spec.S <= bulk.upper)).sum())
     x, y = curve.get_xdata(), curve.get_ydata()
     width = histogram.patches[0].get_width()
-    assert np.trapezoid(y, x) / width == pytest.approx(spec.max_rank, rel=0.01)
+    assert np.trapezoid(y, x) / width == pytest.approx(between, rel=0.01)
     assert f"{len(chosen)} of 32 kept by" in figure.get_suptitle()
 
 

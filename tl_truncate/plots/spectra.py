@@ -26,7 +26,7 @@ def spectrum(
     """The singular values of a site: how many there are of each size, and one by one.
 
     The black curve is the density of the Marchenko-Pastur law at the noise level that `OutsideBulk`
-    fits, times the number of values; dashed lines are its two edges. A circuit, being a product, has no
+    fits, times the number of values between its edges; dashed lines are the edges. A circuit, being a product, has no
     such law, and no curve.
 
     Args:
@@ -80,7 +80,8 @@ def _histogram(axis: "Axes", values: Tensor, inside: Tensor, bulk: Bulk | None, 
     )
     if bulk is not None:
         points = torch.linspace(bulk.lower, bulk.upper, 400, dtype=torch.float64)
-        counts = bulk.density(points) * len(values) * float(edges[1] - edges[0])
+        between = int(((values >= bulk.lower) & (values <= bulk.upper)).sum())
+        counts = bulk.density(points) * between * float(edges[1] - edges[0])
         axis.plot(points.numpy(), counts.numpy(), color="black", linewidth=1, label="law of noise")
         _edges(axis.axvline, bulk)
     axis.set_xlabel("singular value", fontsize=8)
