@@ -26,8 +26,8 @@ def spectrum(
     """The singular values of a site: how many there are of each size, and one by one.
 
     The black curve is the density of the Marchenko-Pastur law at the noise level that `OutsideBulk`
-    fits, times the number of values between its edges; dashed lines are the edges. A circuit, being a product, has no
-    such law, and no curve.
+    fits, times the number of values between its edges; dashed lines are the edges. A circuit, being a
+    product, has no such law, and no curve.
 
     Args:
         spec: from `tlt.spectrum`.
