@@ -116,6 +116,20 @@ def test_spectrum(folder):
     text = run("spectrum", "-m", folder, "--site", "blocks.1.mlp.W_out", "--tokens", 2).stdout
     assert "32 components" in text.replace("\n", " ")
     assert "MarchenkoPastur()" in text
+    assert "OutsideBulk()" in text
+
+
+def test_spectrum_of_a_circuit(folder, tmp_path):
+    result = run("spectrum", "-m", folder, "--site", "blocks.1.attn.OV.2", "--tokens", 2, "--json")
+    data = json.loads(result.stdout)
+    spec = tlt.spectrum(tlt.load_model(folder), "blocks.1.attn.OV.2")
+    assert data["singular_values"] == spec.S.tolist()
+    assert [row["keep"] for row in data["keeps"]] == ["Fraction(rho=0.01)", "Fraction(rho=0.1)",
+                                                      "Fraction(rho=0.5)"]  # fmt: skip
+    run("spectrum", "-m", folder, "--site", "blocks.1.attn.QK.2", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "spectrum.png").read_bytes()[:4] == b"\x89PNG"
+    refused = run("spectrum", "-m", folder, "--site", "blocks.1.attn.OV", code=2).stderr
+    assert "must be that of one head" in " ".join(refused.split())
 
 
 def test_sites(folder):

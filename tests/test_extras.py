@@ -31,6 +31,7 @@ DRAW = {
     "toy recall": (["--steps", "2", "--out", "OUT"], True),
     "toy memory": (["--out", "OUT"], True),
     "toy gradients": (["--length", "16", "--n", "1024", "--out", "OUT"], True),
+    "spectrum": (["-m", "FOLDER", "--site", "blocks.1.mlp.W_out", "--out", "OUT"], True),
     "plot": (["RUN", "--out", "OUT/heat.png"], False),
     "report": (["RUN"], False),
 }
@@ -40,7 +41,7 @@ PLAIN = {
     "search": ["-m", "FOLDER", "--task", "TASK", "--layers", "1", "--keep", "0.5"],
     "learn": ["-m", "FOLDER", "--task", "PAIRS", "--layers", "1", "--steps", "2", "--components", "4"],
     "side-effects": ["-m", "FOLDER", "--cut", "blocks.1.mlp.W_in=3", "--text", "TEXT", "--out", "OUT"],
-    "spectrum": ["-m", "FOLDER", "--site", "blocks.1.mlp.W_out", "--out", "OUT"],
+    "spectrum": ["-m", "FOLDER", "--site", "blocks.1.mlp.W_out"],
     "sites": ["-m", "FOLDER", "--out", "OUT"],
     "cache info": [],
     "cache clear": [],

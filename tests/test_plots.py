@@ -7,6 +7,7 @@ from samples import pairs
 
 import tl_truncate as tlt
 from tl_truncate import plots
+from tl_truncate.weights.keep.noise import fit_bulk
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,49 @@ def test_an_attribution_sums_its_parts(shared, drinks_task):
         part = screen.frame[screen.frame["matrix"] == panel.get_title()]
         shown = np.asarray(panel.images[0].get_array())
         assert shown.sum(1) == pytest.approx(part.groupby("layer")["effect"].sum().to_numpy(), abs=1e-5)
+
+
+def drawn_values(figure, part):
+    """Of the points of one colour, by their places among the components."""
+    removed, kept = figure.axes[1].lines[:2]
+    line = kept if part == "kept" else removed
+    return list(map(int, line.get_xdata())), list(line.get_ydata())
+
+
+@pytest.mark.parametrize("keep", [None, 0.25, tlt.DropTop(3), tlt.Band(2, 9)])
+def test_a_spectrum_shows_its_values_its_bulk_and_what_is_kept(shared, keep):
+    spec = tlt.spectrum(shared("bridge", "gpt2"), "blocks.1.mlp.W_in")
+    figure = plots.spectrum(spec, keep, bins=20)
+    rule = tlt.OutsideBulk() if keep is None else keep
+    chosen = spec.kept(rule).tolist()
+    places, values = drawn_values(figure, "kept")
+    assert places == chosen
+    assert values == pytest.approx(spec.S.double()[chosen].tolist())
+    assert len(drawn_values(figure, "removed")[0]) == spec.max_rank - len(chosen)
+    histogram, by_component = figure.axes
+    heights = sum(patch.get_height() for patch in histogram.patches)
+    assert heights == spec.max_rank
+    bulk = fit_bulk(spec.S, spec.shape)
+    curve, *edges = histogram.lines
+    assert [line.get_xdata()[0] for line in edges] == pytest.approx([bulk.lower, bulk.upper])
+    assert [line.get_ydata()[0] for line in by_component.lines[2:]] == pytest.approx(
+        [bulk.lower, bulk.upper]
+    )
+    # As many values lie under the curve as between its edges, in the units of the bars.
+    between = sum(bulk.lower <= value <= bulk.upper for value in spec.S.tolist())
+    x, y = curve.get_xdata(), curve.get_ydata()
+    width = histogram.patches[0].get_width()
+    assert np.trapezoid(y, x) / width == pytest.approx(between, rel=0.01)
+    assert f"{len(chosen)} of 32 kept by" in figure.get_suptitle()
+
+
+def test_a_circuit_has_no_law_of_noise(shared):
+    spec = tlt.spectrum(shared("bridge", "gpt2"), "blocks.1.attn.OV.2")
+    figure = plots.spectrum(spec, 3)
+    assert drawn_values(figure, "kept")[0] == [0, 1, 2]
+    assert figure.axes[0].lines[:] == []
+    with pytest.raises(ValueError, match="a product of smaller"):
+        plots.spectrum(spec)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

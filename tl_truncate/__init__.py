@@ -45,6 +45,7 @@ from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.models import load_model
 from tl_truncate.report import write_report
 from tl_truncate.statistics import Estimate
+from tl_truncate.surgery.clustered import Clustered
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, Cuts
 from tl_truncate.surgery.hooks import truncated, truncation_hooks
@@ -61,7 +62,7 @@ from tl_truncate.weights.keep import (
     Rank,
     Without,
 )
-from tl_truncate.weights.keep.noise import MarchenkoPastur, OptimalThreshold
+from tl_truncate.weights.keep.noise import MarchenkoPastur, OptimalThreshold, OutsideBulk
 from tl_truncate.weights.locate import find_sites
 from tl_truncate.weights.processing import ProcessedWeightsWarning, processing
 from tl_truncate.weights.site import Site
@@ -74,6 +75,7 @@ __all__ = [
     "Attribution",
     "Band",
     "ChosenComparison",
+    "Clustered",
     "Comparison",
     "ComponentShares",
     "Components",
@@ -98,6 +100,7 @@ __all__ = [
     "NormMatched",
     "OptimalThreshold",
     "OtherWeightsWarning",
+    "OutsideBulk",
     "PartAttribution",
     "Parts",
     "ProcessedWeightsWarning",

@@ -19,18 +19,29 @@ keeps = st.one_of(
     st.builds(tlt.Components, st.sets(naturals)),
     st.just(tlt.MarchenkoPastur()),
     st.just(tlt.OptimalThreshold()),
+    st.just(tlt.OutsideBulk()),
     st.builds(tlt.LaserCompat, units, naturals),
 )
 sites = st.one_of(
     st.builds(tlt.Site, naturals, st.sampled_from(("W_in", "W_gate", "W_out"))),
     st.builds(tlt.Site, naturals, st.sampled_from(("W_Q", "W_K", "W_V", "W_O")), st.none() | naturals),
+    st.builds(tlt.Site, naturals, st.sampled_from(("QK", "OV")), naturals),
 )
 strengths = st.floats(-3, 3)
+
+
+def exact(keep) -> bool:
+    return not isinstance(keep, tlt.LaserCompat)
+
+
 cuts = st.one_of(
     st.builds(tlt.Cut, sites, keeps, strength=strengths),
     st.builds(tlt.RandomSubspace, sites, keeps, naturals, strength=strengths),
     st.builds(tlt.NormMatched, sites, keeps, naturals, strength=strengths),
     st.builds(tlt.Ablated, sites, strength=strengths),
+    st.builds(
+        tlt.Clustered, sites, st.integers(1, 9), keeps.filter(exact), naturals, strength=strengths
+    ),
 )
 
 

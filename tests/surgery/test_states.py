@@ -7,6 +7,7 @@ import inplace
 import pytest
 import torch
 from architectures import CASES, SPECIAL, WINDOWED
+from states import gradients, parameter_gradients, switched
 from transformer_lens.model_bridge import TransformerBridge
 
 import tl_truncate as tlt
@@ -23,45 +24,8 @@ def model(request, shared):
     return shared(*request.param, torch.float64)
 
 
-class switched:
-    """A state of the model, on for a while; a test is skipped where the model has no such state."""
-
-    def __init__(self, model, name, value=True):
-        self.set, self.value = getattr(model, f"set_{name}", None), value
-        self.before = bool(getattr(model.cfg, name, False))
-
-    def __enter__(self):
-        if self.set is None:
-            pytest.skip("this class has no such state")
-        self.set(self.value)
-
-    def __exit__(self, *problem):
-        self.set(self.before)
-
-
 def close(first, second, limit=1e-9):
     return float((first - second).detach().abs().max()) <= limit
-
-
-def gradients(model, tokens, names=None) -> dict[str, torch.Tensor]:
-    """The gradient at every hook point that has one."""
-    found: dict[str, torch.Tensor] = {}
-
-    def see(gradient, hook):
-        if isinstance(gradient, torch.Tensor):
-            found[hook.name] = gradient.detach().clone()
-
-    model.zero_grad()
-    try:
-        for name, point in model.hook_dict.items():
-            if names is None or name in names:
-                point.add_hook(see, dir="bwd")
-        logits = model(tokens)
-        (logits[0, -1, 5] - logits[1, -2].square().mean()).backward()
-    finally:
-        model.reset_hooks()
-        model.zero_grad()
-    return found
 
 
 @pytest.mark.parametrize("by_result", [False, True], ids=["", "use_attn_result"])
@@ -117,19 +81,6 @@ def test_plain_hooks_of_a_head_refuse_what_backward_hooks_would_not_see(model, t
             with pytest.raises(problem, match=r"Use tlt.truncated\(model, cut\)"):
                 model.run_with_hooks(tokens, fwd_hooks=hooks)
         model.reset_hooks()
-
-
-def parameter_gradients(model, tokens) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    logits = model(tokens)
-    (logits[0, -1, 5] - logits[1, -2].square().mean()).backward()
-    found = {
-        name: each.grad.detach().clone()
-        for name, each in model.named_parameters()
-        if each.grad is not None
-    }
-    model.zero_grad()
-    return found
 
 
 @pytest.mark.parametrize("weights", [False, True], ids=["", "weights"])

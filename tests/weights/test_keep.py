@@ -11,7 +11,7 @@ from scipy import integrate
 
 import tl_truncate as tlt
 from tl_truncate.weights.keep import Keep, as_keep
-from tl_truncate.weights.keep.noise import marchenko_pastur_median
+from tl_truncate.weights.keep.noise import Bulk, fit_bulk, marchenko_pastur_median
 
 spectra = st.lists(st.floats(0, 100), min_size=1, max_size=30).map(
     lambda values: torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
@@ -102,6 +102,113 @@ def test_a_planted_signal_is_found_in_noise_of_any_scale(rule, scale, shape):
     assert kept(rule, pure, shape) == []
 
 
+SHAPES = [(200, 400), (400, 200), (100, 125), (60, 120), (64, 256), (30, 600), (128, 128)]
+
+
+def _noise(shape, seed, scale=1.0):
+    values = np.linalg.svd(np.random.default_rng(seed).normal(size=shape), compute_uv=False)
+    return torch.tensor(scale * values)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_of_noise_about_nothing_is_outside_the_bulk(shape):
+    """On average fewer than .7 values of a matrix, never more than 3, over 40 of them."""
+    counts, sigmas = [], []
+    for seed in range(40):
+        values = _noise(shape, seed, scale=0.02)
+        counts.append(len(kept(tlt.OutsideBulk(), values, shape)))
+        sigmas.append(fit_bulk(values, shape).sigma / 0.02)
+    assert np.mean(counts) < 0.7
+    assert max(counts) <= 3
+    assert np.mean(sigmas) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("large", "small"), [(5, 0), (0, 5), (5, 5), (40, 0), (0, 40), (30, 20)])
+@pytest.mark.parametrize("shape", [(200, 400), (400, 200), (100, 400)])
+def test_planted_directions_are_found_at_either_end(shape, large, small):
+    """A fifth of the spectrum, and two fifths, on one side or on both: all of them, and hardly a value of
+    the noise.
+    """
+    for seed in range(10):
+        random, values = np.random.default_rng(seed), _noise(shape, seed)
+        order = random.permutation(len(values))
+        bulk = Bulk(1.0, shape)
+        values[order[:large]] = bulk.upper * torch.tensor(1.5 + random.random(large))
+        values[order[large : large + small]] = bulk.lower * torch.tensor(
+            0.3 + 0.4 * random.random(small)
+        )
+        values = values.sort(descending=True).values
+        planted = [*range(large), *range(len(values) - small, len(values))]
+        found = kept(tlt.OutsideBulk(), values, shape)
+        assert set(planted) <= set(found)
+        assert len(found) - len(planted) <= 5
+        assert fit_bulk(values, shape).sigma == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.parametrize("shape", [(200, 800), (800, 200)])
+def test_directions_planted_in_a_matrix(shape):
+    """Five added outer products, and five directions nearly taken away, of a real matrix of noise."""
+    random = np.random.default_rng(1)
+    matrix = random.normal(size=shape)
+    u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+    chosen = random.choice(len(s), 5, replace=False)
+    matrix = matrix - 0.9 * (u[:, chosen] * s[chosen]) @ vh[chosen]
+    for _ in range(5):
+        left, right = (_unit(random, size) for size in shape)
+        matrix = matrix + 4 * math.sqrt(max(shape)) * np.outer(left, right)
+    values = torch.tensor(np.linalg.svd(matrix, compute_uv=False))
+    assert kept(tlt.OutsideBulk(), values, shape) == [*range(5), *range(195, 200)]
+    assert kept(tlt.MarchenkoPastur(), values, shape) == list(range(5))
+
+
+def test_a_square_matrix_has_no_lower_edge():
+    values = _noise((100, 100), 0)
+    values[-1] = 1e-4 * values[0]
+    assert fit_bulk(values, (100, 100)).lower == 0
+    assert kept(tlt.OutsideBulk(), values, (100, 100)) == kept(tlt.MarchenkoPastur(), values, (100, 100))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_value_of_zero_is_no_small_direction(dtype):
+    """Such as the mean over outputs of a centred matrix: computed as rounding, and nothing to keep."""
+    matrix = np.random.default_rng(0).normal(size=(100, 400))
+    matrix = (matrix - matrix.mean(axis=0, keepdims=True)).astype(str(dtype).removeprefix("torch."))
+    values = torch.tensor(np.linalg.svd(matrix, compute_uv=False))
+    assert 0 < float(values[-1]) < 1e-3
+    assert kept(tlt.OutsideBulk(), values, (100, 400)) == []
+    zeros = torch.zeros(100, dtype=dtype)
+    assert kept(tlt.OutsideBulk(), zeros, (100, 400)) == []
+
+
+@pytest.mark.parametrize("shape", [(100, 400), (300, 400), (200, 200)])
+def test_the_density_of_the_bulk(shape):
+    """It integrates to one, and its median is that of the law and of noise."""
+    bulk = Bulk(0.7, shape)
+    s = torch.linspace(bulk.lower, bulk.upper, 200_001, dtype=torch.float64)[1:]
+    mass = (bulk.density(s) * float(s[1] - s[0])).cumsum(0)
+    assert float(mass[-1]) == pytest.approx(1, abs=1e-4)
+    median = float(s[int((mass < 0.5).sum())])
+    law = 0.7 * math.sqrt(max(shape) * marchenko_pastur_median(min(shape) / max(shape)))
+    assert median == pytest.approx(law, rel=1e-3)
+    assert median == pytest.approx(float(_noise(shape, 0, 0.7).quantile(0.5)), rel=0.05)
+    outside = torch.tensor([0.5 * bulk.lower, 1.5 * bulk.upper])
+    assert bulk.density(outside).tolist() == [0, 0]
+
+
+@given(spectra)
+def test_outside_the_bulk_is_a_set_of_any_spectrum(values):
+    found = kept(tlt.OutsideBulk(), values)
+    assert found == sorted(set(found))
+    scaled = kept(tlt.OutsideBulk(), values * 4)
+    assert scaled == found, "the units of the weight mean nothing"
+
+
+@pytest.mark.parametrize("rule", [tlt.MarchenkoPastur(), tlt.OptimalThreshold(), tlt.OutsideBulk()])
+def test_a_product_of_lower_rank_is_no_matrix_of_noise(rule):
+    with pytest.raises(ValueError, match=r"a product of smaller.*this one is 32 x 32 with 8"):
+        rule.indices(torch.ones(8), (32, 32))
+
+
 def _unit(generator, size):
     vector = generator.normal(size=size)
     return vector / np.linalg.norm(vector)
@@ -114,5 +221,6 @@ def test_numbers(k):
 
 
 def test_every_rule_is_stored_by_its_name():
-    for rule in (tlt.Rank(3), tlt.Components((1, 2)), tlt.MarchenkoPastur(), tlt.LaserCompat(0.1, 4)):
+    rules = (tlt.Rank(3), tlt.Components((1, 2)), tlt.MarchenkoPastur(), tlt.LaserCompat(0.1, 4))
+    for rule in (*rules, tlt.OutsideBulk()):
         assert Keep.from_json(rule.to_json()) == rule

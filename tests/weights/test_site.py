@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import tl_truncate as tlt
 from tl_truncate.weights.locate import locate
-from tl_truncate.weights.site import ATTENTION_MATRICES, MATRICES
+from tl_truncate.weights.site import ATTENTION_MATRICES, CIRCUITS, MATRICES
 
 layers = st.integers(0, 200)
 
@@ -20,6 +20,15 @@ def test_names_round_trip(layer, matrix, head):
     assert tlt.Site.parse(str(site)) == site
     assert tlt.Site.parse(site) is site
     assert hash(tlt.Site.parse(str(site))) == hash(site)
+
+
+@given(layers, st.sampled_from(CIRCUITS), st.integers(0, 64))
+def test_names_of_circuits_round_trip(layer, circuit, head):
+    site = tlt.Site(layer, circuit, head)
+    assert str(site) == f"blocks.{layer}.attn.{circuit}.{head}"
+    assert tlt.Site.parse(str(site)) == site
+    assert site.is_circuit
+    assert site.is_attention
 
 
 @given(st.text(max_size=30))

@@ -14,14 +14,18 @@ from rich.text import Text
 from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions
-from tl_truncate.cli.shared.options import AsJson, Keeps, Out
+from tl_truncate.cli.shared.options import AsJson, Figures, Keeps, Out
 from tl_truncate.cli.shared.parse import parse_keep
-from tl_truncate.cli.shared.writing import say_written, write_tables
+from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.weights.locate import available, find_sites, locate, n_layers
 from tl_truncate.weights.processing import processing
 from tl_truncate.weights.provenance import versions
 from tl_truncate.weights.site import MATRICES, Site
 from tl_truncate.weights.spectra.spectrum import Spectrum, spectrum
+
+_KEEPS = ["0.01", "0.1", "0.5"]
+# Of weights alone: a product is nowhere like noise.
+_NOISE = ["MarchenkoPastur()", "OutsideBulk()"]
 
 
 @app.command("spectrum")
@@ -30,18 +34,23 @@ from tl_truncate.weights.spectra.spectrum import Spectrum, spectrum
 def spectrum_command(
     *,
     source: ModelOptions,
-    site: Annotated[str, typer.Option(help="Such as `blocks.3.mlp.W_out`.")],
+    site: Annotated[str, typer.Option(help="Such as `blocks.3.mlp.W_out` or `blocks.3.attn.OV.5`.")],
     keep: Keeps = None,
     tokens: Annotated[int, typer.Option(help="Tokens that each direction writes.")] = 0,
     out: Out = None,
+    figures: Figures = True,
     as_json: AsJson = False,
 ) -> None:
-    """Shows the spectrum of one weight matrix, and what some keeps keep of it.
+    """Shows the spectrum of one weight matrix, or of a head's circuit, and what some keeps keep of it.
+
+    The picture that --out leaves shows what the last of the keeps keeps.
 
     Example: `tl-truncate spectrum --model demo --site blocks.28.mlp.W_out --keep 0.1 --tokens 5`
     """
-    rules = [parse_keep(text) for text in keep or ["0.01", "0.1", "0.5", "MarchenkoPastur()"]]
+    figures = figures and out is not None
+    check_figures(figures, "plots")
     place = Site.parse(site)
+    rules = [parse_keep(text) for text in keep or (_KEEPS if place.is_circuit else _KEEPS + _NOISE)]
     model = source.load()
     spec = spectrum(model, place)
     rows: list[dict[str, Any]] = [
@@ -56,6 +65,12 @@ def spectrum_command(
         data["tokens"] = directions.to_dict(orient="records")
         tables["tokens"] = directions
     written = [] if out is None else write_tables(out, tables, data)
+    if figures and out is not None:
+        from tl_truncate.plots import save
+        from tl_truncate.plots import spectrum as draw
+
+        save(draw(spec, rules[-1]), out / "spectrum.png")
+        written.append("spectrum.png")
     if as_json:
         typer.echo(json.dumps(data, indent=2))
         return

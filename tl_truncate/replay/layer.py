@@ -19,7 +19,7 @@ from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.surgery.stack import Stacked, stacked_cut
 from tl_truncate.weights.linear import Linear, compute_dtype
-from tl_truncate.weights.locate import available, locate
+from tl_truncate.weights.locate import available, carrier, locate
 from tl_truncate.weights.mlp import find_activation
 from tl_truncate.weights.site import Matrix, Site
 
@@ -98,7 +98,7 @@ class SiteReplay:
         self._replayer = replayer
         self._model = replayer.model
         self._site = site
-        weight = locate(self._model, site).weight()
+        weight = carrier(self._model, site).weight()
         self._edits = edits.moved(weight.device, compute_dtype(weight.dtype))
         self.shares = False
         # What the cuts of the site share of their work on a batch, as long as its state is there.

@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.checks import positive
+from tl_truncate.surgery.circuits import made_at
 from tl_truncate.surgery.cut import SiteCut, fill, kept_components, nothing_but_bias, trivial_projection
 from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller, project_components
 from tl_truncate.weights.keep import Keep
-from tl_truncate.weights.locate import locate
+from tl_truncate.weights.locate import carrier
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.spectrum import Spectrum, shared_spectrum
 
@@ -44,27 +45,30 @@ class _SeededControl(SiteCut):
 
     def edit(self, model: Any) -> Edit:
         """The drawn projection; with nothing or everything kept there is nothing to draw."""
-        trivial = trivial_projection(locate(model, self.site), self.keep)
-        return self._draw(shared_spectrum(model, self.site)) if trivial is None else trivial
+        trivial = trivial_projection(carrier(model, self.site), self.keep)
+        if trivial is not None:
+            return trivial
+        return made_at(model, self.site, self._draw(shared_spectrum(model, self.site)))
 
     @abstractmethod
-    def _draw(self, spec: Spectrum) -> Edit:
-        """The projection, from the spectrum of the site."""
+    def _draw(self, spec: Spectrum) -> Projection:
+        """The projection, along the directions of the spectrum of the site."""
 
     def _rotation(self, spec: Spectrum, directions: int) -> Float[Tensor, "rank directions"]:
         """Random orthonormal directions in the coordinates of the components.
 
-        They are drawn in the space of the outputs and projected onto the row space, one after the other,
+        They are drawn in the space of the directions and projected onto theirs, one after the other,
         so that they do not depend on the signs of singular vectors, which differ between machines, nor
         on their order where singular values are equal.
         """
-        drawn = _normal(spec.V.shape[0], directions, f"{self.seed} {self.site}")
-        rotation: Tensor = torch.linalg.qr(spec.V.double().cpu().T @ drawn).Q
-        return rotation.to(spec.V.device)
+        own = spec.directions
+        drawn = _normal(own.shape[0], directions, f"{self.seed} {self.site}")
+        rotation: Tensor = torch.linalg.qr(own.double().cpu().T @ drawn).Q
+        return rotation.to(own.device)
 
     def equals_the_cut(self, model: Any) -> bool:
         """Whether nothing or everything is kept, so that there is nothing to draw."""
-        return self.kept_rank(model) in (0, min(locate(model, self.site).shape))
+        return self.kept_rank(model) in (0, min(carrier(model, self.site).shape))
 
 
 def _control(kind: type[Control]) -> type[Control]:
@@ -97,12 +101,13 @@ class RandomSubspace(_SeededControl):
         RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)
     """
 
-    def _draw(self, spec: Spectrum) -> Edit:
+    def _draw(self, spec: Spectrum) -> Projection:
         count = self.keep.count(spec.max_rank)
         kept = len(kept_components(spec, self.keep, self.site)) if count is None else count
         keeps = keeps_smaller(kept, spec.max_rank)
         rotation = self._rotation(spec, kept if keeps else spec.max_rank - kept)
-        return Projection((spec.V.double() @ rotation).to(spec.V.dtype), keeps)
+        own = spec.directions
+        return Projection((own.double() @ rotation).to(own.dtype), keeps)
 
 
 @_control
@@ -129,15 +134,15 @@ class NormMatched(_SeededControl):
         NormMatched(site='blocks.3.mlp.W_out', keep=Fraction(rho=0.5), seed=0)
     """
 
-    def _draw(self, spec: Spectrum) -> Edit:
-        values = spec.S.double()
+    def _draw(self, spec: Spectrum) -> Projection:
+        values, own = spec.S.double(), spec.directions
         removed = torch.ones(spec.max_rank, dtype=torch.bool)
         removed[kept_components(spec, self.keep, self.site)] = False
         rotation = self._rotation(spec, spec.max_rank)
         energies = (values[:, None] * rotation).square().sum(0)
         weights = weights_for_energy(energies, float(values[removed].square().sum()))
-        basis = (spec.V.double() @ rotation[:, : len(weights)]).to(spec.V.dtype)
-        return Projection(basis, keeps=False, weights=weights.to(spec.V.dtype))
+        basis = (own.double() @ rotation[:, : len(weights)]).to(own.dtype)
+        return Projection(basis, keeps=False, weights=weights.to(own.dtype))
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -192,7 +197,7 @@ class Ablated(SiteCut):
 
     def edit(self, model: Any) -> Edit:
         """The projection onto nothing."""
-        return nothing_but_bias(locate(model, self.site))
+        return nothing_but_bias(carrier(model, self.site))
 
 
 #: Of one site, whose passes are shared; and where each draw takes passes of its own for every site.

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import torch
 
 from tl_truncate.checks import natural, real
+from tl_truncate.surgery.circuits import made_at
 from tl_truncate.surgery.edit import Edit, Projection, Replacement, project_components
 from tl_truncate.weights.files import as_path, replacing
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
 from tl_truncate.weights.linear import Linear, compute_dtype
-from tl_truncate.weights.locate import locate
+from tl_truncate.weights.locate import carrier
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.spectrum import SingularValues, shared_spectrum
 
@@ -75,7 +76,7 @@ class SiteCut(ABC):
         keep = getattr(self, "keep", None)
         if keep is None:
             return 0
-        max_rank = min(locate(model, self.site).shape)
+        max_rank = min(carrier(model, self.site).shape)
         count: int | None = keep.count(max_rank)
         if count is not None:
             return count
@@ -134,7 +135,7 @@ def _strength(value: Any) -> float:
 
 
 def _seed(value: Any) -> int:
-    return natural("A control's seed", value)
+    return natural("A cut's seed", value)
 
 
 _CHECKS = {"keep": as_keep, "strength": _strength, "seed": _seed}
@@ -169,14 +170,16 @@ class Cut(SiteCut):
 
     def edit(self, model: Any) -> Edit:
         """The projection onto the kept components."""
-        linear = locate(model, self.site)
+        linear = carrier(model, self.site)
         if isinstance(self.keep, LaserCompat):
+            require_sketchable(linear, self.site)
             return _sketch(linear, self.keep)
         trivial = trivial_projection(linear, self.keep)
         if trivial is not None:
             return trivial
         spec = shared_spectrum(model, self.site)
-        return project_components(spec.V, kept_components(spec, self.keep, self.site))
+        kept = kept_components(spec, self.keep, self.site)
+        return made_at(model, self.site, project_components(spec.directions, kept))
 
 
 def fill(cut: SiteCut, **values: Any) -> None:
@@ -216,7 +219,6 @@ def _no_directions(linear: Linear) -> torch.Tensor:
 
 
 def _sketch(linear: Linear, keep: LaserCompat) -> Edit:
-    require_sketchable(linear)
     weight = linear.weight()
     left, right = keep.factors(weight)
     if weight.shape[1] >= weight.shape[0]:
@@ -224,12 +226,16 @@ def _sketch(linear: Linear, keep: LaserCompat) -> Edit:
     return Replacement(left, right)
 
 
-def require_sketchable(linear: Linear) -> None:
+def require_sketchable(linear: Linear, site: Site) -> None:
     """Refuses `LaserCompat` where its sketch would need an input that has no hook point.
 
     Raises:
-        ValueError: if it would.
+        ValueError: if it would; and for a circuit, which the published code knows not.
     """
+    if site.is_circuit:
+        raise ValueError(
+            f"LaserCompat sketches one weight, but {site} is the product of two. Use Fraction(rho)."
+        )
     if linear.shape[1] < linear.shape[0] and linear.input is None:
         raise ValueError(
             f"LaserCompat on {linear.site} needs the linear's input, which HookedTransformer has no "

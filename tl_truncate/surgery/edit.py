@@ -5,14 +5,14 @@ Row vectors, as in TransformerLens: `y = x W + b`, `W = U S V^T`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from tl_truncate.weights.linear import compute_dtype
+from tl_truncate.weights.linear import compute_dtype, where_float64_is
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Edit(ABC):
     @abstractmethod
     def is_identity(self) -> bool:
         """Whether nothing is removed."""
+
+    @property
+    def enlarges(self) -> float:
+        """How many times the rounding of an output may become by the edit; 1 for a projection."""
+        return 1.0
 
     @property
     def is_of_weight(self) -> bool:
@@ -129,21 +134,84 @@ class Projection(Edit):
         if self.keeps and strength != 1.0:
             return super().apply(y, bias, x, strength)
         rows = y.reshape(-1, y.shape[-1])
-        coefficients = rows @ self.basis
+        coefficients = rows @ self._readers
         if self.keeps:
             rest = y.new_zeros(y.shape[-1]) if bias is None else bias - self._through(bias)
             return torch.addmm(rest, coefficients, self.basis.T).view(y.shape)
         if bias is not None:
-            coefficients = coefficients - bias @ self.basis
+            coefficients = coefficients - bias @ self._readers
         if self.weights is not None:
             coefficients = coefficients * self.weights
         return torch.addmm(rows, coefficients, self.basis.T, alpha=-strength).view(y.shape)
 
+    @property
+    def _readers(self) -> Tensor:
+        return self.basis
+
     def _through(self, u: Tensor) -> Tensor:
-        coefficients = u @ self.basis
+        coefficients = u @ self._readers
         if self.weights is not None:
             coefficients = coefficients * self.weights
         return coefficients @ self.basis.T
+
+
+@dataclass(frozen=True)
+class Oblique(Projection):
+    """A projection of the output along directions that are not orthogonal to what stays.
+
+    `kept(u) = u A B^T` if they span what is kept, else `u - u A diag(w) B^T`, with `B^T A = 1`. It is
+    the orthogonal projection of the linear's *input* side, as it looks from the output: for orthonormal
+    columns C in the column space of W, `C C^T W = W (W^+ C) (W^T C)^T`.
+
+    Args:
+        basis: `[n_out, rank]`, B, in which each direction is written; not orthonormal.
+        keeps: as for `Projection`.
+        weights: as for `Projection`.
+        readers: `[n_out, rank]`, A, which measures each direction.
+
+    Examples:
+        >>> weight = torch.tensor([[2.0, 1.0], [0.0, 1.0]])
+        >>> kept = oblique(weight, Projection(torch.eye(2)[:, :1], keeps=True)).kept(weight, None)
+        >>> bool(torch.allclose(kept, torch.tensor([[2.0, 1.0], [0.0, 0.0]]), atol=1e-6))
+        True
+    """
+
+    readers: Float[Tensor, "n_out rank"] = field(kw_only=True)
+
+    @property
+    def enlarges(self) -> float:
+        """The largest singular value of the projection."""
+        if not self.basis.shape[1]:
+            return 1.0
+        weights = 1.0 if self.weights is None else self.weights
+        (_, first), (_, second) = (
+            torch.linalg.qr(each.double()) for each in (self.readers * weights, self.basis)
+        )
+        return max(1.0, float(torch.linalg.matrix_norm(first @ second.T, 2)))
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> "Oblique":
+        """The same projection elsewhere."""
+        plain = super().moved(device, dtype)
+        readers = self.readers.to(device, dtype).contiguous()
+        return Oblique(plain.basis, plain.keeps, plain.weights, readers=readers)
+
+    @property
+    def _readers(self) -> Tensor:
+        return self.readers
+
+
+def oblique(weight: Float[Tensor, "n_in n_out"], projection: Projection) -> Oblique:
+    """What a projection of a weight's input side does to its output: `W -> P W` as `u -> u M`.
+
+    Args:
+        weight: W.
+        projection: of `[n_in]`, inside of the column space of W.
+    """
+    precise = where_float64_is(weight.detach()).double()
+    basis = projection.basis.to(precise)
+    readers, writers = torch.linalg.pinv(precise) @ basis, precise.T @ basis
+    dtype = projection.basis.dtype
+    return Oblique(writers.to(dtype), projection.keeps, projection.weights, readers=readers.to(dtype))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.linear import Linear
-from tl_truncate.weights.locate import locate
+from tl_truncate.weights.locate import carrier
 from tl_truncate.weights.reading import as_stored
 
 
@@ -17,15 +17,17 @@ def with_cuts(model: Any, linear: Linear, cuts: Sequence[SiteCut]) -> Linear:
     Args:
         model: that has the linear.
         linear: of all heads jointly.
-        cuts: in the order in which they are made; those of other matrices are passed over.
+        cuts: in the order in which they are made; those made in other matrices are passed over.
     """
     site = linear.site
-    own = [cut for cut in cuts if (cut.site.layer, cut.site.matrix) == (site.layer, site.matrix)]
+    here = [cut for cut in cuts if cut.site.layer == site.layer]
+    made = [(cut, carrier(model, cut.site)) for cut in here]
+    own = [(cut, where) for cut, where in made if where.site.matrix == site.matrix]
     if not own:
         return linear
     with as_stored():  # what reads as cut already would be cut twice
         weight = in_compute_precision(linear.weight()).clone()
-        for cut in own:
-            part, edit = locate(model, cut.site).part, cut.edit(model)
+        for cut, where in own:
+            part, edit = where.part, cut.edit(model)
             weight[part] = edit.moved(weight.device, weight.dtype).of_weight(weight[part], cut.strength)
     return replace(linear, weight=lambda: weight)

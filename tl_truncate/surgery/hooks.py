@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tl_truncate.surgery.circuits import require_no_overlap, require_precise
 from tl_truncate.surgery.compiled import uncompiled
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.surgeon import CutNotApplied, Surgeon
 from tl_truncate.surgery.watch import Watch
-from tl_truncate.weights.locate import locate
+from tl_truncate.weights.locate import carrier
 from tl_truncate.weights.processing import warn_if_processed
 from tl_truncate.weights.reading import as_stored, read_as, refuse_copy
-from tl_truncate.weights.site import Site
 
 Model = TypeVar("Model")
 HookFunction = Callable[..., Tensor | None]
@@ -39,33 +39,16 @@ def active_cuts(model: Any) -> tuple[SiteCut, ...]:
 
 def _surgeons(model: Any, cuts: Sequence[SiteCut]) -> list[Surgeon]:
     """Everything that can fail, before the first hook is placed."""
-    linears = [locate(model, cut.site) for cut in cuts]
+    linears = [carrier(model, cut.site) for cut in cuts]
     active = _active.get(model, ())
-    require_no_overlap([*(surgeon.cut.site for surgeon in active), *(cut.site for cut in cuts)])
+    around = (surgeon.cut.site for surgeon in active)
+    require_no_overlap(model, [*around, *(cut.site for cut in cuts)])
     if cuts:
         warn_if_processed(model)
     # Of the weights as they are stored, whatever is at work: two calls are one call with two cuts.
     with as_stored(), torch.inference_mode(False):
         pairs = zip(cuts, linears, strict=True)
         return [Surgeon(cut, linear, cut.edit(model)) for cut, linear in pairs]
-
-
-def require_no_overlap(sites: Sequence[Site]) -> None:
-    """Refuses a joint cut of an attention matrix together with a cut of one of its heads.
-
-    The two spectra belong to different matrices, so the order of the cuts would decide the result.
-
-    Raises:
-        ValueError: if there is such a pair.
-    """
-    joint = {(site.layer, site.matrix) for site in sites if site.head is None}
-    for site in sites:
-        if site.head is not None and (site.layer, site.matrix) in joint:
-            raise ValueError(
-                f"Cuts that are active together must not overlap, got {site} and all heads of "
-                f"blocks.{site.layer}.attn.{site.matrix} jointly. Cut either the whole matrix or "
-                "single heads."
-            )
 
 
 def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tuple[str, HookFunction]]:
@@ -100,6 +83,7 @@ def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tupl
         )
     for surgeon in _surgeons(model, Cuts(cuts)):
         linear = surgeon.linear
+        require_precise(linear, surgeon.edit, surgeon.cut.site)
         if linear.input is not None and (surgeon.needs_input or linear.result is not None):
             hooks.append((linear.input.name, _input_hook(surgeon)))
         if linear.result is not None and linear.uses_result():
@@ -216,7 +200,7 @@ def _require_weights(model: Any, by_weight: Sequence[Surgeon], entered: Sequence
                 f"the tokens: {surgeon.cut!r}. Leave weights=True away."
             )
         before = [*_by_hooks.get(model, ()), *entered[: entered.index(surgeon)]]
-        if any(each.cut.site == surgeon.cut.site and each not in by_weight for each in before):
+        if any(each.linear.site == surgeon.linear.site and each not in by_weight for each in before):
             raise ValueError(
                 f"Cuts of {surgeon.cut.site} must be made in the order in which they are entered, but "
                 f"{surgeon.cut!r} is made in the weight, and one entered before it at the output. Enter "

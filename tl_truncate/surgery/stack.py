@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_truncate.surgery.circuits import require_precise
 from tl_truncate.surgery.cut import Cut, SiteCut, kept_components, trivial_projection
 from tl_truncate.surgery.edit import Edit, Projection, smaller_side
 from tl_truncate.weights.keep import LaserCompat
-from tl_truncate.weights.locate import locate
+from tl_truncate.weights.locate import carrier
 from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 
@@ -159,11 +160,16 @@ def stack(model: Any, cuts: Sequence[SiteCut]) -> Stacked:
     """
     strengths = tuple(cut.strength for cut in cuts)
     plain = [cut for cut in cuts if type(cut) is Cut and not isinstance(cut.keep, LaserCompat)]
-    linear = locate(model, cuts[0].site)
+    site = cuts[0].site
+    linear = carrier(model, site)
     trivial = [trivial_projection(linear, cut.keep) for cut in plain]
-    if len(plain) < len(cuts) or None not in trivial:
-        return Stacked(tuple(cut.edit(model) for cut in cuts), strengths)
-    spec = shared_spectrum(model, cuts[0].site)
+    # Those of QK are oblique where they are made: no coefficients of one basis are theirs.
+    if len(plain) < len(cuts) or None not in trivial or site.matrix == "QK":
+        edits = tuple(cut.edit(model) for cut in cuts)
+        for edit in edits:
+            require_precise(linear, edit, site)
+        return Stacked(edits, strengths)
+    spec = shared_spectrum(model, site)
     kept = [kept_components(spec, cut.keep, cut.site) for cut in plain]
     sides, keeps = zip(*(smaller_side(each, spec.max_rank) for each in kept), strict=True)
     used = torch.unique(torch.cat(sides))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tl_truncate.surgery.circuits import is_rounded_before
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.edit import Edit, in_compute_precision
 from tl_truncate.weights.linear import Linear, Point, head_slice
@@ -45,7 +46,7 @@ class Surgeon:
 
     Args:
         cut: what is done.
-        linear: where.
+        linear: where; of a circuit that of one of its weights.
         edit: the cut's edit of the linear's weight.
     """
 
@@ -68,7 +69,11 @@ class Surgeon:
     @property
     def must_be_read(self) -> bool:
         """Whether no projection of the output is exact, as the model stands, but the cut weight is."""
-        return self.edit.is_of_weight and (self.needs_input or not self.linear.comes_whole())
+        return self.edit.is_of_weight and (
+            self.needs_input
+            or not self.linear.comes_whole()
+            or is_rounded_before(self.linear, self.edit)
+        )
 
     def change(self, *, once: bool) -> Change:
         """What stands for the stored weight.

@@ -1,4 +1,4 @@
-"""A site: one weight matrix of one block, optionally one head of it."""
+"""A site: one weight matrix of one block, optionally one head of it, or a circuit of a head."""
 
 import re
 from collections.abc import Sequence
@@ -7,11 +7,15 @@ from typing import Literal, cast, get_args
 
 from tl_truncate.checks import natural
 
-Matrix = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
-MATRICES: tuple[Matrix, ...] = get_args(Matrix)
-ATTENTION_MATRICES: tuple[Matrix, ...] = ("W_Q", "W_K", "W_V", "W_O")
+Weight = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
+#: Products of two weights of one head, by the names that they have elsewhere in TransformerLens.
+Circuit = Literal["QK", "OV"]
+Matrix = Weight | Circuit
+MATRICES: tuple[Weight, ...] = get_args(Weight)
+CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
+ATTENTION_MATRICES: tuple[Weight, ...] = ("W_Q", "W_K", "W_V", "W_O")
 
-_PATTERN = re.compile(r"blocks\.(\d+)\.(attn|mlp)\.(W_[A-Za-z]+)(?:\.(\d+))?")
+_PATTERN = re.compile(r"blocks\.(\d+)\.(attn|mlp)\.(W_[A-Za-z]+|QK|OV)(?:\.(\d+))?")
 
 
 @dataclass(frozen=True, order=True)
@@ -22,14 +26,19 @@ class Site:
     transpose of that), as LASER treats it, unless `head` picks one. W_K and W_V of a model with
     grouped-query attention have the model's own number of key/value heads.
 
+    A circuit is the product of two weights of one head as one matrix, `[d_model, d_model]` of rank
+    d_head: `QK = W_Q W_K^T`, by which a position that asks and one that answers are compared, and
+    `OV = W_V W_O`, by which what is read at one position is written at another. The head is one of the
+    queries'; its keys and values may be those of a group.
+
     Args:
         layer: index of the block, from 0.
-        matrix: one of W_Q, W_K, W_V, W_O, W_in, W_gate, W_out.
-        head: one head of an attention matrix; None for all of them jointly.
+        matrix: one of W_Q, W_K, W_V, W_O, W_in, W_gate, W_out, or a circuit, QK or OV.
+        head: one head of an attention matrix; None for all of them jointly, which a circuit is not.
 
     Raises:
-        ValueError: if the layer or head is not a natural number, the matrix is not one of the
-            seven, or a head is asked of an MLP matrix.
+        ValueError: if the layer or head is not a natural number, the matrix is none of these, a head
+            is asked of an MLP matrix, or a circuit has no head.
 
     Examples:
         >>> Site.parse("blocks.3.attn.W_O.5")
@@ -43,9 +52,10 @@ class Site:
     head: int | None = None
 
     def __post_init__(self) -> None:
-        if self.matrix not in MATRICES:
+        if self.matrix not in (*MATRICES, *CIRCUITS):
             raise ValueError(
-                f"A site's matrix must be one of {', '.join(MATRICES)}, got {self.matrix!r}."
+                f"A site's matrix must be one of {', '.join((*MATRICES, *CIRCUITS))}, got "
+                f"{self.matrix!r}."
             )
         for name, value in (("layer", self.layer), ("head", self.head)):
             if name == "head" and value is None:
@@ -56,11 +66,21 @@ class Site:
                 f"Only attention matrices have heads, got head {self.head} of {self.matrix}. "
                 f"Leave the head away: Site(layer={self.layer}, matrix={self.matrix!r})."
             )
+        if self.head is None and self.is_circuit:
+            raise ValueError(
+                f"A circuit must be that of one head, got {self.matrix} without one. Write "
+                f"'{self}.5', or find_sites(model, {self.matrix!r}) for those of all heads."
+            )
 
     @property
     def is_attention(self) -> bool:
         """Whether the matrix belongs to the attention of its block."""
-        return self.matrix in ATTENTION_MATRICES
+        return self.matrix in ATTENTION_MATRICES or self.is_circuit
+
+    @property
+    def is_circuit(self) -> bool:
+        """Whether it is a product of two weights of a head, QK or OV."""
+        return self.matrix in CIRCUITS
 
     @property
     def mixes_heads(self) -> bool:
@@ -89,8 +109,8 @@ class Site:
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise ValueError(
-                f"A site must read like 'blocks.3.mlp.W_in', 'blocks.3.attn.W_Q' or "
-                f"'blocks.3.attn.W_O.5', got {text!r}."
+                f"A site must read like 'blocks.3.mlp.W_in', 'blocks.3.attn.W_Q', "
+                f"'blocks.3.attn.W_O.5' or 'blocks.3.attn.OV.5', got {text!r}."
             )
         layer, part, matrix, head = match.groups()
         site = cls(int(layer), cast(Matrix, matrix), None if head is None else int(head))
@@ -116,6 +136,7 @@ def as_matrices(matrices: Sequence[str] | str) -> tuple[Matrix, ...]:
     """
     names = (matrices,) if isinstance(matrices, str) else tuple(matrices)
     for name in names:
-        if name not in MATRICES:
-            raise ValueError(f"Matrices must be among {', '.join(MATRICES)}, got {name!r}.")
+        if name not in (*MATRICES, *CIRCUITS):
+            known = ", ".join((*MATRICES, *CIRCUITS))
+            raise ValueError(f"Matrices must be among {known}, got {name!r}.")
     return cast(tuple[Matrix, ...], names)

@@ -70,6 +70,17 @@ def test_compositions_are_scored_together(model):
     assert steps == sorted(steps)
 
 
+def test_compositions_cut_a_circuit_or_one_of_its_weights(model):
+    """And never both, whatever gains most."""
+    sites = ["blocks.1.attn.OV.2", "blocks.1.attn.W_V", "blocks.1.attn.W_O.2", "blocks.2.attn.OV.1"]
+    for objective in ("logit_diff", "p_in_context"):
+        found = tlt.search(
+            model, pairs_task(12), objective=objective, greedy=3, null=False, **options(sites=sites)
+        )
+        assert {cut.site.layer for cut in found.cuts} <= {1, 2}
+        assert len([cut for cut in found.cuts if cut.site.layer == 1]) <= 1
+
+
 def test_laser_composes_from_the_last_layer_backwards(model):
     task = pairs_task()
     found = tlt.search(model, task, method="laser", greedy=3, **options())

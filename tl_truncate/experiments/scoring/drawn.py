@@ -23,6 +23,7 @@ from tl_truncate.statistics import (
     Columns,
     Estimate,
 )
+from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
 
 Array = NDArray[np.float64]
@@ -38,7 +39,10 @@ def draws_together(cuts: Sequence[SiteCut]) -> list[list[int]]:
     """
     found: dict[str, list[int]] = {}
     for place, cut in enumerate(cuts):
-        data = {name: value for name, value in cut.to_json().items() if name != "seed"}
+        # A seed of what is no draw, such as of its groups, tells two settings apart.
+        data = {
+            name: value for name, value in cut.to_json().items() if name != "seed" or not is_control(cut)
+        }
         found.setdefault(json.dumps(data, sort_keys=True), []).append(place)
     return list(found.values())
 

@@ -8,7 +8,7 @@ from tl_truncate.corpora.corpus import Corpus, read_rows
 from tl_truncate.experiments.scoring.answers import plan_batches
 from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.weights.linear import compute_dtype
-from tl_truncate.weights.locate import find_sites, locate, n_layers
+from tl_truncate.weights.locate import carrier, find_sites, n_layers
 from tl_truncate.weights.site import Site
 
 # Copies of a block's widest values and of its residual stream that are alive at once in a pass.
@@ -38,7 +38,7 @@ def logit_bytes(model: Any) -> int:
 def factor_bytes(model: Any, sites: Iterable[Site]) -> list[int]:
     """Bytes of each site's singular vectors, and of what the edits take from them."""
     stored = compute_dtype(next(iter(model.parameters())).dtype).itemsize
-    shapes = [locate(model, site).shape for site in sites]
+    shapes = [carrier(model, site).shape for site in sites]
     return [(n_in + 3 * n_out) * min(n_in, n_out) * stored for n_in, n_out in shapes]
 
 

@@ -22,13 +22,14 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.replay.calls import unembedding_only
 from tl_truncate.runs.record import make_record
+from tl_truncate.surgery.circuits import sides
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.linear import Linear, head_slice
-from tl_truncate.weights.locate import find_sites, locate
+from tl_truncate.weights.locate import carrier, find_sites
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
@@ -88,7 +89,7 @@ def attribute(
     batch_size, seed = positive("batch_size", batch_size), natural("seed", seed)
     check_differentiable("metric", metric)
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]
-    linears = {site: locate(model, site) for site in chosen}
+    linears = {site: carrier(model, site) for site in chosen}
     encoded = encode(model, task, prepend_bos=prepend_bos)
     rows = prompts_that_fit(
         model, encoded, chosen, batch_size=batch_size, max_memory=max_memory, gradients=True
@@ -96,13 +97,13 @@ def attribute(
     spectra = {
         site: shared_spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)
     }
+    both = {site: sides(model, spectra[site]) for site in chosen}
     batches = plan_batches([encoded], rows, apart=True)
     by_prompt = {site: torch.zeros(len(task), spectra[site].max_rank) for site in chosen}
     for batch in tqdm(batches, "attribute", disable=not progress):
         seen = _values_and_gradients(model, task, linears, batch, metric)
         for site, (u, gradient) in seen.items():
-            vectors = spectra[site].V.to(u.device, u.dtype)
-            effects = component_effects(u, gradient, vectors).cpu()
+            effects = component_effects(u, gradient, *both[site]).cpu()
             by_prompt[site] = by_prompt[site].to(effects.dtype).index_add(0, batch.prompts, effects)
     record = make_record(
         model, task, cuts=Cuts(active_cuts(model)), prepend_bos=encoded.prepend_bos, seed=seed
@@ -113,16 +114,20 @@ def attribute(
 def component_effects(
     u: Float[Tensor, "batch pos n_out"],
     gradient: Float[Tensor, "batch pos n_out"],
+    readers: Float[Tensor, "n_out rank"],
     vectors: Float[Tensor, "n_out rank"],
 ) -> Float[Tensor, "batch rank"]:
-    """`- sum_t (u_t . v_i)(g_t . v_i)` for each row and component.
+    """`- sum_t (u_t . a_i)(g_t . v_i)` for each row and component; `a_i` is `v_i` where cuts are
+    orthogonal.
 
     Examples:
         >>> ones = torch.ones(1, 2, 3)
-        >>> component_effects(ones, 2 * ones, torch.eye(3)[:, :2]).tolist()
+        >>> vectors = torch.eye(3)[:, :2]
+        >>> component_effects(ones, 2 * ones, vectors, vectors).tolist()
         [[-4.0, -4.0]]
     """
-    return -((u @ vectors) * (gradient @ vectors)).sum(1)
+    readers, vectors = readers.to(u.device, u.dtype), vectors.to(u.device, u.dtype)
+    return -((u @ readers) * (gradient @ vectors)).sum(1)
 
 
 def _values_and_gradients(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tl_truncate.experiments.search.judge import Candidate, Judge
 from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.weights.circuits import weights_of
 
 #: Prompts of the first looks; the last look is at all of them.
 RUNGS = (8, 16)
@@ -36,8 +37,8 @@ def halving(
     best: Candidate | None = None
     for step in range(greedy):
         around = Cuts() if best is None else best.cuts
-        taken = {(cut.site.layer, cut.site.matrix) for cut in around}
-        left = [cut for cut in grid if (cut.site.layer, cut.site.matrix) not in taken]
+        taken = {weight for cut in around for weight in weights_of(cut.site)}
+        left = [cut for cut in grid if not weights_of(cut.site) & taken]
         if not left:
             break
         found = _halve(judge, around, _affordable(judge, left, budget, seed + step), step)

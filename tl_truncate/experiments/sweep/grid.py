@@ -6,11 +6,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from tl_truncate.surgery.circuits import require_no_overlap
 from tl_truncate.surgery.controls import NormMatched, RandomSubspace, draws_for
 from tl_truncate.surgery.cut import Cut, Cuts, SiteCut, require_sketchable
-from tl_truncate.surgery.hooks import active_cuts, require_no_overlap
+from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
-from tl_truncate.weights.locate import find_sites, locate
+from tl_truncate.weights.linear import Linear
+from tl_truncate.weights.locate import carrier, find_sites
 from tl_truncate.weights.site import Site
 
 Control = Literal["random_subspace", "norm_matched"]
@@ -54,29 +56,29 @@ def make_grid(
     around = [cut.site for cut in active_cuts(model)]
     seeds = range(seed, seed + draws_for(len(chosen), draws))
     for site in chosen:
-        linear = locate(model, site)
-        require_no_overlap([*around, site])
+        linear = carrier(model, site)
+        require_no_overlap(model, [*around, site])
         if any(isinstance(rule, LaserCompat) for rule in rules):
-            require_sketchable(linear)
-        shape = linear.shape
+            require_sketchable(linear, site)
         for rule in rules:
             grid.append(Cut(site, rule))
-            _check_fits(rule, shape, site)
+            _check_fits(rule, linear, site)
             drawn = [_CONTROLS[control](site, rule, each) for control in controls for each in seeds]
             if drawn and not drawn[0].equals_the_cut(model):
                 grid += drawn
     for cut in more:
-        locate(model, cut.site)
-        require_no_overlap([*around, cut.site])
+        carrier(model, cut.site)
+        require_no_overlap(model, [*around, cut.site])
         if cut in grid:
             raise ValueError(f"Each cut of a sweep must be given once, got {cut!r} twice.")
         grid.append(cut)
     return grid
 
 
-def _check_fits(rule: Keep, shape: tuple[int, int], site: Site) -> None:
-    """Tries the rule on a spectrum of this shape, so that it fails now."""
-    max_rank = min(shape)
+def _check_fits(rule: Keep, linear: Linear, site: Site) -> None:
+    """Tries the rule on a spectrum of the site's shape, so that it fails now."""
+    max_rank, d_model = min(linear.shape), max(linear.shape)
+    shape = (d_model, d_model) if site.is_circuit else linear.shape
     try:
         if rule.count(max_rank) is None:
             rule.indices(torch.linspace(1.0, 0.5, max_rank), shape)

@@ -1,6 +1,6 @@
 """Keep rules: how much of a spectrum stays."""
 
-from tl_truncate.weights.keep.noise import MarchenkoPastur, OptimalThreshold
+from tl_truncate.weights.keep.noise import MarchenkoPastur, OptimalThreshold, OutsideBulk
 from tl_truncate.weights.keep.rule import Keep
 from tl_truncate.weights.keep.rules import (
     Band,
@@ -24,6 +24,7 @@ __all__ = [
     "LaserCompat",
     "MarchenkoPastur",
     "OptimalThreshold",
+    "OutsideBulk",
     "Rank",
     "Without",
     "as_keep",

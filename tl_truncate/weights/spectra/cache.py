@@ -12,6 +12,7 @@ import re
 import warnings
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from tl_truncate.weights.content import bytes_of, content_key
 from tl_truncate.weights.files import cache_folder, modified, remove_parts, save_tensors
-from tl_truncate.weights.spectra.factors import Factors, Method, factorise
+from tl_truncate.weights.spectra.factors import Factors, Method, factorise, factorise_product
 from tl_truncate.weights.unpacked import remove_unpacked
 
 #: Of a file; those of other formats are not looked at.
@@ -61,13 +62,28 @@ def cached_factors(weight: Float[Tensor, "n_in n_out"]) -> Factors:
     Raises:
         ValueError: if the weight cannot be factored.
     """
-    key = content_key(weight)
+    return _cached(content_key(weight), lambda: factorise(weight))
+
+
+def cached_product_factors(
+    left: Float[Tensor, "n_in inner"], right: Float[Tensor, "inner n_out"]
+) -> Factors:
+    """Factors of a product of two matrices, likewise, by the content of both.
+
+    Raises:
+        ValueError: if it cannot be factored.
+    """
+    key = f"{content_key(left)}-{content_key(right)}"
+    return _cached(key, lambda: factorise_product(left, right))
+
+
+def _cached(key: str, compute: Callable[[], Factors]) -> Factors:
     if key in _memory:
         _memory.move_to_end(key)
         return _memory[key]
     folder = _folder()
     found = None if folder is None else _read(folder, key)
-    factors = found if found is not None else _on_cpu(factorise(weight))
+    factors = found if found is not None else _on_cpu(compute())
     if folder is not None and found is None:
         _write(folder, key, factors)
     _remember(key, factors)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.weights.linear import compute_dtype
+from tl_truncate.weights.linear import compute_dtype, where_float64_is
 
 Method = Literal["gram", "svd"]
 
@@ -59,15 +59,53 @@ def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(f"A weight must be a matrix with entries, got shape {tuple(weight.shape)}.")
     stored = compute_dtype(weight.dtype)
-    weight = weight.detach()
-    matrix = (weight.cpu() if weight.device.type == "mps" else weight).to(torch.float64)
-    # A NaN or infinity anywhere shows in the sum, which is much cheaper than a look at each entry.
-    if not bool(torch.isfinite(matrix.sum())):
-        raise NotFinite("A weight must be finite to be factored, got NaN or infinity in it.")
+    matrix = _in_float64(weight)
     factors = _by_gram(matrix)
     if factors.defect > _TOLERANCE[stored]:
         factors = _by_svd(matrix)
-    u, s, v = (tensor.to(stored).contiguous() for tensor in (factors.U, factors.S, factors.V))
+    return _stored(factors, stored)
+
+
+def factorise_product(left: Float[Tensor, "n_in inner"], right: Float[Tensor, "inner n_out"]) -> Factors:
+    """Factors a product of two matrices exactly, without forming it: as many as the inner side has.
+
+    With `left = Q_l R_l` and `right^T = Q_r R_r`, the product is `Q_l (R_l R_r^T) Q_r^T`, and what is
+    factored is the small matrix in the middle. So U and V span what the two matrices span, also where a
+    singular value is zero.
+
+    Args:
+        left: of any floating dtype.
+        right: of the same.
+
+    Returns:
+        Factors in float64 if the matrices are in float64, else in float32, largest first.
+
+    Raises:
+        ValueError: if a matrix has a NaN or an infinity.
+
+    Examples:
+        >>> factorise_product(torch.eye(3)[:, :2], torch.diag(torch.tensor([1.0, 3.0]))).S.tolist()
+        [3.0, 1.0]
+    """
+    first, second = _in_float64(left), _in_float64(right)
+    (q_left, r_left), (q_right, r_right) = torch.linalg.qr(first), torch.linalg.qr(second.T)
+    middle = _by_svd(r_left @ r_right.T)
+    shape = max(left.shape[0], right.shape[1])
+    defect = torch.finfo(torch.float64).eps * shape
+    factors = Factors(q_left @ middle.U, middle.S, q_right @ middle.V, "svd", defect)
+    return _stored(factors, compute_dtype(left.dtype))
+
+
+def _in_float64(weight: Tensor) -> Tensor:
+    matrix = where_float64_is(weight.detach()).to(torch.float64)
+    # A NaN or infinity anywhere shows in the sum, which is much cheaper than a look at each entry.
+    if not bool(torch.isfinite(matrix.sum())):
+        raise NotFinite("A weight must be finite to be factored, got NaN or infinity in it.")
+    return matrix
+
+
+def _stored(factors: Factors, dtype: torch.dtype) -> Factors:
+    u, s, v = (tensor.to(dtype).contiguous() for tensor in (factors.U, factors.S, factors.V))
     return Factors(u, s, v, factors.method, factors.defect)
 
 

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.weights.keep import Keep, as_keep
-from tl_truncate.weights.locate import locate
+from tl_truncate.weights.locate import circuit_factors, locate
 from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.cache import cached_factors
+from tl_truncate.weights.spectra.cache import cached_factors, cached_product_factors
 from tl_truncate.weights.spectra.factors import Method, NotFinite
 
 
@@ -36,7 +36,7 @@ class SingularValues(ABC):
 
     @property
     def max_rank(self) -> int:
-        """Number of components, `min(n_in, n_out)`."""
+        """Number of components: `min(n_in, n_out)`, and of a circuit at most the width of a head."""
         return len(self.S)
 
     def kept(self, keep: Keep | SupportsIndex | float) -> Int64[Tensor, " kept"]:
@@ -110,6 +110,13 @@ class Spectrum(SingularValues):
         """`(n_in, n_out)` of the matrix."""
         return (self.U.shape[0], self.V.shape[0])
 
+    @property
+    def directions(self) -> Float[Tensor, "n rank"]:
+        """The side on which a cut removes components: V, what they write; U of QK, whose cuts are made
+        in the queries.
+        """
+        return self.U if self.site.matrix == "QK" else self.V
+
     def matrix(self, keep: Keep | SupportsIndex | float = 1.0) -> Float[Tensor, "n_in n_out"]:
         """The matrix made of the kept components, `sum_{i in K} S_i U_i V_i^T`."""
         chosen = self.kept(keep)
@@ -135,10 +142,10 @@ class Spectrum(SingularValues):
         Raises:
             ValueError: if the site does not write to the residual stream.
         """
-        if self.site.matrix not in ("W_O", "W_out"):
+        if self.site.matrix not in ("W_O", "W_out", "OV"):
             raise ValueError(
-                f"The site must write to the residual stream (W_O or W_out) for its directions to "
-                f"have tokens, got {self.site}."
+                f"The site must write to the residual stream (W_O or W_out), or be an OV, for its "
+                f"directions to have tokens, got {self.site}."
             )
         chosen = list(range(min(10, self.max_rank)) if components is None else components)
         unembed = model.W_U.detach().float().cpu()
@@ -184,7 +191,8 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
 
     Args:
         model: a HookedTransformer or TransformerBridge; its weight is read and not changed.
-        site: a Site or its name, such as `blocks.3.mlp.W_in`.
+        site: a Site or its name, such as `blocks.3.mlp.W_in`; or a circuit of a head, such as
+            `blocks.3.attn.OV.5`, whose matrix is a product of two weights.
 
     Returns:
         The spectrum, on the CPU, in memory of its own. It is that of the stored weight, also inside of
@@ -216,7 +224,10 @@ def shared_spectrum(model: Any, site: Site | str) -> Spectrum:
 def _spectrum(model: Any, site: Site | str) -> Spectrum:
     place = Site.parse(site)
     try:
-        factors = cached_factors(locate(model, place).weight())
+        if place.is_circuit:
+            factors = cached_product_factors(*circuit_factors(model, place))
+        else:
+            factors = cached_factors(locate(model, place).weight())
     except NotFinite as problem:
         raise ValueError(f"{place}: {problem}") from None
     return Spectrum(place, factors.U, factors.S, factors.V, factors.method, factors.defect)
