@@ -4,7 +4,7 @@ from tl_truncate import tasks, toys
 from tl_truncate.checkpoints import checkpoint_steps
 from tl_truncate.corpora.texts import manual_texts, sample_texts
 from tl_truncate.decompose.decompose import decompose_layers, decompose_mlp
-from tl_truncate.decompose.means.origin import OtherWeightsWarning
+from tl_truncate.decompose.fits.origin import OtherWeightsWarning
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import LogitAttribution, MLPDecomposition
 from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
