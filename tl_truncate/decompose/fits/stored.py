@@ -3,8 +3,8 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -28,7 +28,14 @@ class Reference:
     """
 
     hash: str
-    path: str | None
+    path: str | None = field(compare=False)
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dict(hash=self.hash, path=self.path)
 
     def follow(self, load: Callable[[str | os.PathLike[str]], AnyFit], told: str) -> AnyFit:
         """The fit.

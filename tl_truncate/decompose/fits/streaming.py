@@ -60,7 +60,7 @@ class Stream(ABC):
         self._digest = hashlib.blake2b(digest_size=8)
         self._consistent = True
         self._expected: str | None = None
-        self._origin = origin_of(model, sites)
+        self.origin = origin_of(model, sites)
 
     @abstractmethod
     def see(self, batch: Filled) -> Any:
@@ -112,7 +112,7 @@ class Stream(ABC):
 
     def _go_on(self, path: str | os.PathLike[str]) -> None:
         before = self.read(path)
-        wanted = {"options": self._settings(), **{name: self._origin[name] for name in OF_THE_WEIGHTS}}
+        wanted = {"options": self._settings(), **{name: self.origin[name] for name in OF_THE_WEIGHTS}}
         for name, value in wanted.items():
             if before.get(name) != value:
                 raise ValueError(
@@ -204,4 +204,4 @@ class Stream(ABC):
             hash=self._digest.hexdigest(),
             complete=complete,
         )
-        return dict(**self._origin, options=self._settings(), versions=versions(), corpora=[corpus])
+        return dict(**self.origin, options=self._settings(), versions=versions(), corpora=[corpus])
