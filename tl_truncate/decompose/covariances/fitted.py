@@ -177,7 +177,7 @@ def as_fitted(kind: type[Own], name: str, value: Any) -> "Own | Reference":
         return Reference(**value)
     if not isinstance(value, (kind, Reference)):
         raise TypeError(
-            f"{name} must be a {kind.__name__}, got {value!r:.60}. Fit it with "
+            f"{name} must be of the kind {kind.__name__}, got {value!r:.60}. Fit it with "
             f"tlt.{kind.__name__}.fit(model, texts, sites=[...])."
         )
     return value

@@ -59,14 +59,13 @@ def inputs_and_gradients(
     device = next(iter(model.parameters())).device
     options = {"use_cache": False} if is_bridge_block(model.blocks[0]) else {}
     with torch.inference_mode(False), graph_from(model, lowest):
-        with watching(batch.tokens, linears, linears) as seen:
-            logits = model(batch.tokens.to(device), return_type="logits", **options)
+        tokens = batch.tokens.to(device).clone()  # which the graph can hold, wherever they were made
+        with watching(tokens, linears, linears) as seen:
+            logits = model(tokens, return_type="logits", **options)
         points = {linear.output.name: seen.output(linear) for linear in linears}
         said = in_compute_precision(logits.detach()).softmax(-1)
-        if labels == "model":
-            wanted = drawn_labels(said, batch.rows, seed)
-        else:
-            wanted = batch.tokens.roll(-1, 1).to(device)
+        drawn = labels == "model"
+        wanted = drawn_labels(said, batch.rows, seed) if drawn else tokens.roll(-1, 1)
         slope = loss_gradient(said, wanted, counted.to(device)).to(logits.dtype)
         found = torch.autograd.grad(logits, list(points.values()), slope)
     gradients = dict(zip(points, found, strict=True))
