@@ -290,7 +290,7 @@ def test_equals_in_place_editing(shared, fitted, tokens, kind, name, dtype):
                 found = inplace.outputs(model, tokens)
             assert inplace.difference(found, edited) <= limit, site
         if locate(model, site).input is None:
-            with pytest.raises(ValueError, match="must have a hook point for .* to be plain hooks"):
+            with pytest.raises(ValueError, match=r"must have a hook point for .* to be plain hooks"):
                 tlt.truncation_hooks(model, cut)
         else:
             with torch.no_grad():
