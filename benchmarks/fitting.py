@@ -1,9 +1,10 @@
-"""What fitting costs, against plain passes over the same rows in the same run: `python benchmarks/fitting.py`.
+"""What fitting costs, against plain passes over the same rows in the same run.
 
-The demo model, all MLP sites (W_in, W_gate where there is one, W_out), some 30000 words of Python's manual in
-rows of up to 256 tokens (`--words 500` for a quick look). A plain pass is `model(tokens)` without gradients,
-with logits of all positions, over the batches of the fit. Goals: OutputMoments at most 1.5x, CurvatureFactors
-at most 4x. Each kind runs in a process of its own, so that its peak of memory is its own too.
+Run: `python benchmarks/fitting.py` (`--words 500` for a quick look). The demo model, all MLP sites
+(W_in, W_gate where there is one, W_out), some 30000 words of Python's manual in rows of up to 256
+tokens. A plain pass is `model(tokens)` without gradients, with logits of all positions, over the batches
+of the fit. Goals: OutputMoments at most 1.5x, CurvatureFactors at most 4x. Each kind runs in a process
+of its own, so that its peak of memory is its own too.
 """
 
 import argparse
@@ -23,7 +24,7 @@ MATRICES = ("W_in", "W_gate", "W_out")
 
 
 def plain(model, texts, max_tokens, batch_size):
-    """Seconds of plain passes over all rows, in batches of similar lengths as a fit has them."""
+    """Seconds of plain passes over all rows in the batches of a fit, and how many tokens they have."""
     rows = list(read_rows(model, texts, max_tokens=max_tokens))
     start = time.perf_counter()
     with torch.no_grad():
@@ -57,8 +58,8 @@ def measure(kind, args):
     ratio = 2 * took / (before + after)
     print(
         f"{kind}, {len(sites)} sites, {positions} tokens: {took:.1f} s, {ratio:.2f}x of plain passes "
-        f"({before:.1f} and {after:.1f} s), goal <= {GOALS[kind]}x; sums {fitted.nbytes / 1e9:.2f} GB, peak "
-        f"{most:.2f} GB (after plain passes alone {base:.2f} GB)",
+        f"({before:.1f} and {after:.1f} s), goal <= {GOALS[kind]}x; sums {fitted.nbytes / 1e9:.2f} GB, "
+        f"peak {most:.2f} GB (after plain passes alone {base:.2f} GB)",
         flush=True,
     )
 

@@ -92,8 +92,6 @@ def test_factors_are_those_of_autograd_token_by_token(shared, kind, name, labels
         for length in (4, 3, 2)
     ]
     sites = sites_of(model)
-    if (kind, name) == ("bridge", "no-norm"):
-        sites = [site for site in sites if site.matrix != "W_O" or site.head is None]
     given_rows = [row.tolist() for row in rows]
     factors = tlt.CurvatureFactors.fit(
         model, given_rows, sites=sites, labels=labels, seed=5, batch_size=2
@@ -112,11 +110,16 @@ def test_factors_are_those_of_autograd_token_by_token(shared, kind, name, labels
             slope = gradient_at(model, name, site, row, own)[:-1]
             a, g = a + x.T @ x / 6, g + slope.T @ slope / 6
         limit = dict(rtol=1e-7, atol=1e-10) if (kind, name) not in _LOOSE else dict(rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(factors.inputs(site), a, **limit, msg=f"A of {site}")
-        torch.testing.assert_close(factors.gradients(site), g, **limit, msg=f"G of {site}")
+        torch.testing.assert_close(
+            factors.inputs(site), a, **limit, msg=lambda told, s=site: f"A of {s}: {told}"
+        )
+        torch.testing.assert_close(
+            factors.gradients(site), g, **limit, msg=lambda told, s=site: f"G of {s}: {told}"
+        )
 
 
-_LOOSE = [("hooked", name) for name in ROTARY]
+# Transformers' Llama takes its softmax in float32, and so its gradient, whatever the model's dtype.
+_LOOSE = [*(("hooked", name) for name in ROTARY), ("bridge", "llama-grouped")]
 
 
 def test_inputs_and_gradients_make_the_gradient_of_the_weight(shared, corpus):
