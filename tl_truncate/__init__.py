@@ -3,8 +3,12 @@
 from tl_truncate import tasks, toys
 from tl_truncate.checkpoints import checkpoint_steps
 from tl_truncate.corpora.texts import manual_texts, sample_texts
+from tl_truncate.decompose.covariances.curvature import Curvature, RandomEntries
+from tl_truncate.decompose.covariances.factors import CurvatureFactors
+from tl_truncate.decompose.covariances.moments import OutputMoments
+from tl_truncate.decompose.covariances.output_pca import OutputPCA
 from tl_truncate.decompose.decompose import decompose_layers, decompose_mlp
-from tl_truncate.decompose.means.origin import OtherWeightsWarning
+from tl_truncate.decompose.fits.origin import OtherWeightsWarning
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import LogitAttribution, MLPDecomposition
 from tl_truncate.decompose.shares import ComponentShares, GlobalDirection, component_shares
@@ -46,7 +50,7 @@ from tl_truncate.models import load_model
 from tl_truncate.report import write_report
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.clustered import Clustered
-from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
+from tl_truncate.surgery.controls import Ablated, NormMatched, NormMatchedTo, RandomSubspace
 from tl_truncate.surgery.cut import Cut, Cuts
 from tl_truncate.surgery.hooks import truncated, truncation_hooks
 from tl_truncate.surgery.surgeon import CutNotApplied
@@ -79,6 +83,8 @@ __all__ = [
     "Comparison",
     "ComponentShares",
     "Components",
+    "Curvature",
+    "CurvatureFactors",
     "Cut",
     "CutNotApplied",
     "Cuts",
@@ -98,13 +104,17 @@ __all__ = [
     "MLPDecomposition",
     "MarchenkoPastur",
     "NormMatched",
+    "NormMatchedTo",
     "OptimalThreshold",
     "OtherWeightsWarning",
+    "OutputMoments",
+    "OutputPCA",
     "OutsideBulk",
     "PartAttribution",
     "Parts",
     "ProcessedWeightsWarning",
     "PromptView",
+    "RandomEntries",
     "RandomSubspace",
     "Rank",
     "Scores",

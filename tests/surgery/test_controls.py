@@ -60,6 +60,28 @@ def test_norm_matched_removes_the_norm_of_the_cut(shared, site, keep, seed):
     assert placebo == pytest.approx(cut, abs=1e-9)
 
 
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("keep", [0.0, 0.3, 1.0, tlt.DropTop(2)])
+def test_matched_to_a_cut_is_matched_to_its_keep(shared, site, keep):
+    """Of a truncation the norm is known from the spectrum too, and the directions are the same."""
+    model = shared("bridge", "gpt2", torch.float64)
+    cut = tlt.Cut(site, keep, strength=0.5)
+    found = effective(model, tlt.NormMatchedTo(cut, seed=4))
+    expected = effective(model, tlt.NormMatched(site, keep, 4, strength=0.5))
+    assert np.abs(found - expected).max() < 1e-9
+    assert tlt.NormMatchedTo(cut, 4).equals_the_cut(model) == (keep in (0.0, 1.0))
+
+
+def test_matched_to_a_cut_is_a_value(shared):
+    cut = tlt.NormMatchedTo(tlt.GlobalRemoval(1, "own_path"), seed=2)
+    assert type(cut).from_json(cut.to_json()).seed == 2
+    assert cut.controls(0) == {}
+    with pytest.raises(ValueError, match="must be a change of the weight alone to be matched, got Glo"):
+        cut.edit(shared("bridge", "gpt2"))
+    with pytest.raises(ValueError, match=r"must be its cut's, blocks\.1\.mlp\.W_out, got blocks\.0"):
+        tlt.NormMatchedTo(tlt.Ablated("blocks.1.mlp.W_out"), site="blocks.0.mlp.W_in")
+
+
 @pytest.mark.parametrize("kind", [tlt.RandomSubspace, tlt.NormMatched])
 def test_seeds_and_sites_differ_and_repeat(shared, kind):
     model = shared("bridge", "gpt2", torch.float64)

@@ -275,3 +275,24 @@ def test_parts_inside_are_the_edited_models(model, tokens, site, method):
     for weights in (True, False):
         with tlt.truncated(model, tlt.Cut(site, 0.4), weights=weights):
             assert inplace.difference(parts(), edited) <= 1e-9
+
+
+def test_a_replacement_does_not_undo_a_cut_before_it(model, tokens):
+    """A sketch on the side of the inputs stands for a matrix made of the stored weight."""
+    first, sketch = tlt.Cut("blocks.1.mlp.W_out", 4), tlt.Cut("blocks.1.mlp.W_out", tlt.LaserCompat(0.5))
+    wording = r"must be the first one of blocks\.1\.mlp\.W_out, since it would undo those before it"
+    with pytest.raises(ValueError, match=wording):
+        tlt.truncation_hooks(model, [first, sketch])
+    with pytest.raises(ValueError, match=wording), tlt.truncated(model, first, sketch, weights=True):
+        pass
+    with (
+        tlt.truncated(model, first, weights=True),
+        pytest.raises(ValueError, match=wording),
+        tlt.truncated(model, sketch, weights=True),
+    ):
+        pass
+    with tlt.truncated(model, sketch), tlt.truncated(model, first):
+        context = model(tokens)
+    with tlt.truncated(model, sketch, first, weights=True):
+        torch.testing.assert_close(model(tokens), context, rtol=0, atol=1e-9)
+    assert hooks_left(model) == []

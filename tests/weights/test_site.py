@@ -69,3 +69,12 @@ def test_grouped_query_attention_has_its_own_number_of_heads(shared, kind):
     assert shapes["W_Q"] == (32, 32)
     assert shapes["W_K"] == shapes["W_V"] == (32, 16)
     assert shapes["W_O"] == (32, 32)
+
+
+def test_sites_have_an_order_whether_they_name_a_head_or_not():
+    names = ["blocks.0.attn.W_Q", "blocks.0.attn.W_Q.0", "blocks.0.attn.W_Q.1", "blocks.0.mlp.W_in"]
+    names.append("blocks.1.attn.W_K")
+    sites = [tlt.Site.parse(name) for name in names]
+    assert sorted({*sites}) == sites
+    assert max(sites) == sites[-1]
+    assert sites[0] <= sites[0] < sites[1]

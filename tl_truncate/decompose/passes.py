@@ -44,27 +44,38 @@ def observe(
         The values by name, in the order in which they went by.
     """
     seen: dict[str, Tensor] = {}
-    with ExitStack() as stack:
+    with ending_after(model, until), ExitStack() as stack:
         for name, module in modules.items():
 
             def leave(module: Any, args: Any, value: Any, name: str = name) -> None:
-                seen.setdefault(name, _by_row(value[0] if isinstance(value, tuple) else value, tokens))
+                seen.setdefault(name, by_row(value[0] if isinstance(value, tuple) else value, tokens))
 
             stack.callback(module.register_forward_hook(leave).remove)
         for name, module in (inputs or {}).items():
 
             def enter(module: Any, args: Any, kwargs: Any, name: str = name) -> None:
-                seen.setdefault(name, _by_row(args[0] if args else next(iter(kwargs.values())), tokens))
+                seen.setdefault(name, by_row(args[0] if args else next(iter(kwargs.values())), tokens))
 
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-        if until is not None:
-            stack.callback(model.blocks[until].register_forward_hook(_stop).remove)
-        with suppress(_Reached):
-            last_logits(model, tokens, 1)
+        last_logits(model, tokens, 1)
     return seen
 
 
-def _by_row(value: Tensor, tokens: Tensor) -> Tensor:
+@contextmanager
+def ending_after(model: Any, layer: int | None) -> Iterator[None]:
+    """Lets a pass inside end behind a block, and leaves the context then; None runs all of it."""
+    if layer is None:
+        yield
+        return
+    handle = model.blocks[layer].register_forward_hook(_stop)
+    try:
+        with suppress(_Reached):
+            yield
+    finally:
+        handle.remove()
+
+
+def by_row(value: Tensor, tokens: Int64[Tensor, "batch pos"]) -> Tensor:
     """OPT's MLP lays all positions of all rows one behind the other."""
     return value.view(*tokens.shape, -1) if value.ndim == 2 and len(value) == tokens.numel() else value
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.checks import whole
-from tl_truncate.decompose.means.origin import is_of_another_weight, require_processing
+from tl_truncate.decompose.fits.origin import is_of_another_weight, require_processing
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.surgery.controls import RandomSubspace
 from tl_truncate.surgery.cut import SiteCut, fill

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl_truncate.checks import whole
 from tl_truncate.decompose.ablation import ablated_outputs
-from tl_truncate.decompose.means.origin import warn_of_another_weight
+from tl_truncate.decompose.fits.origin import warn_of_another_weight
 from tl_truncate.decompose.means.stored import StoredMeans
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.own_path import own_path

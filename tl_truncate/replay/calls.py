@@ -231,6 +231,23 @@ def unembedding_only(model: Any, positions: int) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def graph_from(model: Any, layer: int) -> Iterator[None]:
+    """Lets the graph of a pass begin at a block, also where no weight asks for a gradient."""
+    handle = model.blocks[layer].register_forward_pre_hook(_from_here, with_kwargs=True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        handle.remove()
+
+
+def _from_here(module: Any, args: Any, kwargs: Any) -> Any:
+    if args:
+        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+
+
 def record(model: Any, tokens: Int64[Tensor, "batch pos"], positions: int) -> Recording | None:
     """Runs the uncut model and notes how it calls its blocks.
 

@@ -6,9 +6,9 @@ does not have it too.
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, ClassVar, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,9 @@ from tl_truncate.surgery.circuits import made_at
 from tl_truncate.surgery.cut import SiteCut, fill, kept_components, nothing_but_bias, trivial_projection
 from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller, project_components
 from tl_truncate.weights.keep import Keep
-from tl_truncate.weights.locate import carrier
+from tl_truncate.weights.linear import where_float64_is
+from tl_truncate.weights.locate import carrier, locate
+from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.spectrum import Spectrum, shared_spectrum
 
@@ -32,6 +34,7 @@ class _SeededControl(SiteCut):
 
     keep: Keep
     seed: int = 0
+    is_drawn: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -55,20 +58,33 @@ class _SeededControl(SiteCut):
         """The projection, along the directions of the spectrum of the site."""
 
     def _rotation(self, spec: Spectrum, directions: int) -> Float[Tensor, "rank directions"]:
-        """Random orthonormal directions in the coordinates of the components.
-
-        They are drawn in the space of the directions and projected onto theirs, one after the other,
-        so that they do not depend on the signs of singular vectors, which differ between machines, nor
-        on their order where singular values are equal.
-        """
-        own = spec.directions
-        drawn = _normal(own.shape[0], directions, f"{self.seed} {self.site}")
-        rotation: Tensor = torch.linalg.qr(own.double().cpu().T @ drawn).Q
-        return rotation.to(own.device)
+        return _rotation(spec, directions, f"{self.seed} {self.site}")
 
     def equals_the_cut(self, model: Any) -> bool:
         """Whether nothing or everything is kept, so that there is nothing to draw."""
         return self.kept_rank(model) in (0, min(carrier(model, self.site).shape))
+
+
+def _rotation(spec: Spectrum, directions: int, seed: str) -> Float[Tensor, "rank directions"]:
+    """Random orthonormal directions in the coordinates of the components.
+
+    They are drawn in the space of the directions and projected onto theirs, one after the other, so that
+    they do not depend on the signs of singular vectors, which differ between machines, nor on their
+    order where singular values are equal.
+    """
+    own = spec.directions
+    drawn = random_normal(own.shape[0], directions, seed)
+    rotation: Tensor = torch.linalg.qr(own.double().cpu().T @ drawn).Q
+    return rotation.to(own.device)
+
+
+def _of_norm(spec: Spectrum, square: float, seed: str) -> Projection:
+    """Random directions of a spectrum removed one after the other until so much of the matrix is."""
+    own, rotation = spec.directions, _rotation(spec, spec.max_rank, seed)
+    energies = (spec.S.double()[:, None] * rotation).square().sum(0)
+    weights = weights_for_energy(energies, square)
+    basis = (own.double() @ rotation[:, : len(weights)]).to(own.dtype)
+    return Projection(basis, keeps=False, weights=weights.to(own.dtype))
 
 
 def _control(kind: type[Control]) -> type[Control]:
@@ -135,14 +151,10 @@ class NormMatched(_SeededControl):
     """
 
     def _draw(self, spec: Spectrum) -> Projection:
-        values, own = spec.S.double(), spec.directions
         removed = torch.ones(spec.max_rank, dtype=torch.bool)
         removed[kept_components(spec, self.keep, self.site)] = False
-        rotation = self._rotation(spec, spec.max_rank)
-        energies = (values[:, None] * rotation).square().sum(0)
-        weights = weights_for_energy(energies, float(values[removed].square().sum()))
-        basis = (own.double() @ rotation[:, : len(weights)]).to(own.dtype)
-        return Projection(basis, keeps=False, weights=weights.to(own.dtype))
+        square = float(spec.S.double()[removed].square().sum())
+        return _of_norm(spec, square, f"{self.seed} {self.site}")
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -169,11 +181,87 @@ class RotatedComponents(_SeededControl):
 
     def basis(self, spec: Spectrum) -> Float[Tensor, "n_out rank"]:
         """All directions, of which some are kept."""
-        return (spec.V.double() @ self._rotation(spec, spec.max_rank)).to(spec.V.dtype)
+        own = spec.directions
+        return (own.double() @ self._rotation(spec, spec.max_rank)).to(own.dtype)
 
-    def _draw(self, spec: Spectrum) -> Edit:
+    def _draw(self, spec: Spectrum) -> Projection:
         kept = kept_components(spec, self.keep, self.site)
         return project_components(self.basis(spec), kept)
+
+
+@dataclass(frozen=True, repr=False)
+class NormMatchedTo(SiteCut):
+    """Removes a random component with the Frobenius norm of what another cut removes; as `NormMatched`.
+
+    For cuts that do not choose from the spectrum, so that no `keep` says how much goes.
+
+    Args:
+        of: a cut of the weight alone, such as an `OutputPCA`; its site and strength are the control's.
+        seed: of the directions; each site draws its own.
+        site: of the cut, and no other.
+        strength: of the cut by default.
+
+    Raises:
+        ValueError: if the site is another; where it is used, if the cut depends on the tokens.
+
+    Examples:
+        >>> NormMatchedTo(tlt.Cut("blocks.3.mlp.W_out", keep=0.5), seed=1)
+        NormMatchedTo(site='blocks.3.mlp.W_out', of=Cut(site=...), seed=1)
+    """
+
+    of: SiteCut
+    seed: int = 0
+    is_drawn: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        of: SiteCut | Mapping[str, Any],
+        seed: SupportsIndex = 0,
+        *,
+        site: Site | str | None = None,
+        strength: float | None = None,
+    ) -> None:
+        other = of if isinstance(of, SiteCut) else SiteCut.from_json(dict(of))
+        if site is not None and Site.parse(site) != other.site:
+            raise ValueError(f"The site of a control must be its cut's, {other.site}, got {site}.")
+        dose = other.strength if strength is None else strength
+        fill(self, site=other.site, of=other, seed=seed, strength=dose)
+
+    @property
+    def label(self) -> float | int | str:
+        """What the cut keeps."""
+        return self.of.label
+
+    def controls(self, seed: int) -> dict[str, SiteCut]:
+        """None: it is one."""
+        return {}
+
+    def kept_rank(self, model: Any) -> int:
+        """All but the directions of which anything is removed."""
+        edit = self.edit(model)
+        return min(locate(model, self.site).shape) - edit.basis.shape[1]
+
+    def edit(self, model: Any) -> Projection:
+        """The drawn projection."""
+        weight, left = self._both(model)
+        square = float((weight - left).square().sum())
+        return _of_norm(shared_spectrum(model, self.site), square, f"{self.seed} {self.site}")
+
+    def equals_the_cut(self, model: Any) -> bool:
+        """Whether the cut removes nothing, or all."""
+        weight, left = self._both(model)
+        return torch.equal(weight, left) or not bool(left.any())
+
+    def _both(self, model: Any) -> tuple[Tensor, Tensor]:
+        """The weight, and what the cut leaves of it, in float64."""
+        edit = self.of.edit(model)
+        if not edit.is_of_weight:
+            raise ValueError(
+                f"The cut must be a change of the weight alone to be matched, got {self.of!r}."
+            )
+        with as_stored():
+            weight = where_float64_is(locate(model, self.site).weight()).double()
+        return weight, edit.moved(weight.device, weight.dtype).of_weight(weight, 1.0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -226,7 +314,7 @@ def is_control(cut: SiteCut) -> bool:
         >>> [is_control(kind("blocks.3.mlp.W_out", keep=8)) for kind in (RandomSubspace, tlt.Cut)]
         [True, False]
     """
-    return isinstance(cut, _SeededControl)
+    return cut.is_drawn
 
 
 def controls_of(
@@ -260,7 +348,7 @@ def controls_of(
                 continue
             drawn = [each[kind] for each in own]
             placebo = [
-                cut if isinstance(each, _SeededControl) and each.equals_the_cut(model) else each
+                cut if each.equals_the_cut(model) else each
                 for each, cut in zip(drawn, cuts, strict=True)
             ]
             if placebo != list(cuts):
@@ -280,7 +368,7 @@ def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float
     return needed[needed > 0].sqrt()
 
 
-def _normal(rows: int, columns: int, seed: str) -> Float[Tensor, "rows columns"]:
+def random_normal(rows: int, columns: int, seed: str) -> Float[Tensor, "rows columns"]:
     """Independent normal numbers in float64, from text, on any machine alike."""
     digest = hashlib.blake2b(seed.encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))

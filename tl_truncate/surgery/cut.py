@@ -34,6 +34,8 @@ class SiteCut(ABC):
     strength: float = field(default=1.0, kw_only=True)
 
     _kinds: ClassVar[dict[str, type["SiteCut"]]] = {}
+    #: Whether it draws at random what another cut chooses.
+    is_drawn: ClassVar[bool] = False
     #: What draws at random as much as a cut removes, by the kind's name.
     _controls: ClassVar[dict[str, Callable[..., "SiteCut"]]] = {}
 
@@ -58,6 +60,11 @@ class SiteCut(ABC):
         return False
 
     @property
+    def needs_input(self) -> bool:
+        """Whether plain hooks need the linear's input beside its output, as a replacement does."""
+        return False
+
+    @property
     def label(self) -> float | int | str:
         """What is kept, as a table shows it: a fraction, a rank, or a text; 0.0 for a whole weight."""
         keep: Keep | None = getattr(self, "keep", None)
@@ -70,6 +77,10 @@ class SiteCut(ABC):
             name: make(self.site, keep, seed, strength=self.strength)
             for name, make in SiteCut._controls.items()
         }
+
+    def equals_the_cut(self, model: Any) -> bool:
+        """Whether a control has nothing to draw, since nothing or everything is kept."""
+        return False
 
     def kept_rank(self, model: Any) -> int:
         """How many components of its site's spectrum are kept."""

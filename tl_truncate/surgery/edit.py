@@ -39,6 +39,11 @@ class Edit(ABC):
         """Whether it is one change of the weight, the same for every row and every token."""
         return True
 
+    @property
+    def is_of_any_weight(self) -> bool:
+        """Whether `of_weight` edits what it is given, and not the stored weight whatever that is."""
+        return True
+
     def of_weight(
         self, weight: Float[Tensor, "n_in n_out"], strength: float
     ) -> Float[Tensor, "n_in n_out"]:
@@ -236,6 +241,11 @@ class Replacement(Edit):
     @property
     def is_identity(self) -> bool:
         """Never known without looking."""
+        return False
+
+    @property
+    def is_of_any_weight(self) -> bool:
+        """Never: the matrix stands for that of the stored weight."""
         return False
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> "Replacement":

@@ -81,7 +81,11 @@ def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tupl
             f"Cuts must not depend on the tokens to be plain hooks, got {reading[0]!r}. Use "
             "tlt.truncated(model, cut), or tlt.global_removal_hooks(model, tokens, ...)."
         )
-    for surgeon in _surgeons(model, Cuts(cuts)):
+    surgeons = _surgeons(model, Cuts(cuts))
+    for surgeon in surgeons:
+        _require_visible_input(surgeon)
+    _require_first(model, surgeons, surgeons)
+    for surgeon in surgeons:
         linear = surgeon.linear
         require_precise(linear, surgeon.edit, surgeon.cut.site)
         if linear.input is not None and (surgeon.needs_input or linear.result is not None):
@@ -91,6 +95,28 @@ def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tupl
         else:
             hooks.append((linear.output.name, _as_hook(surgeon.at_output)))
     return hooks
+
+
+def _require_visible_input(surgeon: Surgeon) -> None:
+    if surgeon.edit.needs_input and surgeon.linear.input is None:
+        raise ValueError(
+            f"The input of {surgeon.linear.site} must have a hook point for {surgeon.cut!r} to be plain "
+            "hooks, but HookedTransformer has none there. Use tlt.truncated(model, cut), or load the "
+            "model as a TransformerBridge."
+        )
+
+
+def _require_first(model: Any, entered: Sequence[Surgeon], by_hooks: Sequence[Surgeon]) -> None:
+    """Refuses cuts that stand for a matrix made of the stored weight, behind another cut of it."""
+    for surgeon in entered:
+        if not surgeon.edit.needs_input or (surgeon not in by_hooks and surgeon.edit.is_of_any_weight):
+            continue
+        before = [*_active.get(model, ()), *entered[: entered.index(surgeon)]]
+        if any(each.cut.site == surgeon.cut.site for each in before):
+            raise ValueError(
+                f"A cut that replaces the weight must be the first one of {surgeon.cut.site}, since it "
+                f"would undo those before it, got {surgeon.cut!r} behind another. Enter it first."
+            )
 
 
 def _as_hook(action: Callable[[Tensor], Tensor | None]) -> HookFunction:
@@ -174,6 +200,7 @@ def truncated(
     by_weight = [surgeon for surgeon in surgeons if weights or surgeon.must_be_read]
     _require_weights(model, by_weight, surgeons)
     by_hooks = [surgeon for surgeon in surgeons if surgeon not in by_weight]
+    _require_first(model, surgeons, by_hooks)
     watch = Watch(by_hooks)
     with ExitStack() as stack:
         if surgeons:

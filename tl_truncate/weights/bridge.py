@@ -52,6 +52,7 @@ def locate_in_bridge(model: Any, block: Any, site: Site) -> Linear:
         whole_bias=lambda: getattr(wrapper.original_component, "bias", None),
         output=Point(f"{name}.hook_out", wrapper.hook_out),
         input=Point(f"{name}.hook_in", wrapper.hook_in),
+        given=None,
         result=None if result is None else Point(f"{prefix}.hook_result", result),
         returns=None,
         n_heads=_heads(model, stored.matrix(), site),

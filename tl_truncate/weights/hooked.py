@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tl_truncate.weights.bridge import has_inputs_by_head
-from tl_truncate.weights.linear import Linear, Point, make_linear
+from tl_truncate.weights.linear import Argument, Linear, Point, make_linear
 from tl_truncate.weights.site import Matrix, Site
 from tl_truncate.weights.stored import by_head, plain
 
@@ -18,6 +18,14 @@ _POINTS: dict[Matrix, tuple[str, str | None]] = {
     "W_in": ("mlp.hook_pre", None),
     "W_gate": ("mlp.hook_pre", None),
     "W_out": ("hook_mlp_out", "mlp.hook_post"),
+}
+# What the attention or the MLP is called with, where no hook point has it.
+_ARGUMENTS: dict[Matrix, str] = {
+    "W_Q": "query_input",
+    "W_K": "key_input",
+    "W_V": "value_input",
+    "W_in": "x",
+    "W_gate": "x",
 }
 # OLMo 2 and 3 normalise a sublayer's output without a separate ln1_post / ln2_post module.
 _POST_NORM_ARCHITECTURES = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
@@ -56,6 +64,7 @@ def locate_in_hooked(model: Any, block: Any, site: Site) -> Linear:
         whole_bias=whole_bias,
         output=point(output),
         input=None if input_ is None else point(input_),
+        given=Argument(part, _ARGUMENTS[site.matrix]) if input_ is None else None,
         result=point("attn.hook_result") if site.matrix == "W_O" else None,
         # The block has the hook point, and the part may be called without it.
         returns=part if site.matrix in ("W_O", "W_out") else None,

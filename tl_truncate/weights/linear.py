@@ -24,6 +24,14 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Argument:
+    """An argument of a module's call, by its name; the first one where it is given without."""
+
+    module: nn.Module
+    name: str
+
+
+@dataclass(frozen=True)
 class Linear:
     """One site of one model.
 
@@ -31,11 +39,12 @@ class Linear:
     site alone: sliced to the head where the site names one. W_O's bias belongs to no head. `live_bias()`
     has a gradient.
 
-    `output` and `input` are the hook points at y and x (HookedTransformer has none at some inputs),
-    `returns` the module that returns y, where that is not the hook point alone; `result` is the hook
-    point of W_O's per-head outputs, which `uses_result()` says are computed. `comes_whole()` says
-    whether y is there as one `x W + b` of the model's own heads, so that a projection of it is exact:
-    with an input for each head (path patching), or key and value heads repeated, it is not.
+    `output` and `input` are the hook points at y and x (HookedTransformer has none at some inputs, where
+    `given` is the argument that is x), `returns` the module that returns y, where that is not the hook
+    point alone; `result` is the hook point of W_O's per-head outputs, which `uses_result()` says are
+    computed. `comes_whole()` says whether y is there as one `x W + b` of the model's own heads, so that
+    a projection of it is exact: with an input for each head (path patching), or key and value heads
+    repeated, it is not.
     """
 
     site: Site
@@ -45,6 +54,7 @@ class Linear:
     live_bias: Callable[[], Float[Tensor, " n_out"] | None]
     output: Point
     input: Point | None
+    given: Argument | None
     result: Point | None
     returns: nn.Module | None
     n_heads: int
@@ -83,6 +93,7 @@ def make_linear(
     whole_bias: Callable[[], Tensor | None],
     output: Point,
     input: Point | None,
+    given: Argument | None,
     result: Point | None,
     returns: nn.Module | None,
     n_heads: int,
@@ -126,6 +137,7 @@ def make_linear(
         live_bias=live_bias,
         output=output,
         input=input,
+        given=given,
         result=result,
         returns=returns,
         n_heads=n_heads,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import total_ordering
 from typing import Literal, cast, get_args
 
 from tl_truncate.checks import natural
@@ -18,7 +19,8 @@ ATTENTION_MATRICES: tuple[Weight, ...] = ("W_Q", "W_K", "W_V", "W_O")
 _PATTERN = re.compile(r"blocks\.(\d+)\.(attn|mlp)\.(W_[A-Za-z]+|QK|OV)(?:\.(\d+))?")
 
 
-@dataclass(frozen=True, order=True)
+@total_ordering
+@dataclass(frozen=True)
 class Site:
     """One weight matrix of one transformer block; `str(site)` and `Site.parse` are inverses.
 
@@ -71,6 +73,14 @@ class Site:
                 f"A circuit must be that of one head, got {self.matrix} without one. Write "
                 f"'{self}.5', or find_sites(model, {self.matrix!r}) for those of all heads."
             )
+
+    def __lt__(self, other: "Site") -> bool:
+        """By layer and matrix; all heads jointly before single ones."""
+        return self._place < other._place
+
+    @property
+    def _place(self) -> tuple[int, str, int]:
+        return (self.layer, self.matrix, -1 if self.head is None else self.head)
 
     @property
     def is_attention(self) -> bool:

@@ -127,6 +127,28 @@ def test_two_halves_merge_into_the_whole(shared, corpus):
         halves[0].merge(tlt.TokenMeans.fit(model, corpus, layers=[0, 1], kappa=1))
 
 
+def test_all_heads_and_one_of_them(shared, corpus):
+    model = shared("bridge", "gpt2", torch.float64)
+    sites = ["blocks.1.attn.W_Q.1", "blocks.1.attn.W_Q"]
+    means = tlt.TokenMeans.fit(model, corpus, sites=sites)
+    assert [str(site) for site in means.sites] == sites[::-1]
+    torch.testing.assert_close(means.corpus_mean(sites[0]), means.corpus_mean(sites[1])[8:16])
+
+
+def test_what_a_fit_cannot_be_of(shared, corpus, tmp_path):
+    model, path = shared("bridge", "gpt2", torch.float64), tmp_path / "means.safetensors"
+    halves = [tlt.TokenMeans.fit(model, part, layers=[1]) for part in (corpus[:10], corpus[10:])]
+    halves[0].merge(halves[1]).save(path)
+    with pytest.raises(
+        ValueError, match=r"of one corpus to be gone on with.*merged of 2.*TokenMeans\.m"
+    ):
+        tlt.TokenMeans.fit(model, corpus, layers=[1], path=path)
+    training = architectures.bridge("gpt2")
+    training.train()
+    with pytest.raises(ValueError, match="must be in evaluation mode"):
+        tlt.TokenMeans.fit(training, corpus, layers=[1])
+
+
 def test_bigrams_shrink_towards_the_token(shared, corpus):
     model = shared("bridge", "gpt2", torch.float64)
     means = tlt.TokenMeans.fit(model, corpus, layers=[1], bigrams=True, kappa=3.0)

@@ -2,18 +2,13 @@
 
 from dataclasses import dataclass
 
+from tl_truncate.decompose.fits.stored import Reference
 from tl_truncate.decompose.means.token_means import TokenMeans
 
 
 @dataclass(frozen=True)
-class StoredMeans:
-    """Token means by the hash of their content and, if they were saved, their file.
-
-    What a cut's JSON holds in place of the means themselves; they are read when they are needed.
-    """
-
-    hash: str
-    path: str | None
+class StoredMeans(Reference):
+    """Token means by the hash of their content and, if they were saved, their file."""
 
     def read(self) -> TokenMeans:
         """The means.
@@ -21,15 +16,4 @@ class StoredMeans:
         Raises:
             ValueError: if they were never saved, or the file holds others now.
         """
-        if self.path is None:
-            raise ValueError(
-                f"The token means {self.hash} of this cut must have been saved to be used again, but "
-                "they were not. Fit them again, save them and make the cut anew."
-            )
-        means = TokenMeans.load(self.path)
-        if means.hash != self.hash:
-            raise ValueError(
-                f"The token means in {self.path} must be those that the cut was made with, {self.hash}, "
-                f"got {means.hash}."
-            )
-        return means
+        return self.follow(TokenMeans.load, "token means")

@@ -1,6 +1,5 @@
 """What a site writes on average at each token: the global part of its output, from a corpus."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.corpora.corpus import Corpus
+from tl_truncate.decompose.fits.origin import of_the_weights, require_origin, require_same
+from tl_truncate.decompose.fits.stored import hash_of
 from tl_truncate.decompose.means.file import FIT, HELD_OUT, read_sums, tensors_of, write_sums
-from tl_truncate.decompose.means.fitting import OF_THE_WEIGHTS, FitOptions, chosen_sites, fit_sums
+from tl_truncate.decompose.means.fitting import FitOptions, chosen_sites, fit_sums
 from tl_truncate.decompose.means.lookup import Table, mean_of, token_table
-from tl_truncate.decompose.means.origin import require_origin
 from tl_truncate.decompose.means.sums import SiteSums, current_tokens, pair_keys, shrunk_means
 from tl_truncate.weights.site import Site
 
@@ -101,7 +101,15 @@ class TokenMeans:
             >>> means.of_tokens("blocks.1.mlp.W_out", tokens).shape
             torch.Size([2, 7, 32])
         """
-        options = FitOptions(kappa, bigrams, shares, held_out, max_tokens, prepend_bos, batch_size)
+        options = FitOptions(
+            kappa=kappa,
+            bigrams=bigrams,
+            shares=shares,
+            held_out=held_out,
+            max_tokens=max_tokens,
+            prepend_bos=prepend_bos,
+            batch_size=batch_size,
+        )
         chosen = chosen_sites(model, layers, sites)
         sums, record = fit_sums(model, corpus, chosen, options, mask=mask, path=path, progress=progress)
         means = cls(float(kappa), sums, record)
@@ -268,15 +276,8 @@ class TokenMeans:
         Raises:
             ValueError: if they are not of the same sites of the same weights, with the same kappa.
         """
-        known = [(name, self.record.get(name), other.record.get(name)) for name in OF_THE_WEIGHTS]
-        for what, own, theirs in (
-            ("sites", self.sites, other.sites),
-            ("kappa", self.kappa, other.kappa),
-            *known,
-            ("options", self.record["options"], other.record["options"]),
-        ):
-            if own != theirs:
-                raise ValueError(f"Means must agree in {what} to be merged, got {own} and {theirs}.")
+        pairs = [("sites", self.sites, other.sites), ("kappa", self.kappa, other.kappa)]
+        require_same("Means", [*pairs, *of_the_weights(self.record, other.record)])
         sums = {
             fold: {site: own.plus(other.sums[fold][site]) for site, own in by_site.items()}
             for fold, by_site in self.sums.items()
@@ -287,11 +288,7 @@ class TokenMeans:
     @cached_property
     def hash(self) -> str:
         """A short hash of all sums."""
-        digest = hashlib.blake2b(str(self.kappa).encode(), digest_size=8)
-        for name, tensor in sorted(tensors_of(self.sums).items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return hash_of(str(self.kappa), tensors_of(self.sums))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the sums (safetensors) with their record, under a temporary name first."""

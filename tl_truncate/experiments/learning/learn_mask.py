@@ -28,9 +28,10 @@ from tl_truncate.experiments.search.on_test import check_report_fits, controls_o
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.runs.folder import RunFolder, make_manifest
+from tl_truncate.surgery.circuits import require_no_overlap
 from tl_truncate.surgery.controls import RotatedComponents, draws_for
 from tl_truncate.surgery.cut import Cut, Cuts
-from tl_truncate.surgery.hooks import active_cuts, require_no_overlap
+from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.content import hashed_once
@@ -304,7 +305,7 @@ def _check_sites(model: Any, sites: Sequence[Site | str] | None) -> list[Site]:
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"sites must be one or more, each once, got {list(map(str, chosen))}.")
-    require_no_overlap([*(cut.site for cut in active_cuts(model)), *chosen])
+    require_no_overlap(model, [*(cut.site for cut in active_cuts(model)), *chosen])
     return chosen
 
 

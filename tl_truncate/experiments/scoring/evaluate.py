@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
-from torch import nn
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
@@ -25,6 +24,7 @@ from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.content import hashed_once
+from tl_truncate.weights.deterministic import require_deterministic
 from tl_truncate.weights.locate import n_layers
 
 
@@ -263,7 +263,7 @@ def check_model(model: Any) -> None:
         ValueError: if dropout is active.
     """
     n_layers(model)
-    _require_deterministic(model)
+    require_deterministic(model)
 
 
 def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
@@ -295,17 +295,6 @@ def _check_baseline(baseline: Any, wanted: Record) -> None:
             "The baseline must be of the same model with the same weights, processing and precision, "
             f"got scores of {found.model} that differ in: {told}. Leave it away to score it anew."
         )
-
-
-def _require_deterministic(model: nn.Module) -> None:
-    """Refuses active dropout. HookedTransformer has none and is never put into evaluation mode."""
-    for name, module in model.named_modules():
-        drops = isinstance(module, nn.modules.dropout._DropoutNd) or hasattr(module, "attention_dropout")
-        if module.training and drops:
-            raise ValueError(
-                f"The model must be in evaluation mode, got {name or type(module).__name__} in "
-                "training mode, where dropout is random. Call model.eval() first."
-            )
 
 
 def _score(

@@ -20,7 +20,7 @@ from tl_truncate.experiments.scoring.differentiable import (
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import Attribution
-from tl_truncate.replay.calls import unembedding_only
+from tl_truncate.replay.calls import graph_from, unembedding_only
 from tl_truncate.runs.record import make_record
 from tl_truncate.surgery.circuits import sides
 from tl_truncate.surgery.cut import Cuts
@@ -146,7 +146,7 @@ def _values_and_gradients(
             _watch(stack, linear.output.name, linear.output.module, outputs)
             if linear.writes_one_head and linear.input is not None:
                 _watch(stack, linear.input.name, linear.input.module, inputs)
-        stack.callback(model.blocks[0].register_forward_pre_hook(_from_here, with_kwargs=True).remove)
+        stack.enter_context(graph_from(model, 0))
         stack.enter_context(unembedding_only(model, batch.positions))
         logits = model(batch.tokens.to(device), return_type="logits")[:, -batch.positions :]
         said = log_probabilities(batch, logits)
@@ -172,13 +172,6 @@ def _watch(stack: ExitStack, name: str, module: Any, seen: dict[str, Tensor]) ->
 
     if name not in seen:
         stack.callback(module.register_forward_hook(keep).remove)
-
-
-def _from_here(module: Any, args: Any, kwargs: Any) -> Any:
-    """The graph begins at the first block, also where no weight asks for a gradient."""
-    if args:
-        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
 
 
 def _of_site(

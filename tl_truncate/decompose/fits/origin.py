@@ -1,7 +1,7 @@
-"""Which weights means are of, and whether a model has them."""
+"""Which weights a fit is of, and whether a model has them."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tl_truncate.weights.content import content_key, weights_hash
@@ -10,6 +10,9 @@ from tl_truncate.weights.processing import processing
 from tl_truncate.weights.provenance import of_model
 from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
+
+#: What two fits must have in common, of what is known of the weights, for their sums to be added.
+OF_THE_WEIGHTS = ("model", "model_class", "dtype", "weights", "weights_hash")
 
 
 class OtherWeightsWarning(UserWarning):
@@ -27,14 +30,17 @@ def _key(model: Any, site: Site) -> str:
         return content_key(locate(model, site).weight())
 
 
-def require_origin(model: Any, site: Site, width: int, record: Mapping[str, Any]) -> None:
-    """Refuses means that cannot be of a model's site.
+def require_origin(
+    model: Any, site: Site, width: int, record: Mapping[str, Any], *, told: str = "means"
+) -> None:
+    """Refuses a fit that cannot be of a model's site.
 
     Args:
-        model: on which the means are to be used.
-        site: that they are of.
-        width: of the means.
-        record: of the means.
+        model: on which it is to be used.
+        site: that it is of.
+        width: of what was fitted.
+        record: of the fit.
+        told: what was fitted.
 
     Raises:
         ValueError: if the width is another, or the weights have been processed otherwise.
@@ -42,13 +48,13 @@ def require_origin(model: Any, site: Site, width: int, record: Mapping[str, Any]
     linear = locate(model, site)
     if width != linear.shape[1]:
         raise ValueError(
-            f"The means must have the width of {site} in this model, {linear.shape[1]}, got {width}: "
+            f"The {told} must have the width of {site} in this model, {linear.shape[1]}, got {width}: "
             f"they are of {record.get('model')}. Fit them on this model."
         )
-    require_processing(model, record.get("weights", "raw"))
+    require_processing(model, record.get("weights", "raw"), told=told)
 
 
-def require_processing(model: Any, told: str) -> None:
+def require_processing(model: Any, processed: str, *, told: str = "means") -> None:
     """Refuses what comes of weights that had been processed otherwise than a model's.
 
     Folding and centring change what a site writes, or what its components are.
@@ -56,16 +62,37 @@ def require_processing(model: Any, told: str) -> None:
     Raises:
         ValueError: if they had.
     """
-    found, own = _processing(told), _processing(str(processing(model)))
+    found, own = _processing(processed), _processing(str(processing(model)))
     if found != own:
         raise ValueError(
-            "The means must be of weights that have been processed as this model's, which are: "
-            f"{own}, got means of weights that are: {found}. Fit them on this model as it is now."
+            f"The {told} must be of weights that have been processed as this model's, which are: "
+            f"{own}, got {told} of weights that are: {found}. Fit them on this model as it is now."
         )
 
 
+def require_same(told: str, pairs: Iterable[tuple[str, Any, Any]]) -> None:
+    """Refuses to add what does not go together.
+
+    Args:
+        told: what is to be merged.
+        pairs: of what they must agree in, with what either says.
+
+    Raises:
+        ValueError: if they do not agree.
+    """
+    for what, own, theirs in pairs:
+        if own != theirs:
+            raise ValueError(f"{told} must agree in {what} to be merged, got {own} and {theirs}.")
+
+
+def of_the_weights(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What two records say of the weights and the options, for `require_same`."""
+    for name in (*OF_THE_WEIGHTS, "options"):
+        yield name, own.get(name), theirs.get(name)
+
+
 def is_of_another_weight(model: Any, site: Site, record: Mapping[str, Any]) -> bool:
-    """Whether means are known to have been fitted on another weight than a model's site has.
+    """Whether a fit is known to be of another weight than a model's site has.
 
     In another precision the same weights cannot be told from others.
     """

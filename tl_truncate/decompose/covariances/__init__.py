@@ -1,0 +1,1 @@
+"""Covariances of what linears read, write and are asked for, over a corpus, and cuts that go by them."""

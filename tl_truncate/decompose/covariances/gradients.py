@@ -1,0 +1,113 @@
+"""What linears read, and the gradient of the next token's loss at what they write."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from tl_truncate.corpora.corpus import Filled, Row
+from tl_truncate.decompose.covariances.watching import columns_of, positions_of, watching
+from tl_truncate.replay.calls import graph_from
+from tl_truncate.surgery.edit import in_compute_precision
+from tl_truncate.weights.bridge import is_bridge_block
+from tl_truncate.weights.linear import Linear
+from tl_truncate.weights.site import Site
+
+#: Which next token the loss is of: one drawn from the model's own prediction, or the corpus' own.
+Labels = Literal["model", "data"]
+
+
+def as_labels(value: Any) -> Labels:
+    """Checks which labels are wanted.
+
+    Raises:
+        ValueError: if it is unknown.
+    """
+    if value not in get_args(Labels):
+        raise ValueError(f"labels must be one of {', '.join(get_args(Labels))}, got {value!r}.")
+    found: Labels = value
+    return found
+
+
+def inputs_and_gradients(
+    model: Any, batch: Filled, linears: Sequence[Linear], labels: Labels, seed: int
+) -> dict[Site, tuple[Tensor, Tensor]]:
+    """x and g of each linear at the positions that have a next token in their row.
+
+    `g_t = d/dy_t sum_s loss_s`, the gradient of the summed loss of the whole row at the linear's output.
+    A sum and no mean, so that the company of a row does not matter. No gradient of a weight is computed.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        batch: rows.
+        linears: of the model.
+        labels: which next token the loss is of.
+        seed: of the labels that are drawn; each row has its own.
+
+    Returns:
+        `[positions, n_in]` and `[positions, n_out]` by site.
+
+    Raises:
+        ValueError: if the pass does not reach a linear.
+    """
+    counted = torch.zeros_like(batch.real)
+    counted[:, :-1] = batch.real[:, 1:]
+    lowest = min(linear.site.layer for linear in linears)
+    device = next(iter(model.parameters())).device
+    options = {"use_cache": False} if is_bridge_block(model.blocks[0]) else {}
+    with torch.inference_mode(False), graph_from(model, lowest):
+        tokens = batch.tokens.to(device).clone()  # which the graph can hold, wherever they were made
+        with watching(tokens, linears, linears) as seen:
+            logits = model(tokens, return_type="logits", **options)
+        points = {linear.output.name: seen.output(linear) for linear in linears}
+        said = in_compute_precision(logits.detach()).softmax(-1)
+        drawn = labels == "model"
+        wanted = drawn_labels(said, batch.rows, seed) if drawn else tokens.roll(-1, 1)
+        slope = loss_gradient(said, wanted, counted.to(device)).to(logits.dtype)
+        found = torch.autograd.grad(logits, list(points.values()), slope)
+    gradients = dict(zip(points, found, strict=True))
+    return {
+        each.site: (
+            positions_of(seen.input(each), counted),
+            positions_of(columns_of(each, gradients[each.output.name]), counted),
+        )
+        for each in linears
+    }
+
+
+def loss_gradient(
+    probabilities: Float[Tensor, "batch pos d_vocab"],
+    labels: Int64[Tensor, "batch pos"],
+    counted: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The gradient of the summed cross-entropy at the logits, `p - e_label`, in the memory of p.
+
+    Examples:
+        >>> loss_gradient(torch.tensor([[[0.25, 0.75]]]), torch.tensor([[1]]), torch.tensor([[True]]))
+        tensor([[[ 0.2500, -0.2500]]])
+    """
+    one = torch.ones((), dtype=probabilities.dtype, device=probabilities.device)
+    slope = probabilities.scatter_add_(-1, labels[..., None], -one.expand(*labels.shape, 1))
+    return slope.mul_(counted[..., None])
+
+
+def drawn_labels(
+    probabilities: Float[Tensor, "batch pos d_vocab"], rows: Sequence[Row], seed: int
+) -> Int64[Tensor, "batch pos"]:
+    """A token for each position from the model's own prediction there.
+
+    Each row has numbers of its own, whatever batch it is in, and positions behind its end have label 0.
+    """
+    numbers = torch.zeros(probabilities.shape[:2], dtype=torch.float64)
+    for place, row in enumerate(rows):
+        digest = hashlib.blake2b(f"{seed} {row.passage} {row.tokens}".encode(), digest_size=7).digest()
+        own = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        drawn = torch.rand(len(row.tokens), generator=own, dtype=torch.float64)
+        numbers[place, : len(row.tokens)] = drawn
+    cumulative = probabilities.cumsum(-1)
+    level = numbers.to(cumulative.device, cumulative.dtype)[..., None] * cumulative[..., -1:]
+    found: Tensor = torch.searchsorted(cumulative, level, right=True)[..., 0]
+    return found.clamp_max(probabilities.shape[-1] - 1)
