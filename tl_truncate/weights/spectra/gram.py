@@ -26,7 +26,11 @@ def add_lower_gram(
     """
     edges = torch.linspace(0, rows.shape[1], blocks + 1).long().tolist()
     for start, stop in pairwise(edges):
-        sums[start:stop, :stop] += (rows[:, start:stop].T @ rows[:, :stop]).to(sums.device)
+        left, right, into = rows[:, start:stop].T, rows[:, :stop], sums[start:stop, :stop]
+        if sums.device == rows.device:
+            into.addmm_(left, right)
+        else:
+            into += (left @ right).to(sums.device)
 
 
 def mirror(sums: Float[Tensor, "width width"]) -> Float[Tensor, "width width"]:
