@@ -87,7 +87,7 @@ CASES = [
     ("text for a cut", lambda m: cut(m, "blocks.0.mlp.W_in"), TypeError,
      r"A cut must be a Cut, a control.*got 'blocks\.0\.mlp\.W_in'"),
     ("an unknown cut in JSON", lambda m: type(tlt.Ablated("blocks.0.mlp.W_in")).from_json({"kind": "Saw"}),
-     ValueError, r"kind must be one of Ablated, Clustered, Cut, .*got 'Saw'"),
+     ValueError, r"kind must be one of Ablated, Clustered, Curvature, Cut, .*got 'Saw'"),
     ("a whole matrix and its head", lambda m: cut(
         m, tlt.Cut("blocks.0.attn.W_Q", 3), tlt.Cut("blocks.0.attn.W_Q.1", 3)), ValueError,
      r"must not overlap, got blocks\.0\.attn\.W_Q\.1 and all heads of blocks\.0\.attn\.W_Q"),

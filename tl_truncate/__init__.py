@@ -19,12 +19,8 @@ from tl_truncate.decompose.taken_away.removal import (
     without_global,
     without_in_context,
 )
-from tl_truncate.experiments.comparison.compare import (
-    ChosenComparison,
-    Comparison,
-    compare,
-    compare_chosen,
-)
+from tl_truncate.experiments.comparison.chosen import ChosenComparison, compare_chosen
+from tl_truncate.experiments.comparison.compare import Comparison, compare
 from tl_truncate.experiments.comparison.families import Ways
 from tl_truncate.experiments.learning.learn_mask import learn_mask
 from tl_truncate.experiments.learning.result import LearnedMask

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
-from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.comparison.chosen import ChosenComparison
+from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, title_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
 from tl_truncate.plots.needs import needs_matplotlib

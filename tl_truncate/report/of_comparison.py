@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.comparison.chosen import ChosenComparison
+from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED, first, label_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import paragraphs, table

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from tl_truncate.checks import require_extra
-from tl_truncate.experiments.comparison.compare import ChosenComparison, Comparison
+from tl_truncate.experiments.comparison.chosen import ChosenComparison
+from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects

@@ -13,7 +13,6 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from tl_truncate.checks import natural, positive, whole
@@ -118,6 +117,8 @@ def cluster_columns(weight: Float[Tensor, "n_in n_out"], groups: int, seed: int 
         >>> cluster_columns(torch.tensor([[1.0, 0.0, 9.0, 0.0], [0.0, 2.0, 0.1, 3.0]]), 2)
         (0, 1, 0, 1)
     """
+    from scipy.cluster.vq import kmeans2  # which takes its time to import
+
     columns = where_float64_is(weight.detach()).double().cpu().T.numpy()
     lengths = np.linalg.norm(columns, axis=1, keepdims=True)
     columns = columns / np.where(lengths > 0, lengths, 1.0)

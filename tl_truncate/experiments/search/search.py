@@ -127,7 +127,9 @@ def search(
     check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
     passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
     options = SweepOptions(**passes, max_memory=max_memory, progress=progress)
-    placebos = _placebos(model, grid, seed) if null else []
+    placebos = placebos_of(model, grid, seed) if null else []
+    if null and not placebos:
+        raise ValueError("null=True must have cuts with a random counterpart among them, got none.")
     settings = dict(method=method, greedy=greedy, budget=real(budget), **asked, splits=splits)
     settings |= dict(draws=draws, null=null)
     told = settings | _grid_told(grid, keeps)
@@ -213,17 +215,29 @@ class _Search:
         return SearchResult(own.cuts, self.objective, self.combine, *scores, **told)
 
 
-def _placebos(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
-    """For each cut a random one of the same site and rank, or as much of another kind."""
+def placebos_of(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
+    """For each cut a random one of the same site and rank, or as much of another kind.
+
+    Cuts of the same site and rank get draws of their own, so that there is as much to choose from. Where
+    nothing or everything is kept there is nothing to draw; if that is all that there is, there are none.
+    """
     found: list[SiteCut] = []
+    drawn = False
     for cut in grid:
-        own = cut.controls(seed)
-        placebo = own.get("RandomSubspace", next(iter(own.values()), None))
-        if placebo is not None and placebo not in found:
-            found.append(placebo)
-    if not found:
-        raise ValueError("null=True must have cuts with a random counterpart among them, got none.")
-    return found
+        own = _placebo(cut, seed)
+        again = seed
+        while own in found and own is not None and not own.equals_the_cut(model):
+            again += 1
+            own = _placebo(cut, again)
+        if own is not None and own not in found:
+            found.append(own)
+            drawn = drawn or not own.equals_the_cut(model)
+    return found if drawn else []
+
+
+def _placebo(cut: SiteCut, seed: int) -> SiteCut | None:
+    own = cut.controls(seed)
+    return own.get("RandomSubspace", next(iter(own.values()), None))
 
 
 def _grid_told(grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float]) -> dict[str, Any]:

@@ -1,0 +1,242 @@
+"""Families of cuts side by side: the same budget, the searches that they say, and how much each takes."""
+
+import math
+
+import architectures
+import inplace
+import pytest
+import torch
+
+import tl_truncate as tlt
+from tl_truncate.decompose.covariances.removed import removed_share
+from tl_truncate.experiments.comparison.families import as_many, last_token
+from tl_truncate.experiments.search.search import placebos_of
+
+SITES = [f"blocks.{layer}.mlp.{matrix}" for layer in (0, 1, 2) for matrix in ("W_in", "W_out")]
+NAMES = ["Mary", "John", "Paris", "London", "Rome", "Italy"]
+PAIRS = [(a, b) for a in NAMES for b in NAMES if a != b]
+TASK = tlt.Task(
+    name="gifts",
+    prompts=[f"When {a} and {b} went to the store , {a} gave a drink to" for a, b in PAIRS],
+    in_context=[f" {b}" for _, b in PAIRS],
+    global_=" the",
+)
+WAYS = tlt.Ways(
+    keeps=(0.1, 0.5),
+    ks=(2,),
+    noise=(tlt.OutsideBulk(),),
+    groups=(2,),
+    pca=True,
+    masses=(0.5, 0.9),
+    mask=4,
+)
+OPTIONS = dict(texts=["the store in Paris"], progress=False)
+
+
+def numbers(model, rows: int = 40) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, model.cfg.d_vocab, (rows, 12), generator=generator)
+
+
+class Fitted:
+    """What families need of a model."""
+
+    def __init__(self, model):
+        data = numbers(model)
+        self.means = tlt.TokenMeans.fit(model, data, progress=False)
+        self.moments = tlt.OutputMoments.fit(model, data, sites=SITES, progress=False)
+        self.factors = tlt.CurvatureFactors.fit(model, data, sites=SITES, progress=False)
+
+
+@pytest.fixture(scope="module")
+def fitted(shared):
+    return Fitted(shared("bridge", "gpt2"))
+
+
+@pytest.fixture(scope="module")
+def found(shared, fitted, tmp_path_factory):
+    return compared(shared("bridge", "gpt2"), fitted, run_dir=tmp_path_factory.mktemp("runs") / "run")
+
+
+def compared(toy, fitted, **more):
+    return tlt.compare_chosen(
+        toy,
+        TASK,
+        fitted.means,
+        moments=fitted.moments,
+        factors=fitted.factors,
+        ways=WAYS,
+        settings=4,
+        null=True,
+        **OPTIONS,
+        **more,
+    )
+
+
+class TestFamilies:
+    """Each is the search that one would make by hand."""
+
+    def test_all_stand_in_the_table(self, found):
+        assert found.frame.index.tolist() == [
+            "uncut",
+            "LASER",
+            "noise",
+            "clustered",
+            "PCA",
+            "PCA complement",
+            "curvature",
+            "targeted",
+            "direction",
+            "global removal",
+            "dropping",
+            "learned",
+        ]
+
+    def test_each_is_its_search(self, toy, fitted, found):
+        families = WAYS.families(
+            toy,
+            fitted.means,
+            [0, 1, 2],
+            last_token(toy, TASK),
+            moments=fitted.moments,
+            factors=fitted.factors,
+        )
+        for family, cuts in as_many(families, 4, 0).items():
+            null = bool(placebos_of(toy, cuts, 0))
+            alone = tlt.search(
+                toy, TASK, cuts=cuts, splits=1, objective="p_in_context", null=null, **OPTIONS
+            )
+            assert alone.cuts == found.found[family].cuts
+            assert float(alone.change()) == pytest.approx(float(found.found[family].change()), abs=1e-6)
+            row = found.frame.loc[family]
+            assert row["settings"] == len(cuts)
+            assert len(cuts) == min(4, len(families[family]))
+            if null:
+                assert row["over_null"] == pytest.approx(float(alone.over_null()), abs=1e-6)
+                assert row["null_change"] == pytest.approx(float(alone.null.change()), abs=1e-6)
+
+    def test_what_is_learned_is_learned_as_by_hand(self, toy, found):
+        alone = tlt.learn_mask(
+            toy, TASK, sites=SITES, budget=4, steps=4, objective="p_in_context", null=True, **OPTIONS
+        )
+        assert alone.cuts == found.found["learned"].cuts
+        assert found.sizes["learned"].settings == alone.steps
+
+    def test_nothing_random_is_beside_what_keeps_nothing(self, found):
+        """A null that is the cut itself is none."""
+        assert found.found["dropping"].null is None
+        assert math.isnan(found.frame.loc["dropping", "over_null"])
+
+    def test_the_same_prompts_judge_all(self, found):
+        tests = [set(result.test["gifts"].frame["prompt"]) for result in found.found.values()]
+        assert all(each == tests[0] for each in tests)
+        chosen = [set(result.validation["gifts"].frame["prompt"]) for result in found.found.values()]
+        assert all(not each & tests[0] for each in chosen)
+
+    def test_it_goes_on_and_comes_back(self, toy, fitted, found, tmp_path):
+        first = compared(toy, fitted, run_dir=tmp_path / "run")
+        again = compared(toy, fitted, run_dir=tmp_path / "run")
+        assert again.frame.equals(first.frame)
+        assert (tmp_path / "run" / "table.csv").exists()
+        found.save(tmp_path / "found.json")
+        back = tlt.ChosenComparison.load(tmp_path / "found.json")
+        assert back.frame["settings"].tolist()[1:] == found.frame["settings"].tolist()[1:]
+        assert back.frame.equals(found.frame)
+
+    @pytest.mark.parametrize(
+        ("missing", "wording"), [("moments", "OutputPCA"), ("factors", "Curvature")]
+    )
+    def test_what_a_family_needs_is_asked_for_before_work(self, toy, fitted, missing, wording):
+        given = {"moments": fitted.moments, "factors": fitted.factors}
+        given[missing] = None
+        with pytest.raises(ValueError, match=rf"{wording}.* must have {missing}, got none.*fit\(model"):
+            tlt.compare_chosen(toy, TASK, fitted.means, ways=WAYS, **given, **OPTIONS)
+
+
+def test_a_null_has_as_much_to_choose_from(toy):
+    """Cuts of equal rank at one site get draws of their own; what keeps nothing is there once."""
+    site = "blocks.1.mlp.W_out"
+    cuts = [
+        tlt.Cut(site, 4),
+        tlt.Cut(site, tlt.Without(range(4, 32))),
+        tlt.Cut(site, 0),
+        tlt.Ablated(site),
+    ]
+    found = placebos_of(toy, cuts, 3)
+    assert found[:2] == [
+        tlt.RandomSubspace(site, 4, 3),
+        tlt.RandomSubspace(site, tlt.Without(range(4, 32)), 3),
+    ]
+    same = placebos_of(toy, [tlt.Cut(site, 4), tlt.Cut(site, tlt.Rank(4)), tlt.Cut(site, 4)], 3)
+    assert same == [tlt.RandomSubspace(site, 4, seed) for seed in (3, 4, 5)]
+    assert placebos_of(toy, [tlt.Cut(site, 0), tlt.Cut(site, 1.0)], 3) == []
+
+
+class TestRemovedShare:
+    """Against the outputs of the model, cut and uncut, on the data of the moments."""
+
+    @pytest.mark.parametrize(("kind", "name"), architectures.CASES)
+    def test_it_is_what_a_pass_loses(self, shared, kind, name):
+        model = shared(kind, name, torch.float64)
+        data = numbers(model, 10)
+        site = "blocks.1.mlp.W_out"
+        moments = tlt.OutputMoments.fit(model, data, sites=[site], progress=False)
+        factors = tlt.CurvatureFactors.fit(model, data, sites=[site], progress=False)
+        cuts = [
+            tlt.Cut(site, 0.3),
+            tlt.Cut(site, 0.8, strength=-0.5),
+            tlt.OutputPCA(site, moments, 5),
+            tlt.OutputPCA(site, moments, drop=3, strength=0.5),
+            tlt.Clustered(site, 3, 0.2),
+            tlt.NormMatched(site, 8, seed=1),
+            tlt.Ablated(site),
+        ]
+        for cut in cuts:
+            assert removed_share(model, [cut], moments) == pytest.approx(
+                lost(model, data, cut), rel=1e-5
+            )
+        # Its E[x^T x] is over the positions that have a next token.
+        cut = tlt.Curvature(site, factors, 0.5)
+        assert math.isnan(removed_share(model, [cut], moments))
+        positions = slice(None, -1)
+        own = lost(model, data, cut, positions) * energy(model, data, positions) / energy(model, data)
+        assert removed_share(model, [cut], moments, factors) == pytest.approx(own, rel=1e-5)
+
+    def test_of_several_sites(self, toy, fitted):
+        cuts = [tlt.Cut("blocks.0.mlp.W_in", 3), tlt.Cut("blocks.2.mlp.W_out", 5)]
+        one, other = (removed_share(toy, [cut], fitted.moments) for cut in cuts)
+        traces = [float(fitted.moments.of(cut.site).trace()) for cut in cuts]
+        expected = (one * traces[0] + other * traces[1]) / sum(traces)
+        assert removed_share(toy, cuts, fitted.moments) == pytest.approx(expected)
+
+    def test_what_is_not_known(self, toy, fitted):
+        removal = tlt.GlobalRemoval(1, means=fitted.means)
+        assert math.isnan(removed_share(toy, [removal], fitted.moments))
+        assert math.isnan(removed_share(toy, [tlt.Cut("blocks.1.attn.W_O", 3)], fitted.moments))
+
+    def test_other_weights_are_refused(self, toy, fitted):
+        with (
+            inplace.edited(toy, ("blocks.1.mlp.W_out", inplace.top(0.5))),
+            pytest.raises(ValueError, match="must be of the weight"),
+        ):
+            removed_share(toy, [tlt.Cut("blocks.1.mlp.W_out", 3)], fitted.moments)
+
+
+def written(model, data) -> torch.Tensor:
+    """What W_out of block 1 writes, without its bias."""
+    linear = tlt.weights.locate.locate(model, tlt.Site.parse("blocks.1.mlp.W_out"))
+    with torch.no_grad():
+        value = inplace.outputs(model, data)["blocks.1.hook_mlp_out"]
+    bias = linear.bias()
+    return value if bias is None else value - bias
+
+
+def energy(model, data, positions=slice(None)) -> float:
+    return float(written(model, data)[:, positions].square().sum(-1).mean())
+
+
+def lost(model, data, cut, positions=slice(None)) -> float:
+    uncut = written(model, data)[:, positions]
+    with tlt.truncated(model, cut):
+        left = written(model, data)[:, positions]
+    return float((uncut - left).square().sum() / uncut.square().sum())
