@@ -1,6 +1,7 @@
 """Figures from result objects. Needs matplotlib: `pip install 'tl-truncate[plots]'`."""
 
 from tl_truncate.plots.attributions import attribution
+from tl_truncate.plots.families import families
 from tl_truncate.plots.heatmaps import heatmap
 from tl_truncate.plots.histories import dynamics, parts_over_training
 from tl_truncate.plots.layers import layer_effects
@@ -15,6 +16,7 @@ __all__ = [
     "attribution",
     "comparison",
     "dynamics",
+    "families",
     "gradient_noise",
     "heatmap",
     "layer_effects",

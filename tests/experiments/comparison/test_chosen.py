@@ -4,10 +4,12 @@ import math
 
 import architectures
 import inplace
+import numpy as np
 import pytest
 import torch
 
 import tl_truncate as tlt
+from tl_truncate import plots
 from tl_truncate.decompose.covariances.removed import removed_share
 from tl_truncate.experiments.comparison.families import as_many, last_token
 from tl_truncate.experiments.search.search import placebos_of
@@ -142,6 +144,23 @@ class TestFamilies:
         back = tlt.ChosenComparison.load(tmp_path / "found.json")
         assert back.frame["settings"].tolist()[1:] == found.frame["settings"].tolist()[1:]
         assert back.frame.equals(found.frame)
+
+    def test_the_figure_shows_the_tables_numbers(self, found):
+        other = tlt.ChosenComparison("gifts", dict(list(found.found.items())[:3]), found.sizes)
+        figure = plots.families([found, other])
+        first, second, cost = figure.axes
+        families = found.frame.index[1:].tolist()
+        assert [label.get_text() for label in first.get_yticklabels()] == families
+        dots, crosses = (line.get_xdata() for line in first.lines[:2])
+        changes = found.frame["p_in_context_change"][1:].fillna(0)
+        assert np.allclose(np.asarray(dots, float), changes)
+        nulls = found.frame["null_change"][1:]
+        assert np.allclose(np.asarray(crosses, float), nulls, equal_nan=True)
+        assert np.isnan(np.asarray(second.lines[1].get_xdata(), float)[3:]).all()
+        losses = np.asarray(cost.lines[0].get_xdata(), float)
+        assert np.allclose(losses, found.frame["loss_change"][1:], equal_nan=True)
+        with pytest.raises(ValueError, match="one or more with the same objective, got none"):
+            plots.families([])
 
     @pytest.mark.parametrize(
         ("missing", "wording"), [("moments", "OutputPCA"), ("factors", "Curvature")]

@@ -1,6 +1,8 @@
 """The best cut of each family, chosen on some prompts and reported on others."""
 
+import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +23,6 @@ from tl_truncate.experiments.comparison.families import (
 )
 from tl_truncate.experiments.comparison.rows import row_of, with_q
 from tl_truncate.experiments.learning.learn_mask import learn_mask
-from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES
 from tl_truncate.experiments.search.judge import Objective, split_task
 from tl_truncate.experiments.search.result import SearchResult
@@ -43,11 +44,13 @@ class Size:
         kept: components that are kept of all that the cut's sites have; NaN if nothing was chosen, or
             if it depends on the tokens.
         removed_share: of the energy that the sites write on data; NaN where it is not known.
+        seconds: that choosing and reporting took in this call, which may have gone on with a folder.
     """
 
     settings: int
     kept: float
     removed_share: float
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +85,8 @@ class ChosenComparison(Saved):
             row = row_of(family, scores) | dict(cut=", ".join(map(repr, result.cuts)) or "none")
             row["optimism"] = float(result.optimism(self.task))
             if family in self.sizes:
-                row |= vars(self.sizes[family])
+                size = self.sizes[family]
+                row |= dict(settings=size.settings, kept=size.kept, removed_share=size.removed_share)
             if result.null is not None:
                 row |= _ends("null_change", result.null.change(self.task))
                 row |= _ends("over_null", over := result.over_null(self.task)) | {"over_null_q": over.p}
@@ -193,8 +197,11 @@ def compare_chosen(
     def place(family: str) -> Any:
         return None if folder is None else folder / family.replace(" ", "-")
 
-    found: dict[str, SearchResult] = {
-        family: search(
+    found: dict[str, SearchResult] = {}
+    sizes: dict[str, Size] = {}
+    for family, cuts in families.items():
+        start = time.perf_counter()
+        found[family] = search(
             model,
             task,
             cuts=cuts,
@@ -203,12 +210,12 @@ def compare_chosen(
             run_dir=place(family),
             **asked,
         )
-        for family, cuts in families.items()
-    }
+        took = time.perf_counter() - start
+        sizes[family] = _size(model, found[family], len(cuts), moments, factors, took)
     if ways.mask is not None:
         steps: dict[str, Any] = {} if settings is None else dict(steps=settings)
-        sites = learnable_sites(model, layers)
-        found[LEARNED] = learn_mask(
+        sites, start = learnable_sites(model, layers), time.perf_counter()
+        found[LEARNED] = learned = learn_mask(
             model,
             task,
             sites=sites,
@@ -218,12 +225,8 @@ def compare_chosen(
             **steps,
             **asked,
         )
-    sizes = {
-        family: _size(model, found[family], len(cuts), moments, factors)
-        for family, cuts in families.items()
-    }
-    if isinstance(learned := found.get(LEARNED), LearnedMask):
-        sizes[LEARNED] = _size(model, learned, learned.steps, moments, factors)
+        took = time.perf_counter() - start
+        sizes[LEARNED] = _size(model, learned, learned.steps, moments, factors, took)
     result = ChosenComparison(task.name, found, sizes)
     if folder is not None:
         write_table(folder / "table.csv", result.frame, index=True)
@@ -236,12 +239,12 @@ def _size(
     settings: int,
     moments: OutputMoments | None,
     factors: CurvatureFactors | None,
+    seconds: float,
 ) -> Size:
-    nan = float("nan")
     if not found.cuts:
-        return Size(settings, nan, nan)
+        return Size(settings, math.nan, math.nan, seconds)
     ranks = [min(locate(model, cut.site).shape) for cut in found.cuts]
     reads_tokens = any(cut.reads_tokens for cut in found.cuts)
-    kept = nan if reads_tokens else sum(cut.kept_rank(model) for cut in found.cuts) / sum(ranks)
-    share = nan if moments is None else removed_share(model, found.cuts, moments, factors)
-    return Size(settings, kept, share)
+    kept = math.nan if reads_tokens else sum(cut.kept_rank(model) for cut in found.cuts) / sum(ranks)
+    share = math.nan if moments is None else removed_share(model, found.cuts, moments, factors)
+    return Size(settings, kept, share, seconds)
