@@ -1,6 +1,7 @@
 """Families of cuts side by side: the same budget, the searches that they say, and how much each takes."""
 
 import math
+from dataclasses import replace
 
 import architectures
 import inplace
@@ -11,7 +12,9 @@ import torch
 import tl_truncate as tlt
 from tl_truncate import plots
 from tl_truncate.decompose.covariances.removed import removed_share
+from tl_truncate.experiments.comparison.chosen import size_of
 from tl_truncate.experiments.comparison.families import as_many, last_token
+from tl_truncate.experiments.search.judge import split_task
 from tl_truncate.experiments.search.search import placebos_of
 
 SITES = [f"blocks.{layer}.mlp.{matrix}" for layer in (0, 1, 2) for matrix in ("W_in", "W_out")]
@@ -135,6 +138,34 @@ class TestFamilies:
         chosen = [set(result.validation["gifts"].frame["prompt"]) for result in found.found.values()]
         assert all(not each & tests[0] for each in chosen)
 
+    def test_the_token_is_that_of_prompts_that_choose(self, toy, fitted, monkeypatch):
+        """The others have no say in it, though most prompts of all may end in another."""
+        seen = []
+        monkeypatch.setattr(
+            "tl_truncate.experiments.comparison.chosen.last_token",
+            lambda model, task, **more: seen.append(task.prompts) or last_token(model, task, **more),
+        )
+        tlt.compare_chosen(toy, TASK, fitted.means, ways=tlt.Ways(keeps=(0.5,), ks=(2,)), **OPTIONS)
+        assert seen == [split_task(TASK, test_fraction=0.5, seed=0).validation.prompts]
+
+    @pytest.mark.parametrize(
+        ("cut", "kept"),
+        [
+            (tlt.Cut("blocks.1.mlp.W_in", 8), 0.25),
+            (tlt.Clustered("blocks.1.mlp.W_in", [i // 16 for i in range(48)], 0.9), 1.0),
+            (tlt.Ablated("blocks.1.mlp.W_out"), 0.0),
+        ],
+    )
+    def test_what_is_left_is_a_share_of_the_full_rank(self, toy, fitted, cut, kept):
+        task = tlt.Task(TASK.name, TASK.prompts, TASK.in_context, TASK.global_)
+        result = tlt.search(toy, task, cuts=[cut], splits=1, objective="p_in_context", **OPTIONS)
+        chosen = replace(result, cuts=tlt.Cuts(cut))
+        size = size_of(toy, chosen, 1, fitted.moments, None, 0.0)
+        assert size.kept == kept
+        with inplace.edited(toy, (str(cut.site), lambda matrix: edited(toy, cut, matrix))):
+            weight = inplace.read(toy, 1, cut.site.matrix)
+            assert np.linalg.matrix_rank(weight, rtol=1e-4) == kept * 32
+
     def test_it_goes_on_and_comes_back(self, toy, fitted, found, tmp_path):
         first = compared(toy, fitted, run_dir=tmp_path / "run")
         again = compared(toy, fitted, run_dir=tmp_path / "run")
@@ -239,6 +270,11 @@ class TestRemovedShare:
             pytest.raises(ValueError, match="must be of the weight"),
         ):
             removed_share(toy, [tlt.Cut("blocks.1.mlp.W_out", 3)], fitted.moments)
+
+
+def edited(model, cut, matrix):
+    edit = cut.edit(model).moved(torch.device("cpu"), torch.float64)
+    return edit.of_weight(torch.from_numpy(matrix.copy()).double(), 1.0).numpy()
 
 
 def written(model, data) -> torch.Tensor:

@@ -79,7 +79,8 @@ class _InEigenbases(SiteCut):
             return everything
         if not bool(kept.any()):
             return nothing_but_bias(linear)
-        left, right = (each.vectors for each in at_hand(CurvatureFactors, self.factors).bases(self.site))
+        factors = at_hand(CurvatureFactors, self.factors)
+        left, right = (each.vectors for each in factors.bases(factors.require_of(model, self.site)))
         with as_stored():
             stored = linear.weight()
         weight = where_float64_is(stored).double().cpu()

@@ -41,8 +41,9 @@ class Size:
 
     Attributes:
         settings: that the family's search could choose from; of learned masks, those looked at.
-        kept: components that are kept of all that the cut's sites have; NaN if nothing was chosen, or
-            if it depends on the tokens.
+        kept: the rank of what the cut leaves, of the full rank of its sites; 1 where it is full, as
+            it is of `Curvature` whatever that removes. NaN if nothing was chosen, or it depends on the
+            tokens.
         removed_share: of the energy that the sites write on data; NaN where it is not known.
         seconds: that choosing and reporting took in this call, which may have gone on with a folder.
     """
@@ -156,7 +157,7 @@ def compare_chosen(
         moments: of the layers' W_in and W_out, for OutputPCA and for `removed_share`.
         factors: of the same, for Curvature.
         layers: to choose from; all that the means are of by default.
-        token: for shares and the direction; what most prompts end in by default.
+        token: for shares and the direction; what most prompts that choose end in by default.
         ways: the settings to choose from; `Ways.every()` for all families.
         settings: at most so many of each family, drawn at random by the seed, so that none has more to
             choose from than another; all by default. A mask is learned in so many steps.
@@ -185,9 +186,9 @@ def compare_chosen(
         >>> both.frame.index.tolist()
         ['uncut', 'LASER', 'targeted', 'global removal', 'dropping']
     """
-    split_task(task, test_fraction=0.5, seed=seed)
+    choosing = split_task(task, test_fraction=0.5, seed=seed).validation
     layers = means.layers if layers is None else layers
-    chosen = last_token(model, task, prepend_bos=prepend_bos) if token is None else token
+    chosen = last_token(model, choosing, prepend_bos=prepend_bos) if token is None else token
     offered = ways.families(model, means, layers, chosen, moments=moments, factors=factors)
     families = as_many(offered, settings, seed)
     folder = None if run_dir is None else as_path(run_dir)
@@ -211,7 +212,7 @@ def compare_chosen(
             **asked,
         )
         took = time.perf_counter() - start
-        sizes[family] = _size(model, found[family], len(cuts), moments, factors, took)
+        sizes[family] = size_of(model, found[family], len(cuts), moments, factors, took)
     if ways.mask is not None:
         steps: dict[str, Any] = {} if settings is None else dict(steps=settings)
         sites, start = learnable_sites(model, layers), time.perf_counter()
@@ -226,14 +227,14 @@ def compare_chosen(
             **asked,
         )
         took = time.perf_counter() - start
-        sizes[LEARNED] = _size(model, learned, learned.steps, moments, factors, took)
+        sizes[LEARNED] = size_of(model, learned, learned.steps, moments, factors, took)
     result = ChosenComparison(task.name, found, sizes)
     if folder is not None:
         write_table(folder / "table.csv", result.frame, index=True)
     return result
 
 
-def _size(
+def size_of(
     model: Any,
     found: SearchResult,
     settings: int,
@@ -241,10 +242,13 @@ def _size(
     factors: CurvatureFactors | None,
     seconds: float,
 ) -> Size:
+    """How much a family had to choose from, and how much of the model what it chose takes."""
     if not found.cuts:
         return Size(settings, math.nan, math.nan, seconds)
     ranks = [min(locate(model, cut.site).shape) for cut in found.cuts]
+    # Groups of columns may have more components together than the matrix has.
+    left = [min(cut.kept_rank(model), rank) for cut, rank in zip(found.cuts, ranks, strict=True)]
     reads_tokens = any(cut.reads_tokens for cut in found.cuts)
-    kept = math.nan if reads_tokens else sum(cut.kept_rank(model) for cut in found.cuts) / sum(ranks)
+    kept = math.nan if reads_tokens else sum(left) / sum(ranks)
     share = math.nan if moments is None else removed_share(model, found.cuts, moments, factors)
     return Size(settings, kept, share, seconds)

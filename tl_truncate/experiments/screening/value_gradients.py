@@ -103,7 +103,8 @@ class SingularValueGradients(Saved):
     def shrinking(self, site: Site | str, keep: Keep | int | float) -> float:
         """How fast the metric changes as every value that a cut would remove shrinks by the same amount.
 
-        `- sum_{i removed} d metric / d S_i`; what a cut itself does is `screen.effect(site, keep)`.
+        `- sum_{i removed} d metric / d S_i`; what a cut itself does is `screen.effect(site, keep)`. NaN
+        where a removed value is zero, whose gradient is not known.
 
         Raises:
             ValueError: if the site was not asked for, or the keep does not fit it.
