@@ -51,7 +51,7 @@ def _unpack(weights: Path, empty: Path) -> None:
     """In float32, in which a GGUF file's numbers are exact."""
     model, tokenizer = _read(weights, torch.float32)
     # What is read from the folder is no quantised model any more.
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)
     for part in (model.config, model.generation_config, tokenizer):
         part.save_pretrained(empty)
     state = model.state_dict()
