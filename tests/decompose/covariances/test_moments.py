@@ -259,3 +259,27 @@ def test_the_memory_is_that_of_the_documentation(shared, corpus):
     assert moments.nbytes == 8 * (48**2 + 32**2)
     factors = tlt.CurvatureFactors.fit(model, corpus, sites=["blocks.1.mlp.W_in", SITE])
     assert factors.nbytes == 2 * 8 * (48**2 + 32**2)
+
+
+class TestOneHeadBesideWhatChangesIt:
+    """What one head of W_O writes is not seen by itself: it is the stored weight's, or refused."""
+
+    @pytest.mark.parametrize("cut", ["blocks.1.attn.OV.1", "blocks.1.attn.OV.2", "blocks.1.attn.W_O.1"])
+    @pytest.mark.parametrize("weights", [False, True])
+    def test_inside_a_cut(self, shared, cut, weights):
+        """A cut of a circuit is made in one of its weights."""
+        model = shared("bridge", "gpt2", torch.float64)
+        rows = torch.randint(0, 60, (6, 9), generator=torch.Generator().manual_seed(0))
+        sites = ["blocks.1.attn.W_O.1"]
+        with (
+            tlt.truncated(model, tlt.Cut(cut, 2), weights=weights),
+            pytest.raises(ValueError, match=r"visible by itself.*a cut of W_O or a hook is at work"),
+        ):
+            tlt.OutputMoments.fit(model, rows, sites=sites, progress=False)
+
+    def test_under_plain_hooks(self, shared):
+        model = shared("bridge", "gpt2", torch.float64)
+        rows = torch.randint(0, 60, (6, 9), generator=torch.Generator().manual_seed(0))
+        hooks = tlt.truncation_hooks(model, tlt.Cut("blocks.1.attn.W_O.1", 2))
+        with model.hooks(fwd_hooks=hooks), pytest.raises(ValueError, match="visible by itself"):
+            tlt.OutputMoments.fit(model, rows, sites=["blocks.1.attn.W_O.1"], progress=False)

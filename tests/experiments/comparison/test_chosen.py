@@ -231,7 +231,6 @@ class TestRemovedShare:
         data = numbers(model, 10)
         site = "blocks.1.mlp.W_out"
         moments = tlt.OutputMoments.fit(model, data, sites=[site], progress=False)
-        factors = tlt.CurvatureFactors.fit(model, data, sites=[site], progress=False)
         cuts = [
             tlt.Cut(site, 0.3),
             tlt.Cut(site, 0.8, strength=-0.5),
@@ -245,12 +244,14 @@ class TestRemovedShare:
             assert removed_share(model, [cut], moments) == pytest.approx(
                 lost(model, data, cut), rel=1e-5
             )
-        # Its E[x^T x] is over the positions that have a next token.
-        cut = tlt.Curvature(site, factors, 0.5)
-        assert math.isnan(removed_share(model, [cut], moments))
-        positions = slice(None, -1)
-        own = lost(model, data, cut, positions) * energy(model, data, positions) / energy(model, data)
-        assert removed_share(model, [cut], moments, factors) == pytest.approx(own, rel=1e-5)
+        # Its E[x^T x] is over the positions that have a next token, of whatever corpus.
+        other = numbers(model, 30)[10:]
+        factors = tlt.CurvatureFactors.fit(model, other, sites=[site], progress=False)
+        for mass in (0.1, 0.5):
+            cut = tlt.Curvature(site, factors, mass)
+            assert math.isnan(removed_share(model, [cut], moments))
+            own = lost(model, other, cut, slice(None, -1))
+            assert removed_share(model, [cut], moments, factors) == pytest.approx(own, rel=1e-5)
 
     def test_of_several_sites(self, toy, fitted):
         cuts = [tlt.Cut("blocks.0.mlp.W_in", 3), tlt.Cut("blocks.2.mlp.W_out", 5)]
@@ -284,10 +285,6 @@ def written(model, data) -> torch.Tensor:
         value = inplace.outputs(model, data)["blocks.1.hook_mlp_out"]
     bias = linear.bias()
     return value if bias is None else value - bias
-
-
-def energy(model, data, positions=slice(None)) -> float:
-    return float(written(model, data)[:, positions].square().sum(-1).mean())
 
 
 def lost(model, data, cut, positions=slice(None)) -> float:

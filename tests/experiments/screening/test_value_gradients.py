@@ -169,3 +169,21 @@ def test_it_has_a_page(toy, drinks, tmp_path):
     text = tlt.write_report(found, tmp_path / "report.html").read_text()
     assert "singular value gradients" in text
     assert "blocks.1.mlp.W_in" in text
+
+
+def test_half_precision_says_nothing_of_small_components(shared):
+    """What a pass rounds away has no gradient that could be read off it."""
+    site = "blocks.1.mlp.W_out"
+    model = shared("bridge", "gpt2", torch.bfloat16)
+    values = tlt.spectrum(model, site).S.double()
+    assert bool((values > 2 * values[0] * 2**-7).all())  # of random weights all are known
+    effects = torch.ones(2, 3)
+    found = gradients_of(effects, torch.tensor([1.0, 0.1, 1e-3]), (32, 32), 2**-7)
+    assert torch.isnan(found[:, 2]).all()
+    assert not torch.isnan(found[:, :2]).any()
+    task = tlt.Task("drink", ["Mary gave a drink to"], [" John"], " the")
+    with inplace.edited(with_tokenizer(model), (site, inplace.top(20.5 / 32))):
+        frame = tlt.singular_value_gradients(model, task, sites=[site], progress=False).frame
+    known = frame.set_index("component")["gradient"].notna()
+    assert known[:20].all()
+    assert not known[20:].any()

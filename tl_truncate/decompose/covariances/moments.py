@@ -28,7 +28,7 @@ from tl_truncate.replay.calls import last_logits
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.content import content_key
 from tl_truncate.weights.linear import Linear
-from tl_truncate.weights.locate import find_sites, locate
+from tl_truncate.weights.locate import carrier, find_sites, locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.gram import add_lower_gram, mirror, no_gram
 from tl_truncate.weights.spectra.spectrum import shared_spectrum
@@ -227,15 +227,17 @@ class _MomentsStream(Stream):
 def _is_summed_by_input(model: Any, linear: Linear) -> bool:
     """Whether x is summed up, from which x W is known: where it is narrower, and W alone acts on it."""
     site = linear.site
-    at_work = any(
-        (cut.site.layer, cut.site.matrix) == (site.layer, site.matrix) for cut in active_cuts(model)
-    )
+    # A cut of a circuit is made in one of its weights.
+    made_in = [carrier(model, cut.site).site for cut in active_cuts(model)]
+    at_work = any((each.layer, each.matrix) == (site.layer, site.matrix) for each in made_in)
+    points = [point for point in (linear.output, linear.result) if point is not None]
+    changed = at_work or any(getattr(point.module, "fwd_hooks", None) for point in points)
     if linear.writes_one_head:
-        if at_work:
+        if changed:
             raise ValueError(
                 f"The output of {site} must be visible by itself, but one head of W_O is only seen "
-                "summed with the others, and a cut of W_O is at work. Fit all heads jointly, or outside."
+                "summed with the others, and a cut of W_O or a hook is at work there. Fit all heads "
+                "jointly, or outside."
             )
         return True
-    changed = at_work or bool(getattr(linear.output.module, "fwd_hooks", None))
     return linear.shape[0] < linear.shape[1] and not changed

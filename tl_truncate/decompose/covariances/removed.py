@@ -24,7 +24,8 @@ def removed_share(
 ) -> float:
     """The share of what some sites write that their cuts take, `sum_s E|x R|^2 / sum_s E|x W|^2`.
 
-    Without biases, over the corpus of the moments; a strength counts by its square.
+    Without biases, over the corpus of the moments; a strength counts by its square. Of a cut that is no
+    map of the output both sides are over the corpus of the factors, whose positions have a next token.
 
     Args:
         model: that the moments are of.
@@ -53,14 +54,15 @@ def removed_share(
         edit, outputs = cut.edit(model), moments.of(cut.site)
         if not edit.needs_input:
             removed = removed_map(edit, len(outputs))
-            lost = (removed.T @ outputs @ removed).trace()
+            share = energy_of(outputs, removed) / outputs.trace()
         elif factors is not None and cut.site in factors.sites:
             factors.require_of(model, cut.site)
-            change = _change(model, cut, edit)
-            lost = (change.T @ factors.inputs(cut.site) @ change).trace()
+            weight, inputs = _weight(model, cut), factors.inputs(cut.site)
+            left = edit.moved(weight.device, weight.dtype).of_weight(weight, 1.0)
+            share = energy_of(inputs, weight - left) / energy_of(inputs, weight)
         else:
             return math.nan
-        taken += cut.strength**2 * float(lost)
+        taken += cut.strength**2 * float(share * outputs.trace())
         whole += float(outputs.trace())
     return taken / whole if whole else math.nan
 
@@ -77,7 +79,16 @@ def removed_map(edit: Edit, width: int) -> Float[Tensor, "n_out n_out"]:
     return edit.moved(units.device, units.dtype).removed(units, None)
 
 
-def _change(model: Any, cut: SiteCut, edit: Edit) -> Float[Tensor, "n_in n_out"]:
+def energy_of(moment: Float[Tensor, "n n"], matrix: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
+    """`E|v M|^2` from `E[v^T v]`.
+
+    Examples:
+        >>> float(energy_of(torch.eye(2), torch.diag(torch.tensor([1.0, 2.0]))))
+        5.0
+    """
+    return (matrix.T @ moment @ matrix).trace()
+
+
+def _weight(model: Any, cut: SiteCut) -> Float[Tensor, "n_in n_out"]:
     with as_stored():
-        weight = locate(model, cut.site).weight().detach().cpu().double()
-    return weight - edit.moved(weight.device, weight.dtype).of_weight(weight, 1.0)
+        return locate(model, cut.site).weight().detach().cpu().double()

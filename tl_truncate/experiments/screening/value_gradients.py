@@ -50,7 +50,9 @@ class SingularValueGradients(Saved):
         """
         place = self.screen.place(site)
         effects = self.screen.by_row[place]
-        return gradients_of(effects, self.screen.spectra[place].S, self.screen.spectra[place].shape)
+        stored = getattr(torch, self.screen.record.dtype, torch.float32)
+        spec = self.screen.spectra[place]
+        return gradients_of(effects, spec.S, spec.shape, torch.finfo(stored).eps)
 
     @own_table
     def frame(self) -> pd.DataFrame:
@@ -133,9 +135,13 @@ class SingularValueGradients(Saved):
 
 
 def gradients_of(
-    effects: Float[Tensor, "rows rank"], values: Float[Tensor, " rank"], shape: tuple[int, int]
+    effects: Float[Tensor, "rows rank"],
+    values: Float[Tensor, " rank"],
+    shape: tuple[int, int],
+    rounding_of_passes: float = 0.0,
 ) -> Float[Tensor, "rows rank"]:
-    """`- effect_i / S_i`; NaN where S_i is zero to the rounding of the spectrum.
+    """`- effect_i / S_i`; NaN where S_i is zero to the rounding of the spectrum, or of passes, whose
+    outputs say nothing of components that small.
 
     Examples:
         >>> values = torch.tensor([4.0, 2.0, 0.0])
@@ -143,7 +149,7 @@ def gradients_of(
         [[-0.5, 0.5, nan]]
     """
     precise = values.double()
-    rounding = float(precise.max()) * max(shape) * torch.finfo(values.dtype).eps
+    rounding = float(precise.max()) * max(max(shape) * torch.finfo(values.dtype).eps, rounding_of_passes)
     known = precise > rounding
     return torch.where(known, -effects.double() / precise.where(known, torch.ones(())), torch.nan)
 
