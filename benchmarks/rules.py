@@ -11,20 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 import tl_truncate as tlt
-from tl_truncate.cli.shared.tasks import make_task
+from tl_truncate.cli.shared.tasks import BUILT_IN, make_task
 from tl_truncate.statistics import shown_in
 
-TASKS = (
-    "ioi",
-    "facts",
-    "in_context_override",
-    "reversal",
-    "implied_fact",
-    "table_lookup",
-    "deduction",
-    "phrase_composition",
-    "induction",
-)
 OBJECTIVES = ("p_in_context", "logit_diff")
 
 
@@ -67,7 +56,7 @@ def main():
     """Fits, compares, prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=list(BUILT_IN))
     parser.add_argument("--n", type=int, default=100, help="prompts of a task")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 22, 23, 26, 27, 28, 29])

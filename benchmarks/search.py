@@ -12,19 +12,7 @@ from pathlib import Path
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.cli.shared.tasks import make_task
-
-TASKS = (
-    "ioi",
-    "facts",
-    "in_context_override",
-    "reversal",
-    "implied_fact",
-    "table_lookup",
-    "deduction",
-    "phrase_composition",
-    "induction",
-)
+from tl_truncate.cli.shared.tasks import BUILT_IN, make_task
 
 
 def main() -> None:
@@ -37,7 +25,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=1, help="5 give the optimism an interval")
     parser.add_argument("--null", action="store_true", help="the same search among random subspaces")
     parser.add_argument("--objective", default="logit_diff")
-    parser.add_argument("--tasks", nargs="*", default=TASKS)
+    parser.add_argument("--tasks", nargs="*", default=BUILT_IN)
     parser.add_argument(
         "--out", type=Path, help="a folder for each search's run; given again, it goes on"
     )

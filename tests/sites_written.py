@@ -44,3 +44,17 @@ def written(model, name, site, tokens) -> torch.Tensor:
         value = value[..., 8 * site.head : 8 * site.head + 8]
     bias = locate(model, site).bias()
     return (value if bias is None else value - bias).flatten(0, 1)
+
+
+def fitted_once(kind, shared, corpus):
+    """Fits all sites of a block of a model, once for each model."""
+    known = {}
+
+    def get(backend, name, dtype=torch.float64):
+        key = (backend, name, dtype)
+        if key not in known:
+            model = shared(backend, name, dtype)
+            known[key] = kind.fit(model, corpus, sites=sites_of(model))
+        return known[key]
+
+    return get

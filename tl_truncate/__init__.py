@@ -46,9 +46,10 @@ from tl_truncate.models import load_model
 from tl_truncate.report import write_report
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.clustered import Clustered
-from tl_truncate.surgery.controls import Ablated, NormMatched, NormMatchedTo, RandomSubspace
+from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
 from tl_truncate.surgery.cut import Cut, Cuts
 from tl_truncate.surgery.hooks import truncated, truncation_hooks
+from tl_truncate.surgery.matched import NormMatchedTo
 from tl_truncate.surgery.surgeon import CutNotApplied
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import (

@@ -11,8 +11,9 @@ from luck import examples
 from states import gradients
 
 import tl_truncate as tlt
-from tl_truncate.surgery.clustered import Blocks, Grouping, cluster_columns
+from tl_truncate.surgery.clustered import Blocks
 from tl_truncate.surgery.controls import controls_of
+from tl_truncate.surgery.grouping import Grouping, cluster_columns
 from tl_truncate.weights.site import MATRICES
 
 ROTARY = ("neox-parallel", "neox-sequential", "llama-grouped")

@@ -22,7 +22,7 @@ def load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) 
     weights = _demo_weights()
     from transformer_lens.model_bridge import TransformerBridge
 
-    # A GGUF file's vocabulary is read in pure Python, three times over: a quarter of a minute.
+    # A GGUF file's vocabulary is read in pure Python, three times over, which takes most of a load.
     folder = unpacked(weights, lambda empty: _unpack(weights, empty))
     source, tokenizer = _read(weights, dtype) if folder is None else _read_folder(folder, dtype)
     # Or TransformerLens reads another one, which puts a BOS in front of prompts.

@@ -82,8 +82,8 @@ def write_report(
 
     Args:
         source: a run folder of a sweep, a search, a learned mask, dynamics or recall, also one that is
-        not finished; the
-            folder that a command's `--out` named; a file that a result's `save` wrote; or a result.
+            not finished; the folder that a command's `--out` named; a file that a result's `save` wrote;
+            or a result.
         out: the file, which is replaced.
 
     Returns:

@@ -6,7 +6,7 @@ does not have it too.
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, SupportsIndex, TypeVar
 
@@ -19,9 +19,7 @@ from tl_truncate.surgery.circuits import made_at
 from tl_truncate.surgery.cut import SiteCut, fill, kept_components, nothing_but_bias, trivial_projection
 from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller, project_components
 from tl_truncate.weights.keep import Keep
-from tl_truncate.weights.linear import where_float64_is
-from tl_truncate.weights.locate import carrier, locate
-from tl_truncate.weights.reading import as_stored
+from tl_truncate.weights.locate import carrier
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.spectrum import Spectrum, shared_spectrum
 
@@ -78,7 +76,7 @@ def _rotation(spec: Spectrum, directions: int, seed: str) -> Float[Tensor, "rank
     return rotation.to(own.device)
 
 
-def _of_norm(spec: Spectrum, square: float, seed: str) -> Projection:
+def of_norm(spec: Spectrum, square: float, seed: str) -> Projection:
     """Random directions of a spectrum removed one after the other until so much of the matrix is."""
     own, rotation = spec.directions, _rotation(spec, spec.max_rank, seed)
     energies = (spec.S.double()[:, None] * rotation).square().sum(0)
@@ -154,7 +152,7 @@ class NormMatched(_SeededControl):
         removed = torch.ones(spec.max_rank, dtype=torch.bool)
         removed[kept_components(spec, self.keep, self.site)] = False
         square = float(spec.S.double()[removed].square().sum())
-        return _of_norm(spec, square, f"{self.seed} {self.site}")
+        return of_norm(spec, square, f"{self.seed} {self.site}")
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -187,81 +185,6 @@ class RotatedComponents(_SeededControl):
     def _draw(self, spec: Spectrum) -> Projection:
         kept = kept_components(spec, self.keep, self.site)
         return project_components(self.basis(spec), kept)
-
-
-@dataclass(frozen=True, repr=False)
-class NormMatchedTo(SiteCut):
-    """Removes a random component with the Frobenius norm of what another cut removes; as `NormMatched`.
-
-    For cuts that do not choose from the spectrum, so that no `keep` says how much goes.
-
-    Args:
-        of: a cut of the weight alone, such as an `OutputPCA`; its site and strength are the control's.
-        seed: of the directions; each site draws its own.
-        site: of the cut, and no other.
-        strength: of the cut by default.
-
-    Raises:
-        ValueError: if the site is another; where it is used, if the cut depends on the tokens.
-
-    Examples:
-        >>> NormMatchedTo(tlt.Cut("blocks.3.mlp.W_out", keep=0.5), seed=1)
-        NormMatchedTo(site='blocks.3.mlp.W_out', of=Cut(site=...), seed=1)
-    """
-
-    of: SiteCut
-    seed: int = 0
-    is_drawn: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        of: SiteCut | Mapping[str, Any],
-        seed: SupportsIndex = 0,
-        *,
-        site: Site | str | None = None,
-        strength: float | None = None,
-    ) -> None:
-        other = of if isinstance(of, SiteCut) else SiteCut.from_json(dict(of))
-        if site is not None and Site.parse(site) != other.site:
-            raise ValueError(f"The site of a control must be its cut's, {other.site}, got {site}.")
-        dose = other.strength if strength is None else strength
-        fill(self, site=other.site, of=other, seed=seed, strength=dose)
-
-    @property
-    def label(self) -> float | int | str:
-        """What the cut keeps."""
-        return self.of.label
-
-    def controls(self, seed: int) -> dict[str, SiteCut]:
-        """None: it is one."""
-        return {}
-
-    def kept_rank(self, model: Any) -> int:
-        """All but the directions of which anything is removed."""
-        edit = self.edit(model)
-        return min(locate(model, self.site).shape) - edit.basis.shape[1]
-
-    def edit(self, model: Any) -> Projection:
-        """The drawn projection."""
-        weight, left = self._both(model)
-        square = float((weight - left).square().sum())
-        return _of_norm(shared_spectrum(model, self.site), square, f"{self.seed} {self.site}")
-
-    def equals_the_cut(self, model: Any) -> bool:
-        """Whether the cut removes nothing, or all."""
-        weight, left = self._both(model)
-        return torch.equal(weight, left) or not bool(left.any())
-
-    def _both(self, model: Any) -> tuple[Tensor, Tensor]:
-        """The weight, and what the cut leaves of it, in float64."""
-        edit = self.of.edit(model)
-        if not edit.is_of_weight:
-            raise ValueError(
-                f"The cut must be a change of the weight alone to be matched, got {self.of!r}."
-            )
-        with as_stored():
-            weight = where_float64_is(locate(model, self.site).weight()).double()
-        return weight, edit.moved(weight.device, weight.dtype).of_weight(weight, 1.0)
 
 
 @dataclass(frozen=True, repr=False)

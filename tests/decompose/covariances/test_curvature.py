@@ -9,7 +9,7 @@ from architectures import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from luck import examples
-from sites_written import ROTARY, points, sites_of, written
+from sites_written import ROTARY, fitted_once, points, sites_of, written
 
 import tl_truncate as tlt
 from tl_truncate.corpora.corpus import Row
@@ -32,16 +32,7 @@ def corpus() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def fitted(shared, corpus):
     """The factors of all sites of a block, fitted once for a model."""
-    known = {}
-
-    def get(kind, name, dtype=torch.float64):
-        key = (kind, name, dtype)
-        if key not in known:
-            model = shared(kind, name, dtype)
-            known[key] = tlt.CurvatureFactors.fit(model, corpus, sites=sites_of(model))
-        return known[key]
-
-    return get
+    return fitted_once(tlt.CurvatureFactors, shared, corpus)
 
 
 def tolerance(kind, name, dtype=torch.float64):

@@ -9,7 +9,7 @@ from architectures import CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from luck import examples
-from sites_written import ROTARY, sites_of, written
+from sites_written import ROTARY, fitted_once, written
 
 import tl_truncate as tlt
 from tl_truncate.decompose.covariances.directions import directions_of
@@ -29,16 +29,7 @@ def corpus() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def fitted(shared, corpus):
     """The moments of all sites of a block, fitted once for a model."""
-    known = {}
-
-    def get(kind, name, dtype=torch.float64):
-        key = (kind, name, dtype)
-        if key not in known:
-            model = shared(kind, name, dtype)
-            known[key] = tlt.OutputMoments.fit(model, corpus, sites=sites_of(model))
-        return known[key]
-
-    return get
+    return fitted_once(tlt.OutputMoments, shared, corpus)
 
 
 def by_hand(model, site, sums, positions, shape):

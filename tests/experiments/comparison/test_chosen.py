@@ -1,7 +1,7 @@
 """Families of cuts side by side: the same budget, the searches that they say, and how much each takes."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import architectures
 import inplace
@@ -15,7 +15,8 @@ from tl_truncate.decompose.covariances.removed import removed_share
 from tl_truncate.experiments.comparison.chosen import size_of
 from tl_truncate.experiments.comparison.families import as_many, last_token
 from tl_truncate.experiments.search.judge import split_task
-from tl_truncate.experiments.search.search import placebos_of
+from tl_truncate.experiments.search.placebos import placebos_of
+from tl_truncate.surgery.cut import SiteCut
 
 SITES = [f"blocks.{layer}.mlp.{matrix}" for layer in (0, 1, 2) for matrix in ("W_in", "W_out")]
 NAMES = ["Mary", "John", "Paris", "London", "Rome", "Italy"]
@@ -203,6 +204,22 @@ class TestFamilies:
             tlt.compare_chosen(toy, TASK, fitted.means, ways=WAYS, **given, **OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("ways", "objective", "wording"),
+    [
+        (tlt.Ways(keeps=(0.5,), mask=4), "accuracy", "no gradient"),
+        (tlt.Ways(keeps=(0.5,), mask=10**6), "p_in_context", "budget must be at most"),
+        (tlt.Ways(keeps=(0.5,), pca=True), "p_in_context", "data must say which directions"),
+    ],
+)
+def test_what_a_family_refuses_comes_before_any_search(toy, fitted, tmp_path, ways, objective, wording):
+    few = tlt.OutputMoments.fit(toy, numbers(toy, 1)[:, :5], sites=SITES, progress=False)
+    options = dict(OPTIONS, ways=ways, objective=objective, moments=few, run_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match=wording):
+        tlt.compare_chosen(toy, TASK, fitted.means, **options)
+    assert not (tmp_path / "run" / "LASER").exists()
+
+
 def test_a_null_has_as_much_to_choose_from(toy):
     """Cuts of equal rank at one site get draws of their own; what keeps nothing is there once."""
     site = "blocks.1.mlp.W_out"
@@ -220,6 +237,30 @@ def test_a_null_has_as_much_to_choose_from(toy):
     same = placebos_of(toy, [tlt.Cut(site, 4), tlt.Cut(site, tlt.Rank(4)), tlt.Cut(site, 4)], 3)
     assert same == [tlt.RandomSubspace(site, 4, seed) for seed in (3, 4, 5)]
     assert placebos_of(toy, [tlt.Cut(site, 0), tlt.Cut(site, 1.0)], 3) == []
+    assert placebos_of(toy, [Unseeded(site), Unseeded(site)], 3) == [tlt.RandomSubspace(site, 4, 0)]
+
+
+@dataclass(frozen=True, repr=False)
+class Unseeded(SiteCut):
+    """A user's own kind, with a list in it and a control that goes by no seed."""
+
+    names: list = field(default_factory=list)
+
+    def edit(self, model):
+        return tlt.Ablated(self.site).edit(model)
+
+    def controls(self, seed):
+        return {"RandomSubspace": tlt.RandomSubspace(self.site, 4, 0)}
+
+
+def test_a_kind_of_the_users_own_can_be_searched(toy):
+    """Also one that has no hash."""
+    site = "blocks.1.mlp.W_out"
+    options = dict(OPTIONS, splits=2, objective="p_in_context")
+    found = tlt.search(toy, TASK, cuts=[Unseeded(site)], null=True, **options)
+    plain = tlt.search(toy, TASK, cuts=[tlt.Ablated(site)], **options)
+    assert float(found.change()) == float(plain.change())
+    assert len(found.cuts) == len(plain.cuts) == 1
 
 
 class TestRemovedShare:

@@ -38,7 +38,8 @@ GENERATED: dict[str, Callable[..., Task]] = {
     "deduction": generators.deduction,
     "phrase_composition": generators.phrase_composition,
 }
-NAMES = (*GENERATED, "induction", "counterfact:FILE")
+BUILT_IN = (*GENERATED, "induction")
+NAMES = (*BUILT_IN, "counterfact:FILE")
 
 
 def check_task_name(name: str) -> str:

@@ -13,9 +13,10 @@ from tl_truncate.decompose.covariances.factors import CurvatureFactors
 from tl_truncate.decompose.covariances.fitted import as_fitted, at_hand
 from tl_truncate.decompose.covariances.masked import Masked, heaviest, masked
 from tl_truncate.decompose.fits.stored import Reference
-from tl_truncate.surgery.controls import NormMatchedTo, random_normal
+from tl_truncate.surgery.controls import random_normal
 from tl_truncate.surgery.cut import SiteCut, fill, nothing_but_bias, trivial_projection
 from tl_truncate.surgery.edit import Edit
+from tl_truncate.surgery.matched import NormMatchedTo
 from tl_truncate.weights.keep import Fraction
 from tl_truncate.weights.keep.rule import unit
 from tl_truncate.weights.linear import compute_dtype, where_float64_is

@@ -9,9 +9,10 @@ import torch
 from tl_truncate.decompose.covariances.fitted import as_fitted, at_hand
 from tl_truncate.decompose.covariances.moments import OutputMoments
 from tl_truncate.decompose.fits.stored import Reference
-from tl_truncate.surgery.controls import NormMatchedTo, RandomSubspace
+from tl_truncate.surgery.controls import RandomSubspace
 from tl_truncate.surgery.cut import SiteCut, fill, trivial_projection
 from tl_truncate.surgery.edit import Edit, project_components
+from tl_truncate.surgery.matched import NormMatchedTo
 from tl_truncate.weights.keep import Band, Components, DropTop, Energy, Fraction, Keep, Rank, Without
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import locate

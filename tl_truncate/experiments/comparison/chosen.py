@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from tl_truncate.decompose.covariances.moments import OutputMoments
 from tl_truncate.decompose.covariances.removed import removed_share
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.experiments.comparison.families import (
+    FITTED,
     LEARNED,
     TO_CHOOSE,
     Ways,
@@ -25,14 +27,17 @@ from tl_truncate.experiments.comparison.rows import row_of, with_q
 from tl_truncate.experiments.learning.learn_mask import learn_mask
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES
 from tl_truncate.experiments.search.judge import Objective, split_task
+from tl_truncate.experiments.search.placebos import placebos_of
 from tl_truncate.experiments.search.result import SearchResult
-from tl_truncate.experiments.search.search import placebos_of, search
+from tl_truncate.experiments.search.search import search
 from tl_truncate.runs.files import write_table
 from tl_truncate.runs.saved import Saved
 from tl_truncate.statistics import Estimate, q_values, shown_in
+from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import as_path
 from tl_truncate.weights.locate import locate
+from tl_truncate.weights.site import Site
 
 
 @dataclass(frozen=True)
@@ -192,46 +197,70 @@ def compare_chosen(
     offered = ways.families(model, means, layers, chosen, moments=moments, factors=factors)
     families = as_many(offered, settings, seed)
     folder = None if run_dir is None else as_path(run_dir)
-    asked: dict[str, Any] = dict(objective=objective, texts=texts, seed=seed)
-    asked |= dict(prepend_bos=prepend_bos, batch_size=batch_size, progress=progress)
-
-    def place(family: str) -> Any:
-        return None if folder is None else folder / family.replace(" ", "-")
-
-    found: dict[str, SearchResult] = {}
-    sizes: dict[str, Size] = {}
+    asked: dict[str, Any] = dict(objective=objective, texts=texts, seed=seed, progress=progress)
+    asked |= dict(prepend_bos=prepend_bos, batch_size=batch_size)
+    study = _Study(model, task, moments, factors, folder, null, asked)
+    for cut in (cut for cuts in families.values() for cut in cuts if isinstance(cut, FITTED)):
+        cut.edit(model)  # which the data may not be enough for: said before any search
+    if ways.mask is not None:  # first, since what it refuses the searches would not
+        study.learn(learnable_sites(model, layers), ways.mask, settings)
     for family, cuts in families.items():
-        start = time.perf_counter()
-        found[family] = search(
-            model,
-            task,
-            cuts=cuts,
-            splits=1,
-            null=null and bool(placebos_of(model, cuts, seed)),
-            run_dir=place(family),
-            **asked,
-        )
-        took = time.perf_counter() - start
-        sizes[family] = size_of(model, found[family], len(cuts), moments, factors, took)
-    if ways.mask is not None:
-        steps: dict[str, Any] = {} if settings is None else dict(steps=settings)
-        sites, start = learnable_sites(model, layers), time.perf_counter()
-        found[LEARNED] = learned = learn_mask(
-            model,
-            task,
-            sites=sites,
-            budget=ways.mask,
-            null=null,
-            run_dir=place(LEARNED),
-            **steps,
-            **asked,
-        )
-        took = time.perf_counter() - start
-        sizes[LEARNED] = size_of(model, learned, learned.steps, moments, factors, took)
-    result = ChosenComparison(task.name, found, sizes)
+        study.search(family, cuts)
+    order = [family for family in (*families, LEARNED) if family in study.found]
+    found = {family: study.found[family] for family in order}
+    result = ChosenComparison(task.name, found, {family: study.sizes[family] for family in order})
     if folder is not None:
         write_table(folder / "table.csv", result.frame, index=True)
     return result
+
+
+@dataclass
+class _Study:
+    """Families that are looked at one after the other.
+
+    Attributes:
+        model: that is cut.
+        task: prompts and answers.
+        moments: to say how much a cut takes.
+        factors: likewise.
+        folder: of the run, with a folder for each family.
+        null: whether a family's search is made again among random cuts, where it has such.
+        asked: options that all searches share.
+    """
+
+    model: Any
+    task: Task
+    moments: OutputMoments | None
+    factors: CurvatureFactors | None
+    folder: Path | None
+    null: bool
+    asked: dict[str, Any]
+    found: dict[str, SearchResult] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
+
+    def search(self, family: str, cuts: Sequence[SiteCut]) -> None:
+        """Chooses among cuts."""
+        start = time.perf_counter()
+        null = self.null and bool(placebos_of(self.model, cuts, self.asked["seed"]))
+        options = dict(null=null, splits=1, run_dir=self._place(family), **self.asked)
+        found = search(self.model, self.task, cuts=cuts, **options)
+        self._note(family, found, len(cuts), start)
+
+    def learn(self, sites: Sequence[Site], budget: int, steps: int | None) -> None:
+        """Learns a mask."""
+        start = time.perf_counter()
+        options = dict(null=self.null, run_dir=self._place(LEARNED), **self.asked)
+        options |= {} if steps is None else dict(steps=steps)
+        found = learn_mask(self.model, self.task, sites=sites, budget=budget, **options)
+        self._note(LEARNED, found, found.steps, start)
+
+    def _place(self, family: str) -> Path | None:
+        return None if self.folder is None else self.folder / family.replace(" ", "-")
+
+    def _note(self, family: str, found: SearchResult, settings: int, start: float) -> None:
+        took = time.perf_counter() - start
+        self.found[family] = found
+        self.sizes[family] = size_of(self.model, found, settings, self.moments, self.factors, took)
 
 
 def size_of(

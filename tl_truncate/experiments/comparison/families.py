@@ -43,6 +43,8 @@ FAMILIES = (
     "dropping",
 )
 LEARNED = "learned"
+#: Cuts by what was fitted, which may be too little to say what they are.
+FITTED = (OutputPCA, Curvature)
 #: The order is that of the tables.
 METHODS: tuple[Method, ...] = ("token_mean", "context_ablation", "own_path", "spectral")
 

@@ -2,35 +2,30 @@
 
 import math
 import os
-import random
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import pandas as pd
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from tl_truncate.checks import natural, positive, real
-from tl_truncate.experiments.learning.learner import Learnable, Progress, Rules, learn
+from tl_truncate.experiments.learning.learner import Learnable, Rules
 from tl_truncate.experiments.learning.mask import Layout
+from tl_truncate.experiments.learning.reported import Learning
 from tl_truncate.experiments.learning.result import FILE, LearnedMask
 from tl_truncate.experiments.scoring.differentiable import check_differentiable
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.judge import Split, split_task
-from tl_truncate.experiments.search.on_test import check_report_fits, controls_on, cost_of, scores_of
-from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.search.on_test import check_report_fits
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.surgery.circuits import require_no_overlap
-from tl_truncate.surgery.controls import RotatedComponents, draws_for
-from tl_truncate.surgery.cut import Cut, Cuts
+from tl_truncate.surgery.cut import Cut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
@@ -38,7 +33,6 @@ from tl_truncate.weights.content import hashed_once
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.provenance import of_model
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 # What a run folder may be gone on with: no step depends on how many follow.
 _MAY_DIFFER: dict[str, Any] = dict(
@@ -152,19 +146,9 @@ def learn_mask(
     check_model(model)
     chosen = _check_sites(model, sites)
     layout = Layout({site: min(locate(model, site).shape) for site in chosen})
-    rules = _checked(
-        layout,
-        objective=objective,
-        budget=budget,
-        price=price,
-        strength=strength,
-        steps=steps,
-        patience=patience,
-        prompts_per_step=prompts_per_step,
-        seed=seed,
-        prepend_bos=prepend_bos,
-        batch_size=batch_size,
-    )
+    learnt: dict[str, Any] = dict(objective=objective, budget=budget, price=price, strength=strength)
+    learnt |= dict(steps=steps, patience=patience, prompts_per_step=prompts_per_step, seed=seed)
+    rules = _checked(layout, **learnt, prepend_bos=prepend_bos, batch_size=batch_size)
     draws = None if draws is None else positive("draws", draws)
     split, learned_on = _divided(task, test_fraction, watch_fraction, rules.seed)
     encoded = encode(model, task, prepend_bos=prepend_bos)
@@ -174,117 +158,34 @@ def learn_mask(
     rules = Rules(**asdict(rules) | dict(batch_size=prompts_that_fit(model, encoded, chosen, **fitting)))
     settings = {name: value for name, value in asdict(rules).items() if name != "prepend_bos"}
     settings |= dict(test_fraction=test_fraction, watch_fraction=watch_fraction, draws=draws, null=null)
-    folder = None if run_dir is None else RunFolder(run_dir)
-    held = nullcontext() if folder is None else folder.held()
+    facts = dict(prepend_bos=encoded.prepend_bos, **settings)
+    options = SweepOptions(
+        prepend_bos=prepend_bos, batch_size=rules.batch_size, max_memory=max_memory, seed=rules.seed
+    )
     # What is made under inference_mode has no gradient, whatever is switched on later.
-    with hashed_once(model), held, torch.inference_mode(False):
-        if folder is not None:
-            facts = dict(prepend_bos=encoded.prepend_bos, **settings)
-            folder.open(_manifest(model, task, chosen, facts), resume=True, **_MAY_DIFFER)
-        place = None if folder is None else folder.path
-        options = SweepOptions(
-            prepend_bos=prepend_bos, batch_size=rules.batch_size, max_memory=max_memory, seed=rules.seed
-        )
-        learner = _Learning(model, layout, learned_on, rules, place, progress)
-        found = learner.mask()
-        told = settings | _told(layout, learned_on) | dict(best_step=found.best_step)
-        cuts = layout.cuts(found.best, partial(Cut, strength=rules.strength))
-        asked = Asked(model, options)
-        scores = scores_of(asked, [split], cuts)
-        masks = random_masks(layout, found.best, rules, draws_for(len({c.site for c in cuts}), draws))
-        result = LearnedMask(
-            cuts,
-            rules.objective,
-            "mean",
-            *scores,
-            controls=controls_on(asked, [split], cuts, draws, masks),
-            cost=cost_of(model, cuts, texts, prepend_bos, max_memory),
-            looks=pd.DataFrame(found.looks),
-            settings=told,
-            null=learner.null(split, asked, told) if null else None,
-            scores=_by_site(layout, found),
-        )
-        if place is not None:
-            result.save(place / FILE)
+    with hashed_once(model), torch.inference_mode(False):
+        manifest = partial(_manifest, model, task, chosen, facts)
+        with _opened(run_dir, manifest) as place:
+            asked = Asked(model, options)
+            learning = Learning(asked, layout, split, learned_on, rules, place, progress)
+            result = learning.report(settings, draws=draws, null=null, texts=texts)
+            if place is not None:
+                result.save(place / FILE)
     return result
 
 
-class _Learning:
-    """The mask of the spectra, and that of random bases."""
-
-    def __init__(
-        self,
-        model: Any,
-        layout: Layout,
-        prompts: Split,
-        rules: Rules,
-        place: Path | None,
-        progress: bool,
-    ) -> None:
-        self._model, self._layout, self._prompts, self._rules = model, layout, prompts, rules
-        self._place, self._progress = place, progress
-
-    def mask(self) -> Progress:
-        """Learned of singular components."""
-        return self._learn({s: shared_spectrum(self._model, s).V for s in self._layout.ranks}, "learned")
-
-    def null(self, split: Split, asked: Asked, told: Mapping[str, Any]) -> SearchResult:
-        """Learned of directions of bases that are turned at random, and what that is worth."""
-        turned = {site: RotatedComponents(site, 0, self._rules.seed) for site in self._layout.ranks}
-        bases = {site: cut.basis(shared_spectrum(self._model, site)) for site, cut in turned.items()}
-        found = self._learn(bases, "null")
-        make = partial(RotatedComponents, seed=self._rules.seed, strength=self._rules.strength)
-        cuts = self._layout.cuts(found.best, make)
-        scores = scores_of(asked, [split], cuts)
-        looks = pd.DataFrame(found.looks)
-        settings = {**told, "best_step": found.best_step}
-        rest: dict[str, Any] = dict(controls={}, cost=None, looks=looks, settings=settings)
-        return SearchResult(cuts, self._rules.objective, "mean", *scores, **rest)
-
-    def _learn(self, vectors: Mapping[Site, Tensor], name: str) -> Progress:
-        if not self._rules.budget:
-            nothing = torch.zeros(self._layout.size, dtype=torch.float64)
-            row = dict(step=0, components=0, entered=0, left=0, watched=math.nan, change=0.0, worth=0.0)
-            looks = [row | dict(fit=math.nan, seconds=0.0)]
-            return Progress(nothing, nothing.bool(), nothing.bool(), looks=looks)
-        path = None if self._place is None else self._place / f"{name}.safetensors"
-        told: dict[str, Any] = dict(progress=self._progress, title=name)
-        return learn(self._model, vectors, self._prompts, self._rules, path, **told)
-
-
-def random_masks(
-    layout: Layout, mask: Bool[Tensor, " components"], rules: Rules, draws: int
-) -> dict[str, list[Cuts]]:
-    """As many components of the same sites, drawn at random, under several seeds, by the control's name.
-
-    Where a mask removes all of a site or nothing there is nothing to draw.
-    """
-    own = layout.cuts(mask, partial(Cut, strength=rules.strength))
-    found = []
-    for draw in range(draws):
-        drawn = torch.zeros_like(mask)
-        for site, part in layout.parts.items():
-            size = part.stop - part.start
-            chance = random.Random(f"components {rules.seed + draw} {site}")
-            places = chance.sample(range(size), int(mask[part].sum()))
-            drawn[part][places] = True
-        found.append(layout.cuts(drawn, partial(Cut, strength=rules.strength)))
-    return {"RandomComponents": found} if any(cuts != own for cuts in found) else {}
-
-
-def _by_site(layout: Layout, found: Progress) -> dict[Site, Tensor]:
-    """What each component gained in a step."""
-    steps = max(1, sum(not math.isnan(row["fit"]) for row in found.looks))
-    return {site: found.scores[part] / steps for site, part in layout.parts.items()}
-
-
-def _told(layout: Layout, prompts: Split) -> dict[str, Any]:
-    return dict(
-        grid=f"{layout.size} components",
-        sites=sorted(map(str, layout.ranks)),
-        fitted=len(prompts.validation),
-        watched=len(prompts.test),
-    )
+@contextmanager
+def _opened(
+    run_dir: str | os.PathLike[str] | None, manifest: Callable[[], dict[str, Any]]
+) -> Iterator[Path | None]:
+    """The folder, for as long as no other process works in it; None without one."""
+    if run_dir is None:
+        yield None
+        return
+    folder = RunFolder(run_dir)
+    with folder.held():
+        folder.open(manifest(), resume=True, **_MAY_DIFFER)
+        yield folder.path
 
 
 def _manifest(

@@ -33,8 +33,9 @@ class SingularValueGradients(Saved):
     away as it is, or of making its value smaller by one unit, whatever it is. A small component may
     have a large gradient and do little.
 
-    NaN where a singular value is zero to rounding: its vectors are any of a subspace, and the linear's
-    output says nothing of them.
+    NaN where a singular value is zero to rounding, that of the spectrum or in half precision that of the
+    passes: its vectors are any of a subspace, or the linear's output says nothing of them. Of values
+    that are equal the vectors are any of a subspace too, and single gradients go by which were found.
 
     Attributes:
         screen: the predictions that the gradients are read off.

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.runs.record import Record
 from tl_truncate.surgery.cut import Cuts
@@ -25,13 +26,14 @@ class Asked:
 
     model: Any
     options: SweepOptions
-    _rows: dict[tuple[str, Cuts], dict[str, dict[str, Any]]] = field(default_factory=dict)
-    _records: dict[tuple[str, Cuts], Record] = field(default_factory=dict)
+    _rows: dict[tuple[str, ...], dict[str, dict[str, Any]]] = field(default_factory=dict)
+    _records: dict[tuple[str, ...], Record] = field(default_factory=dict)
 
     def scores(self, task: Task, cuts: Cuts = UNCUT) -> Scores:
         """As `evaluate` gives them, paired with the uncut model's."""
         keys = [repr(row) for row in zip(task.prompts, task.in_context, task.global_, strict=True)]
-        rows = self._rows.setdefault((task.name, cuts), {})
+        under = (task.name, *map(setting_key, cuts))
+        rows = self._rows.setdefault(under, {})
         new = [place for place, key in enumerate(keys) if key not in rows]
         uncut = self.scores(task) if cuts else None
         if new:
@@ -39,8 +41,8 @@ class Asked:
             baseline = self.scores(part) if cuts else None
             found = evaluate(self.model, part, cuts, baseline=baseline, **asked_of(self.options))
             rows.update(zip((keys[place] for place in new), found.frame.to_dict("records"), strict=True))
-            self._records[task.name, cuts] = found.record
-        record = replace(self._records[task.name, cuts], task_hash=task.hash, n_prompts=len(task))
+            self._records[under] = found.record
+        record = replace(self._records[under], task_hash=task.hash, n_prompts=len(task))
         return Scores(pd.DataFrame([rows[key] for key in keys]), record, uncut)
 
 

@@ -18,6 +18,7 @@ from tl_truncate.experiments.scoring.side_effects import (
 )
 from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.judge import Split
+from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.sweep import sweep_cuts
 from tl_truncate.surgery.controls import controls_of, draws_for
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -98,7 +99,8 @@ def _of_placebos(
         return {test.name: [asked.scores(test, Cuts(each)) for each in placebos] for test in tests}
     cuts = [cut for (cut,) in placebos]
     options = replace(asked.options, metrics=METRICS, progress=False, label="controls")
-    result = sweep_cuts(asked.model, tests, list(dict.fromkeys(cuts)), options)
+    different = {setting_key(cut): cut for cut in cuts}
+    result = sweep_cuts(asked.model, tests, list(different.values()), options)
     return {
         test.name: [
             replace(result.scores_of(cut, task=test.name), baseline=asked.scores(test)) for cut in cuts

@@ -14,6 +14,7 @@ from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.file import opened_search, write_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
 from tl_truncate.experiments.search.on_test import check_report_fits, controls_on, cost_of, scores_of
+from tl_truncate.experiments.search.placebos import required_placebos
 from tl_truncate.experiments.search.result import SearchResult, paired
 from tl_truncate.experiments.search.strategies import halving, laser
 from tl_truncate.experiments.sweep.grid import make_grid
@@ -125,27 +126,24 @@ def search(
     encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
     grid = make_grid(model, sites, keeps, (), seed, cuts)
     check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
-    passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, seed=seed)
-    options = SweepOptions(**passes, max_memory=max_memory, progress=progress)
-    placebos = placebos_of(model, grid, seed) if null else []
-    if null and not placebos:
-        raise ValueError("null=True must have cuts with a random counterpart among them, got none.")
-    settings = dict(method=method, greedy=greedy, budget=real(budget), **asked, splits=splits)
-    settings |= dict(draws=draws, null=null)
-    told = settings | _grid_told(grid, keeps)
-    settings |= dict(objective=objective, combine=combine)
+    passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, progress=progress)
+    options = SweepOptions(**passes, max_memory=max_memory, seed=seed)
+    placebos = required_placebos(model, grid, seed) if null else []
+    settings = dict(method=method, greedy=greedy, budget=real(budget), draws=draws, null=null)
+    told = asked | settings | dict(splits=splits) | _grid_told(grid, keeps)
+    settings |= asked | dict(splits=splits, objective=objective, combine=combine)
     manifest = partial(_manifest, model, tasks, encoded, grid, settings)
     with hashed_once(model), opened_search(run_dir, manifest, **_MAY_DIFFER) as place:
-        asked_before = Asked(model, options)
-        one_search = _Search(asked_before, objective, combine, method, greedy, budget, seed, place)
+        before = Asked(model, options)
+        one_search = _Search(before, objective, combine, method, greedy, budget, seed, place)
         chosen = one_search.choose(grid, divided[0])
-        scores = scores_of(asked_before, divided[0], chosen.cuts)
+        scores = scores_of(before, divided[0], chosen.cuts)
         result = SearchResult(
             chosen.cuts,
             objective,
             combine,
             *scores,
-            controls=controls_on(asked_before, divided[0], chosen.cuts, draws),
+            controls=controls_on(before, divided[0], chosen.cuts, draws),
             cost=cost_of(model, chosen.cuts, texts, prepend_bos, max_memory),
             looks=chosen.looks,
             settings=told,
@@ -213,31 +211,6 @@ class _Search:
         scores = scores_of(self.asked, parts, own.cuts)
         told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
         return SearchResult(own.cuts, self.objective, self.combine, *scores, **told)
-
-
-def placebos_of(model: Any, grid: Sequence[SiteCut], seed: int) -> list[SiteCut]:
-    """For each cut a random one of the same site and rank, or as much of another kind.
-
-    Cuts of the same site and rank get draws of their own, so that there is as much to choose from. Where
-    nothing or everything is kept there is nothing to draw; if that is all that there is, there are none.
-    """
-    found: list[SiteCut] = []
-    drawn = False
-    for cut in grid:
-        own = _placebo(cut, seed)
-        again = seed
-        while own in found and own is not None and not own.equals_the_cut(model):
-            again += 1
-            own = _placebo(cut, again)
-        if own is not None and own not in found:
-            found.append(own)
-            drawn = drawn or not own.equals_the_cut(model)
-    return found if drawn else []
-
-
-def _placebo(cut: SiteCut, seed: int) -> SiteCut | None:
-    own = cut.controls(seed)
-    return own.get("RandomSubspace", next(iter(own.values()), None))
 
 
 def _grid_told(grid: Sequence[SiteCut], keeps: Sequence[Keep | int | float]) -> dict[str, Any]:

@@ -129,8 +129,10 @@ class OutsideBulk(Keep):
     def indices(self, singular_values: Tensor, shape: tuple[int, int]) -> Tensor:
         """Those above the upper edge and those below the lower one."""
         _require_a_whole_matrix(self, singular_values, shape)
-        bulk, values = fit_bulk(singular_values, shape), singular_values.double()
-        small = (values < bulk.lower) & (values > _rounding(singular_values, shape))
+        # In units of the largest, so that the units of the weight mean nothing, however small it is.
+        units = singular_values / singular_values[:1].clamp_min(torch.finfo(singular_values.dtype).tiny)
+        bulk, values = fit_bulk(units, shape), units.double()
+        small = (values < bulk.lower) & (values > _rounding(units, shape))
         return ((values > bulk.upper) | small).nonzero()[:, 0]
 
 
