@@ -1,5 +1,6 @@
 """The report in a real browser: what it shows, what it asks of the network, who can read it."""
 
+import dataclasses
 import re
 import shutil
 
@@ -363,7 +364,7 @@ class TestSavedResults:
             ("screen", "heat"),
             ("parts", "layers"),
             ("comparison", "ways"),
-            ("chosen", "ways"),
+            ("chosen", "families"),
         ],
     )
     def test_the_page(self, visit, results, tmp_path, name, chart, width):
@@ -398,6 +399,77 @@ class TestSavedResults:
         page = visit(tlt.write_report(results["comparison"], tmp_path / "comparison.html"))
         shown = page.evaluate("document.querySelector('[data-chart=ways] .plot').data[0].x")
         assert shown == pytest.approx(results["comparison"].frame["p_in_context"].tolist(), rel=1e-3)
+
+
+class TestFamilies:
+    """Comparisons of several tasks have one picture: families down, tasks across, the cost beside."""
+
+    @pytest.fixture(scope="class")
+    def several(self, shared, drinks_task, tmp_path_factory):
+        model, folder = shared("bridge", "gpt2"), tmp_path_factory.mktemp("families")
+        means = tlt.TokenMeans.fit(model, torch.arange(3, 30)[None], layers=[1], progress=False)
+        ways, texts = tlt.Ways(keeps=[0.5, 0.8], ks=[2]), ["the <b>store</b> in Paris"]
+        renamed = dataclasses.replace(drinks_task, name="<i>others</i>")
+        return {
+            folder / str(place): tlt.compare_chosen(
+                model,
+                task,
+                means,
+                ways=ways,
+                texts=texts,
+                null=True,
+                objective="logit_diff",
+                run_dir=folder / str(place),
+                progress=False,
+            )
+            for place, task in enumerate((drinks_task, renamed))
+        }
+
+    @pytest.mark.parametrize("width", WIDTHS)
+    def test_the_picture(self, visit, several, tmp_path, width):
+        page = visit(tlt.write_report(list(several.values()), tmp_path / "a.html"), width=width)
+        data = page.evaluate(
+            "document.querySelector('[data-chart=families] .plot').data.map((each) => each.x)"
+        )
+        wanted = []
+        for found in several.values():
+            own = found.frame.drop(index="uncut")
+            wanted += [own["logit_diff_change"].fillna(0.0).tolist(), own["null_change"].tolist()]
+        wanted += [
+            [float(result.cost.loss_change) if result.cuts else None for result in found.found.values()]
+            for found in several.values()
+        ]
+        close(data, wanted)
+        titles = page.locator("[data-chart=families] .plot").text_content()
+        assert "<i>others</i>" in titles
+        assert page.locator("main i").count() == 0
+        wide = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert wide <= 0
+
+    def test_from_folders(self, several, tmp_path):
+        direct = tlt.write_report(list(several.values()), tmp_path / "direct.html")
+        folders = tlt.write_report(list(several), tmp_path / "folders.html")
+        assert folders.read_text() == direct.read_text()
+        one = tlt.write_report(next(iter(several)), tmp_path / "one.html")
+        own = tlt.write_report(next(iter(several.values())), tmp_path / "own.html")
+        assert one.read_text() == own.read_text()
+
+    def test_what_does_not_fit_together(self, several, sweep, shared, drinks_task, tmp_path):
+        found = next(iter(several.values()))
+        with pytest.raises(ValueError, match="must be of compare_chosen, got SweepResult"):
+            tlt.write_report([found, sweep], tmp_path / "a.html")
+        with pytest.raises(ValueError, match="same objective, got none"):
+            tlt.write_report([], tmp_path / "a.html")
+        model = shared("bridge", "llama-grouped")
+        means = tlt.TokenMeans.fit(model, torch.arange(3, 30)[None], layers=[1], progress=False)
+        ways = tlt.Ways(keeps=[0.5], ks=[2])
+        options = dict(ways=ways, texts=(), objective="logit_diff", prepend_bos=False, progress=False)
+        other = tlt.compare_chosen(model, drinks_task, means, **options)
+        with pytest.raises(ValueError, match="one model with the same weights"):
+            tlt.write_report([found, other], tmp_path / "a.html")
+        assert not list(tmp_path.iterdir())
 
 
 class TestKeeps:

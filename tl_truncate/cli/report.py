@@ -14,9 +14,13 @@ from tl_truncate.report import write_report
 @app.command("report")
 @kind
 def report_command(
-    run: Annotated[
-        Path,
-        typer.Argument(help="A run folder, the folder that --out named, or a saved result.", **PATH),
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A run folder, the folder that --out named, or a saved result; several of "
+            "compare_chosen have a page together.",
+            **PATH,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The file; report.html in or beside it by default.", **PATH)
@@ -27,8 +31,10 @@ def report_command(
 
     Example: `tl-truncate report runs/ioi --open`
     """
-    folder = run if run.is_dir() else run.parent
-    path = write_report(run, folder / "report.html" if out is None else out)
+    first = runs[0]
+    folder = first if first.is_dir() else first.parent
+    place = folder / "report.html" if out is None else out
+    path = write_report(first if len(runs) == 1 else runs, place)
     console.print(f"Written: {path}", markup=False, soft_wrap=True)
     if show:
         webbrowser.open(path.resolve().as_uri())

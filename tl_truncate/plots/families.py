@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
+from tl_truncate.experiments.comparison.together import families_of, objective_of
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import COLOURS
@@ -36,14 +37,7 @@ def families(found: ChosenComparison | Sequence[ChosenComparison]) -> "Figure":
     from matplotlib.figure import Figure
 
     several = [found] if isinstance(found, ChosenComparison) else list(found)
-    objectives = {result.objective for each in several for result in each.found.values()}
-    if len(objectives) != 1:
-        raise ValueError(
-            "Comparisons must be one or more with the same objective, got "
-            f"{', '.join(sorted(objectives)) or 'none'}."
-        )
-    (objective,) = objectives
-    names = list(dict.fromkeys(family for each in several for family in each.found))
+    objective, names = objective_of(several), families_of(several)
     figure = Figure(
         figsize=(1.8 + 2.2 * (len(several) + 1), 0.3 * len(names) + 1.4), layout="constrained", dpi=130
     )

@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED, first, label_of
 from tl_truncate.experiments.scoring.view import setup
@@ -15,29 +14,24 @@ from tl_truncate.statistics import shown_in
 _ENDS = {"y": "", "low": "_low", "high": "_high"}
 
 
-def comparison_page(found: Comparison | ChosenComparison) -> Page:
+def comparison_page(found: Comparison) -> Page:
     """Ways to take the global part away, side by side."""
-    if isinstance(found, Comparison):
-        record = found.baseline.record
-        title = f"{record.task}: ways to change the MLP of block {found.layer} of {record.model}"
-        told = "All ways were scored on the same prompts; none was chosen."
-    else:
-        record = next(iter(found.found.values())).test[found.task].record
-        title = f"{found.task}: each family's best cut on {record.model}"
-        told = "Each family's cut was chosen on other prompts than those that it is shown on."
-    frame = found.frame
+    record, frame = found.baseline.record, found.frame
+    told = ["All ways were scored on the same prompts; none was chosen."]
     rows = [[str(way), *(shown_in(row, metric) for metric in SCORED)] for way, row in frame.iterrows()]
     columns = ["way", *(label_of(metric).short for metric in SCORED)]
     sections = [
-        Section("summary", "Summary", paragraphs([told, f"The model is {setup(record.to_json())}."])),
-        Section("ways", "Side by side", charts=(_ways(frame),)),
+        Section("summary", "Summary", paragraphs([*told, f"The model is {setup(record.to_json())}."])),
+        Section("ways", "Side by side", charts=(ways_chart(frame),)),
         Section("table", "Every way", table(columns, rows, caption="Means with 95% intervals")),
         where_section(record),
     ]
+    title = f"{record.task}: ways to change the MLP of block {found.layer} of {record.model}"
     return Page(title, tuple(sections))
 
 
-def _ways(frame: pd.DataFrame) -> Chart:
+def ways_chart(frame: pd.DataFrame) -> Chart:
+    """Each way's metrics with their intervals."""
     metrics = first(PROBABILITIES[0])
     names = [str(way) for way in frame.index]
     # The uncut model, ways, and what they are compared with.

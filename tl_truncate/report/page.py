@@ -34,7 +34,7 @@ class Chart:
 
     Attributes:
         id: unique on the page.
-        kind: `heat`, `lines` or `points`: which of the page's scripts draws it.
+        kind: `heat`, `lines`, `points` or `columns`: which of the page's scripts draws it.
         label: what a screen reader says of it.
         choices: menus.
         panels: plain data for each combination of choices that exists; `key` has the chosen options.

@@ -1,7 +1,7 @@
 """A report from a run folder or a result, written whole."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.report.of_comparison import comparison_page
+from tl_truncate.report.of_families import families_page
 from tl_truncate.report.of_learning import learned_page
 from tl_truncate.report.of_scores import scores_page, side_effects_page
 from tl_truncate.report.of_screening import (
@@ -48,7 +49,7 @@ _PAGES: dict[type[Any], Callable[[Any], Page]] = {
     PartAttribution: part_attribution_page,
     SingularValueGradients: value_gradients_page,
     Comparison: comparison_page,
-    ChosenComparison: comparison_page,
+    ChosenComparison: lambda found: families_page([found]),
 }
 Reportable = (
     SweepResult
@@ -64,6 +65,7 @@ Reportable = (
     | Comparison
     | ChosenComparison
 )
+Source = str | os.PathLike[str] | Reportable
 _LOADERS: dict[str, type[SweepResult] | type[LearnedMask] | type[Dynamics] | type[RecallRun]] = {
     "sweep": SweepResult,
     "dynamics": Dynamics,
@@ -73,7 +75,8 @@ _LOADERS: dict[str, type[SweepResult] | type[LearnedMask] | type[Dynamics] | typ
 
 
 def write_report(
-    source: str | os.PathLike[str] | Reportable, out: str | os.PathLike[str] = "report.html"
+    source: Source | Sequence[Source],
+    out: str | os.PathLike[str] = "report.html",
 ) -> Path:
     """Writes one HTML page that says what a run found, and needs nothing else to be read.
 
@@ -83,14 +86,14 @@ def write_report(
     Args:
         source: a run folder of a sweep, a search, a learned mask, dynamics or recall, also one that is
             not finished; the folder that a command's `--out` named; a file that a result's `save` wrote;
-            or a result.
+            or a result. Several of `compare_chosen`, one for each task, have a page together.
         out: the file, which is replaced.
 
     Returns:
         The file's path.
 
     Raises:
-        ValueError: if there is no run or result of these kinds.
+        ValueError: if there is no run or result of these kinds, or several do not fit together.
         ModuleNotFoundError: if plotly or Jinja2 is missing, before the run is read.
 
     Examples:
@@ -103,14 +106,34 @@ def write_report(
         True
     """
     require_extra("report")
-    result = source if isinstance(source, Reportable) else load_run(source)
     path = as_path(out)
-    make = next(make for kind, make in _PAGES.items() if isinstance(result, kind))
-    text = render(make(result))
+    text = render(_page_of(source))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def _page_of(source: Source | Sequence[Source]) -> Page:
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return families_page(_all_chosen([_result(each) for each in source]))
+    result = _result(source)
+    return next(make for kind, make in _PAGES.items() if isinstance(result, kind))(result)
+
+
+def _result(source: Source) -> Reportable:
+    return source if isinstance(source, Reportable) else load_run(source)
+
+
+def _all_chosen(several: Sequence[Reportable]) -> list[ChosenComparison]:
+    chosen = [each for each in several if isinstance(each, ChosenComparison)]
+    if len(chosen) < len(several):
+        others = {type(each).__name__ for each in several if not isinstance(each, ChosenComparison)}
+        raise ValueError(
+            "Results that have a page together must be of compare_chosen, got "
+            f"{', '.join(sorted(others))}. Write a report for each."
+        )
+    return chosen
 
 
 def load_run(folder: str | os.PathLike[str]) -> Reportable:
@@ -142,7 +165,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
             " A search that has not ended has no report; the same search goes on where it stopped."
             if looks or kind == "search"
             else " Give the folder that --out or run_dir named, of a sweep, a search, learn, "
-            "dynamics, recall, evaluate or side-effects; or a file that a result was saved as."
+            "dynamics, recall, compare_chosen, evaluate or side-effects; or a file that a result was "
+            "saved as."
         )
         raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
     if kind not in _LOADERS:

@@ -170,7 +170,7 @@ def compare_chosen(
             reports what that finds beside; of families that have a random counterpart.
         objective: the metric that should rise.
         texts: running text for the cost; the sample that ships with the package by default.
-        run_dir: a folder; given again, the searches go on.
+        run_dir: a folder; given again, the searches go on. It can be reported.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
         seed: of the split and the controls.
@@ -210,6 +210,7 @@ def compare_chosen(
     found = {family: study.found[family] for family in order}
     result = ChosenComparison(task.name, found, {family: study.sizes[family] for family in order})
     if folder is not None:
+        result.save_into(folder)
         write_table(folder / "table.csv", result.frame, index=True)
     return result
 

@@ -132,7 +132,30 @@
     return [traces, told];
   }
 
-  const KINDS = { heat, lines, points };
+  // Names down and columns across, each with an axis of its own below it.
+  function columns(panel) {
+    const places = panel.names.map((_, place) => panel.names.length - 1 - place), each = 1 / panel.columns.length;
+    const traces = panel.columns.flatMap((column, i) => column.series.map((series) => ({
+      xaxis: i ? `x${i + 1}` : "x", type: "scatter", mode: "markers", y: places, x: series.y, hovertemplate: "%{text}<extra></extra>",
+      text: panel.names.map((name, row) => `${plain(series.name)}, ${plain(name)}: ${number(series.y[row])} ` +
+        (series.low[row] === null ? "" : span(series.low[row], series.high[row], true)) + `<br>${plain(series.notes[row])}`),
+      marker: series.beside ? { size: 8, symbol: "x-thin-open", color: colour("--quiet") } : { size: 8, color: data.palette[column.colour] },
+      error_x: {
+        type: "data", symmetric: false, thickness: series.beside ? 0 : 1.5, width: series.beside ? 0 : 3, color: colour("--text"),
+        array: series.high.map((high, row) => reach(high, series.y[row])), arrayminus: series.low.map((low, row) => -reach(low, series.y[row])),
+      },
+    })));
+    const told = layout("", {
+      height: 130 + 30 * panel.names.length, showlegend: false, width: 150 + 150 * panel.columns.length,
+      yaxis: { tickmode: "array", tickvals: places, ticktext: panel.names.map(plain), range: [-0.6, panel.names.length - 0.4], zeroline: false },
+    });
+    panel.columns.forEach((column, i) => {
+      told[i ? `xaxis${i + 1}` : "xaxis"] = { ...told.xaxis, zeroline: true, zerolinewidth: 2, nticks: 4, domain: [i * each, (i + 0.86) * each], title: { text: plain(column.title), font: { size: 11 } } };
+    });
+    return [traces, told];
+  }
+
+  const KINDS = { heat, lines, points, columns };
   const figures = [...document.querySelectorAll("figure[data-chart]")];
 
   function draw(figure) {
@@ -169,7 +192,7 @@
     menu.focus({ preventScroll: true });
   }
 
-  function columns(group, setting) {
+  function columnsOf(group, setting) {
     const cut = group.series[setting.cut], uncut = setting.uncut === null ? null : group.series[setting.uncut];
     const made = [
       { name: "prompt", of: (i) => group.texts[i][0] },
@@ -194,7 +217,7 @@
     const group = data.prompts[document.getElementById("group").value];
     const setting = group.settings[document.getElementById("setting").value];
     const wanted = document.getElementById("filter").value.toLowerCase();
-    const titles = columns(group, setting), all = group.texts.map((_, i) => i);
+    const titles = columnsOf(group, setting), all = group.texts.map((_, i) => i);
     const rows = all.filter((i) => group.texts[i].some((text) => text.toLowerCase().includes(wanted)));
     if (order.column !== null && order.column < titles.length) {
       const { of } = titles[order.column], sign = order.up ? 1 : -1;
