@@ -136,6 +136,51 @@ def test_inputs_and_gradients_make_the_gradient_of_the_weight(shared, corpus):
     model.zero_grad()
 
 
+class TestTwoThatReadTheSame:
+    """W_in and W_gate read one value, which is summed once; each sum is what it would be alone."""
+
+    SITES = (WIDE, "blocks.1.mlp.W_gate", SITE)
+
+    @pytest.mark.parametrize("kind", ["hooked", "bridge"])
+    def test_beside_each_other_and_alone(self, shared, corpus, kind):
+        if (kind, "llama-grouped") not in CASES:
+            pytest.skip("no such model of this version")
+        model = shared(kind, "llama-grouped", torch.float64)
+        both = tlt.CurvatureFactors.fit(model, corpus, sites=self.SITES)
+        for site in self.SITES:
+            alone = tlt.CurvatureFactors.fit(model, corpus, sites=[site])
+            assert torch.equal(both.inputs(site), alone.inputs(site))
+            assert torch.equal(both.gradients(site), alone.gradients(site))
+
+    def test_one_that_read_something_else_before(self, shared, corpus, tmp_path):
+        """A fit that was stopped inside of what changes the input of one of them."""
+        model, path = shared("bridge", "llama-grouped", torch.float64), tmp_path / "fit.safetensors"
+        rows = [row.tolist() for row in corpus for _ in range(3)]
+
+        class Stopping(list):
+            def __iter__(self):
+                for index, row in enumerate(super().__iter__()):
+                    if index == 20:
+                        raise KeyboardInterrupt
+                    yield row
+
+        def doubled(value, hook):
+            return 2 * value
+
+        options = dict(sites=self.SITES, batch_size=1, labels="data")
+        hook = (locate(model, Site.parse(self.SITES[1])).input.name, doubled)
+        with model.hooks(fwd_hooks=[hook]), pytest.raises(KeyboardInterrupt):
+            tlt.CurvatureFactors.fit(model, Stopping(rows), path=path, **options)
+        half = tlt.CurvatureFactors.load(path)
+        whole = tlt.CurvatureFactors.fit(model, rows, path=path, **options)
+        rest = tlt.CurvatureFactors.fit(model, rows[half.record["corpora"][0]["rows"] :], **options)
+        assert not torch.allclose(half.inputs(WIDE), half.inputs(self.SITES[1]))
+        for site in self.SITES:
+            expected = half.positions * half.inputs(site) + rest.positions * rest.inputs(site)
+            close = dict(rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(whole.inputs(site), expected / whole.positions, **close)
+
+
 class TestLabels:
     """Tokens drawn from the model's own prediction."""
 

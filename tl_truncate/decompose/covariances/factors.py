@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from tl_truncate.decompose.covariances.gradients import Labels, as_labels, input
 from tl_truncate.decompose.covariances.moments import chosen_sites
 from tl_truncate.decompose.covariances.watching import require_finite
 from tl_truncate.decompose.fits.streaming import Reading, Stream
+from tl_truncate.weights.linear import Linear
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.gram import add_lower_gram, mirror, no_gram
@@ -184,11 +186,23 @@ class _FactorsStream(Stream):
 
     def add(self, batch: Filled, seen: dict[Site, tuple[Tensor, Tensor]]) -> None:
         """All positions that have a next token."""
-        for linear in self._linears if seen else ():
-            for role, values in zip((_INPUTS, _GRADIENTS), seen[linear.site], strict=True):
-                add_lower_gram(self.sums[role][linear.site], values.double())
-                require_finite(linear, self.sums[role][linear.site], _TOLD[role])
+        for place, role in enumerate((_INPUTS, _GRADIENTS)):
+            alike: dict[int, list[Linear]] = {}
+            for linear in self._linears if seen else ():
+                alike.setdefault(id(seen[linear.site][place]), []).append(linear)
+            for first, *others in alike.values():
+                self._sum(role, seen[first.site][place], first, others)
         self.positions += int(batch.real[:, 1:].sum())
+
+    def _sum(self, role: str, values: Tensor, first: Linear, others: list[Linear]) -> None:
+        """Once for linears that read the same, such as W_in and W_gate, if they have done so before."""
+        sums = self.sums[role]
+        same = [each for each in others if torch.equal(sums[each.site], sums[first.site])]
+        for linear in (first, *(each for each in others if each not in same)):
+            add_lower_gram(sums[linear.site], values.double())
+            require_finite(linear, sums[linear.site], _TOLD[role])
+        for linear in same:
+            sums[linear.site].copy_(sums[first.site])
 
     def settle(self) -> None:
         """Puts both triangles right."""

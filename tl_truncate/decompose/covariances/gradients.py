@@ -69,13 +69,23 @@ def inputs_and_gradients(
         slope = loss_gradient(said, wanted, counted.to(device)).to(logits.dtype)
         found = torch.autograd.grad(logits, list(points.values()), slope)
     gradients = dict(zip(points, found, strict=True))
+    inputs = {
+        each.site: seen.input(each) for each in linears
+    }  # all held, so that none is in another's place
+    read = {_memory(x): x for x in inputs.values()}
+    read = {memory: positions_of(x, counted) for memory, x in read.items()}
     return {
         each.site: (
-            positions_of(seen.input(each), counted),
+            read[_memory(inputs[each.site])],
             positions_of(columns_of(each, gradients[each.output.name]), counted),
         )
         for each in linears
     }
+
+
+def _memory(value: Tensor) -> tuple[object, ...]:
+    """The same for tensors that are one, as what W_in and W_gate read."""
+    return value.data_ptr(), value.device, value.dtype, value.shape, value.stride()
 
 
 def loss_gradient(
