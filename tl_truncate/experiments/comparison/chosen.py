@@ -144,6 +144,7 @@ def compare_chosen(
     settings: int | None = None,
     null: bool = False,
     objective: Objective = "p_in_context",
+    draws: int | None = None,
     texts: Sequence[str] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     prepend_bos: bool | None = None,
@@ -169,6 +170,7 @@ def compare_chosen(
         null: makes each search a second time among as many random cuts of the same sites and ranks, and
             reports what that finds beside; of families that have a random counterpart.
         objective: the metric that should rise.
+        draws: of each chosen cut's controls; 16 for cuts of one site, else 4. With a null few suffice.
         texts: running text for the cost; the sample that ships with the package by default.
         run_dir: a folder; given again, the searches go on. It can be reported.
         prepend_bos: overrides the model's default.
@@ -197,8 +199,10 @@ def compare_chosen(
     offered = ways.families(model, means, layers, chosen, moments=moments, factors=factors)
     families = as_many(offered, settings, seed)
     folder = None if run_dir is None else as_path(run_dir)
-    asked: dict[str, Any] = dict(objective=objective, texts=texts, seed=seed, progress=progress)
-    asked |= dict(prepend_bos=prepend_bos, batch_size=batch_size)
+    asked: dict[str, Any] = dict(
+        objective=objective, draws=draws, texts=texts, seed=seed, progress=progress
+    )
+    asked |= dict(prepend_bos=prepend_bos, batch_size=batch_size, progress=progress)
     study = _Study(model, task, moments, factors, folder, null, asked)
     for cut in (cut for cuts in families.values() for cut in cuts if isinstance(cut, FITTED)):
         cut.edit(model)  # which the data may not be enough for: said before any search
