@@ -14,7 +14,7 @@ from sites_written import ROTARY, fitted_once, points, sites_of, written
 import tl_truncate as tlt
 from tl_truncate.corpora.corpus import Row
 from tl_truncate.decompose.covariances.directions import directions_of
-from tl_truncate.decompose.covariances.gradients import drawn_labels
+from tl_truncate.decompose.covariances.gradients import drawn_labels, token_at
 from tl_truncate.decompose.covariances.masked import heaviest, masked
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.weights.locate import locate
@@ -190,6 +190,21 @@ class TestLabels:
         drawn = [int(drawn_labels(said, [Row(0, (index,))], 0)[0, 0]) for index in range(4000)]
         found = torch.tensor(drawn).bincount(minlength=6) / 4000
         assert float((found - said[0, 0]).abs().max()) < 4 * 0.5 / 4000**0.5
+
+    @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 10**6))
+    @settings(max_examples=examples(30), deadline=None)
+    def test_blocks_of_tokens_find_what_all_tokens_would(self, vocabulary, width, seed):
+        chance = np.random.default_rng(seed)
+        said = chance.dirichlet(np.ones(vocabulary), (1, 50)) * (
+            chance.random((1, 50, vocabulary)) < 0.6
+        )
+        said[..., int(chance.integers(vocabulary))] += 0.1
+        level = chance.random((1, 50))
+        found = token_at(torch.tensor(said), torch.tensor(level), width)
+        upto = said.cumsum(-1)
+        wanted = (upto <= level[..., None] * upto[..., -1:]).sum(-1)
+        assert found.tolist() == wanted.tolist()
+        assert (np.take_along_axis(said, found.numpy()[..., None], -1) > 0).all()
 
     def test_what_is_impossible_is_not_drawn(self):
         said = torch.tensor([[[0.0, 0.0, 1.0, 0.0]]])

@@ -114,7 +114,8 @@ def positions_of(
 ) -> Float[Tensor, "positions width"]:
     """Those that count, on a device that has float64."""
     there = where_float64_is(value.detach())
-    return there[counted.to(there.device)]
+    places = counted.flatten().nonzero()[:, 0].to(there.device)
+    return there.flatten(0, 1).index_select(0, places)
 
 
 def require_visible(linear: Linear) -> None:
