@@ -75,16 +75,24 @@ ONE_LEG = (
     "test_tutorials.py",
 )
 
-#: Left out of `make test-quick`: more than some seconds each.
+#: Left out of `make test-quick`: more than some seconds each, or many processes, checkpoints and trainings
+#: that a change of surgery, scores or statistics does not reach before something quicker fails.
 SLOW = (
     "surgery/test_states.py::test_compiled_models",
     "real/",
     "report/",
-    "test_docs.py::test_it_builds_strictly",
+    "runs/test_going_on.py",
+    "runs/test_folder.py::test_killed",
+    "test_cli.py",
+    "test_docs.py",
+    "test_extras.py",
+    "test_models.py",
     "test_tutorials.py::test_it_runs",
-    "toys/recall/test_parts_of_recall",
-    "toys/recall/test_recall.py::TestTheSmallPreset",
-    "toys/recall/test_stored.py::test_training",
+    "experiments/training/",
+    "toys/nano/",
+    "toys/recall/",
+    "weights/test_cache.py::test_two_processes",
+    "weights/test_unpacked.py",
 )
 
 #: Handed out first, the longest before the others, so that no worker is left with one at the end.

@@ -59,7 +59,7 @@ def run(code: str, home: Path) -> str:
 
 LOAD = """
 import json, torch, tl_truncate as tlt
-from tl_truncate.weights.provenance import source
+from tl_truncate.weights.identity.provenance import source
 out = []
 for backend in {backends!r}:
     for step in (None, 3000):

@@ -15,7 +15,7 @@ import tl_truncate as tlt
 from tl_truncate.cli.shared.tasks import make_task
 from tl_truncate.experiments.search.judge import split_task
 from tl_truncate.tasks.encode import encode
-from tl_truncate.weights.content import weights_hash
+from tl_truncate.weights.identity.content import weights_hash
 from tl_truncate.weights.site import MATRICES
 
 pytestmark = pytest.mark.real_model

@@ -230,7 +230,7 @@ class TestWhatMayDiffer:
             assert [each["versions"]["numpy"] for each in manifest["resumed"]] == [now]
 
     def test_another_name_of_the_same_weights(self, model, drinks, tmp_path):
-        from tl_truncate.weights.provenance import note_source
+        from tl_truncate.weights.identity.provenance import note_source
 
         tlt.sweep(model, drinks, run_dir=tmp_path, **OPTIONS)
         note_source(model, "moved/elsewhere")

@@ -6,7 +6,7 @@ import architectures
 import pytest
 import torch
 
-from tl_truncate.weights.content import content_key, hashed_once, weights_hash
+from tl_truncate.weights.identity.content import content_key, hashed_once, weights_hash
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 

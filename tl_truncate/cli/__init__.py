@@ -8,14 +8,13 @@ from tl_truncate.cli import (
     dynamics,
     evaluate,
     learn,
-    plot,
-    report,
     search,
     side_effects,
     spectrum,
     sweep,
     toy,
 )
+from tl_truncate.cli.pages import plot, report
 from tl_truncate.cli.shared.app import app
 
 __all__ = [

@@ -17,9 +17,9 @@ from tl_truncate.cli.shared.model import ModelOptions
 from tl_truncate.cli.shared.options import AsJson, Figures, Keeps, Out
 from tl_truncate.cli.shared.parse import parse_keep
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
+from tl_truncate.weights.identity.provenance import versions
 from tl_truncate.weights.locate import available, find_sites, locate, n_layers
 from tl_truncate.weights.processing import processing
-from tl_truncate.weights.provenance import versions
 from tl_truncate.weights.site import MATRICES, Site
 from tl_truncate.weights.spectra.spectrum import Spectrum, spectrum
 

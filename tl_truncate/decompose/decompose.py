@@ -17,9 +17,9 @@ from tl_truncate.decompose.residual import require_additive
 from tl_truncate.decompose.split import Split, global_of
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts
+from tl_truncate.weights.identity.provenance import of_model, versions
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import find_sites, locate
-from tl_truncate.weights.provenance import of_model, versions
 from tl_truncate.weights.site import Site
 
 

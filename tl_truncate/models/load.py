@@ -16,7 +16,7 @@ from tl_truncate.checks import whole
 from tl_truncate.models.demo import DEMO_MODEL, load_demo
 from tl_truncate.models.hooked import hooked_transformer, load_hooked_folder
 from tl_truncate.models.wanted import Backend, Wanted
-from tl_truncate.weights.provenance import note_source
+from tl_truncate.weights.identity.provenance import note_source
 
 
 def load_model(

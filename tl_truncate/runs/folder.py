@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.runs.interrupts import says_how_to_go_on
 from tl_truncate.weights.files import as_path, is_part, remove_parts
-from tl_truncate.weights.provenance import versions
+from tl_truncate.weights.identity.provenance import versions
 
 _MANIFEST, _BASELINE, _SETTINGS, _LOCK = "manifest.json", "baseline.json", "settings.jsonl", "run.lock"
 _SHOWN = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.provenance import of_model, versions
+from tl_truncate.weights.identity.provenance import of_model, versions
 
 #: The fields of a record by which two results are of the same function: what is only a name, such as the
 #: model's, or changes a number by rounding alone, such as the device, is none of them.

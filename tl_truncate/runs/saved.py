@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.weights.files import as_path, load_tensors, save_tensors
-from tl_truncate.weights.provenance import versions
+from tl_truncate.weights.identity.provenance import versions
 
 #: Of the envelope around a result. What can be read tolerantly needs no new one.
 FORMAT = 1

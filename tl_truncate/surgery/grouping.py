@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.checks import natural, positive, whole
-from tl_truncate.weights.content import content_key
+from tl_truncate.weights.identity.content import content_key
 from tl_truncate.weights.linear import where_float64_is
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.reading import as_stored

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_truncate.weights.content import content_key
+from tl_truncate.weights.identity.content import content_key
 
 _as_stored: ContextVar[bool] = ContextVar("as_stored", default=False)
 

@@ -172,10 +172,23 @@ class TestFamilies:
         again = compared(toy, fitted, run_dir=tmp_path / "run")
         assert again.frame.equals(first.frame)
         assert (tmp_path / "run" / "table.csv").exists()
+        kept = tlt.ChosenComparison.load(tmp_path / "run" / "result.json")
+        assert kept.frame.equals(first.frame)
         found.save(tmp_path / "found.json")
         back = tlt.ChosenComparison.load(tmp_path / "found.json")
         assert back.frame["settings"].tolist()[1:] == found.frame["settings"].tolist()[1:]
         assert back.frame.equals(found.frame)
+
+    def test_controls_are_drawn_as_often_as_asked(self, toy, fitted, found):
+        few = compared(toy, fitted, draws=2)
+        for family, result in few.found.items():
+            for kind, by_task in result.controls.items():
+                drawn = by_task[TASK.name]
+                others = found.found[family].controls[kind][TASK.name]
+                assert len(drawn.draws) == min(2, len(others.draws))
+                assert drawn.draws[0].frame.equals(others.draws[0].frame)
+        with pytest.raises(ValueError, match="draws must be"):
+            compared(toy, fitted, draws=0)
 
     def test_the_figure_shows_the_tables_numbers(self, found):
         other = tlt.ChosenComparison("gifts", dict(list(found.found.items())[:3]), found.sizes)

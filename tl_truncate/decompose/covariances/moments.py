@@ -26,7 +26,7 @@ from tl_truncate.decompose.fits.streaming import Reading, Stream
 from tl_truncate.decompose.passes import ending_after
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.surgery.hooks import active_cuts
-from tl_truncate.weights.content import content_key
+from tl_truncate.weights.identity.content import content_key
 from tl_truncate.weights.linear import Linear
 from tl_truncate.weights.locate import carrier, find_sites, locate
 from tl_truncate.weights.site import Site

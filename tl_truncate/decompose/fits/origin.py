@@ -4,10 +4,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tl_truncate.weights.content import content_key, weights_hash
+from tl_truncate.weights.identity.content import content_key, weights_hash
+from tl_truncate.weights.identity.provenance import of_model
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.processing import processing
-from tl_truncate.weights.provenance import of_model
 from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
 

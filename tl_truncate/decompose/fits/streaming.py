@@ -15,9 +15,9 @@ from tl_truncate.checks import as_integers
 from tl_truncate.corpora.corpus import Corpus, Filled, Row, batches, read_rows, row_length, size_of
 from tl_truncate.decompose.fits.origin import OF_THE_WEIGHTS, origin_of
 from tl_truncate.surgery.hooks import active_cuts
-from tl_truncate.weights.deterministic import require_deterministic
 from tl_truncate.weights.files import as_path
-from tl_truncate.weights.provenance import versions
+from tl_truncate.weights.identity.deterministic import require_deterministic
+from tl_truncate.weights.identity.provenance import versions
 from tl_truncate.weights.site import Site
 
 # So many batches are read ahead, and their rows put in the order of their lengths.

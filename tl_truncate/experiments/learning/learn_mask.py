@@ -29,9 +29,9 @@ from tl_truncate.surgery.cut import Cut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.content import hashed_once
+from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.identity.provenance import of_model
 from tl_truncate.weights.locate import find_sites, locate
-from tl_truncate.weights.provenance import of_model
 from tl_truncate.weights.site import Site
 
 # What a run folder may be gone on with: no step depends on how many follow.

@@ -23,8 +23,8 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.content import hashed_once
-from tl_truncate.weights.deterministic import require_deterministic
+from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.identity.deterministic import require_deterministic
 from tl_truncate.weights.locate import n_layers
 
 

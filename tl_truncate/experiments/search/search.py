@@ -25,10 +25,10 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.content import hashed_once
+from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.identity.provenance import of_model
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
-from tl_truncate.weights.provenance import of_model
 from tl_truncate.weights.site import Site
 
 Method = Literal["halving", "laser"]

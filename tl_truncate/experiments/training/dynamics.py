@@ -21,8 +21,8 @@ from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.content import hashed_once
-from tl_truncate.weights.provenance import of_model
+from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.identity.provenance import of_model
 
 Load = Callable[[int], Any]
 AnyCuts = SiteCut | Sequence[SiteCut]

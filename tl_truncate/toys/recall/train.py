@@ -19,7 +19,7 @@ from tl_truncate.toys.recall.model import build_recall_model, tensors, write
 from tl_truncate.toys.recall.probes import Probes
 from tl_truncate.toys.training import Training, log_spaced, train
 from tl_truncate.weights.files import load_tensors, remove_parts, save_tensors
-from tl_truncate.weights.provenance import note_source
+from tl_truncate.weights.identity.provenance import note_source
 
 #: What counts as learnt: the noise by its probability, recall by its accuracy.
 NOISE_LEARNT, RECALL_LEARNT = 0.4, 0.25

@@ -21,8 +21,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tl_truncate.weights.content import bytes_of, content_key
 from tl_truncate.weights.files import cache_folder, modified, remove_parts, save_tensors
+from tl_truncate.weights.identity.content import bytes_of, content_key
 from tl_truncate.weights.spectra.factors import Factors, Method, factorise, factorise_product
 from tl_truncate.weights.unpacked import remove_unpacked
 

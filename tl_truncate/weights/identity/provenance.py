@@ -5,7 +5,7 @@ import weakref
 from importlib import metadata
 from typing import Any
 
-from tl_truncate.weights.content import weights_hash
+from tl_truncate.weights.identity.content import weights_hash
 from tl_truncate.weights.locate import n_layers
 from tl_truncate.weights.processing import processing
 

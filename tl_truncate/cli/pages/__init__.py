@@ -1,0 +1,1 @@
+"""Commands that make a picture or a page of what a run found."""

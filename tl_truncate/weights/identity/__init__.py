@@ -1,0 +1,1 @@
+"""Which weights these are: by content, by origin, and whether passes repeat to the bit."""
