@@ -182,12 +182,14 @@ class Recording:
         tokens: that were run.
         passed: how the blocks were called.
         start: the residual stream that entered block 0.
+        entered: what entered the block that was asked for.
         logits: at the last positions.
     """
 
     tokens: Int64[Tensor, "batch pos"]
     passed: Passed
     start: Float[Tensor, "batch pos d_model"]
+    entered: Float[Tensor, "batch pos d_model"]
     logits: Float[Tensor, "batch positions d_vocab"]
 
 
@@ -248,14 +250,17 @@ def _from_here(module: Any, args: Any, kwargs: Any) -> Any:
     return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
 
 
-def record(model: Any, tokens: Int64[Tensor, "batch pos"], positions: int) -> Recording | None:
-    """Runs the uncut model and notes how it calls its blocks.
+def record(
+    model: Any, tokens: Int64[Tensor, "batch pos"], positions: int, *, entering: int = 0
+) -> Recording | None:
+    """Runs the uncut model and notes how it calls its blocks, and what enters one of them.
 
     Returns:
         What was seen, or None if the blocks are not called once each, in order, with arguments that
         can be given again.
     """
-    seen: list[tuple[int, Tensor, BlockCall | None]] = []
+    seen: list[tuple[int, BlockCall | None]] = []
+    entered: dict[int, Tensor] = {}
     with ExitStack() as stack:
         for layer in range(n_layers(model)):
             block = model.blocks[layer]
@@ -264,14 +269,18 @@ def record(model: Any, tokens: Int64[Tensor, "batch pos"], positions: int) -> Re
                 module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer
             ) -> None:
                 hidden, call = _read_call(module, args, kwargs)
-                seen.append((layer, hidden, call))
+                seen.append((layer, call))
+                if layer in (0, entering):
+                    # A block that writes into what it reads is found out at block 0.
+                    entered[layer] = hidden if layer == 0 else hidden.clone()
 
             stack.callback(block.register_forward_pre_hook(note, with_kwargs=True).remove)
         logits = last_logits(model, tokens, positions)
-    calls = tuple(call for _, _, call in seen if call is not None)
-    if [layer for layer, _, _ in seen] != list(range(n_layers(model))) or len(calls) != len(seen):
+    calls = tuple(call for _, call in seen if call is not None)
+    if [layer for layer, _ in seen] != list(range(n_layers(model))) or len(calls) != len(seen):
         return None
-    return Recording(tokens, Passed(len(tokens), positions, calls), seen[0][1], logits)
+    passed = Passed(len(tokens), positions, calls)
+    return Recording(tokens, passed, entered[0], entered[entering], logits)
 
 
 def _read_call(

@@ -52,10 +52,11 @@ class Engine:
         model: a HookedTransformer or TransformerBridge.
         tasks: in the order of the batches' answers.
         plan: of batches and of cuts that share a pass.
+        lowest: the first block that is cut; what is below it runs once.
     """
 
-    def __init__(self, model: Any, tasks: Sequence[Task], plan: Plan) -> None:
-        self._model, self._tasks, self._plan = model, tasks, plan
+    def __init__(self, model: Any, tasks: Sequence[Task], plan: Plan, *, lowest: int = 0) -> None:
+        self._model, self._tasks, self._plan, self._lowest = model, tasks, plan, lowest
         self._around = active_cuts(model)
         self._replayer = Replayer(model)
         self._streams: list[_Stream] = []
@@ -78,12 +79,12 @@ class Engine:
                 sheet.fill(batch, last_logits(self._model, batch.tokens, batch.positions))
             else:
                 sheet.fill(batch, recorded.logits)
-                self._streams.append(_Stream(batch, recorded.passed, recorded.start))
+                self._streams.append(_Stream(batch, recorded.passed, recorded.entered))
         self.baseline = sheet.outcomes()
         if reason is None and len(self._streams) < len(self._plan.batches):
             reason = _NOT_IN_ORDER
         if reason is None and seen is not None:
-            self._probe = _Stream(first, seen.passed, seen.start)
+            self._probe = _Stream(first, seen.passed, seen.entered)
         else:
             self._streams.clear()
             message = f"Each cut takes a pass through the whole model: {reason}."
@@ -93,7 +94,7 @@ class Engine:
         return Sheet(self._tasks, (*self._around, *cuts))
 
     def _record(self, batch: Batch) -> Recording | None:
-        return record(self._model, batch.tokens, batch.positions)
+        return record(self._model, batch.tokens, batch.positions, entering=self._lowest)
 
     def _recorded(self, batch: Batch) -> Recording | None:
         """A batch's pass, if it can be run again in several copies."""
@@ -106,7 +107,7 @@ class Engine:
         """Scores the cuts, from the lowest block up; can be called once.
 
         Args:
-            cuts: each is made alone.
+            cuts: each is made alone, at the lowest block or above.
             done: cuts that need not be scored again. A group that lacks some is run as it would have
                 been run as a whole, so that its numbers do not depend on what was there.
 
@@ -122,7 +123,7 @@ class Engine:
         for cut in cuts:
             if self._by_itself(cut) and not done(cut):
                 yield [(cut, self._full_passes(cut))]
-        for layer in range(self._replayer.last + 1):
+        for layer in range(self._lowest, self._replayer.last + 1):
             here = {site: own for site, own in wanted.items() if site.layer == layer}
             above = any(site.layer > layer for site in wanted)
             if self.replays and (here or above):

@@ -199,7 +199,8 @@ class _Run:
         with tqdm(
             total=len(grid), initial=sum(map(self._done, grid)), disable=not progress, desc=label
         ) as bar:
-            engine = Engine(self._model, self._tasks, self._plan)
+            lowest = min((cut.site.layer for cut in grid), default=0)
+            engine = Engine(self._model, self._tasks, self._plan, lowest=lowest)
             baseline = self._baseline(engine.baseline, stored)
             for found in engine.run(grid, self._done):
                 new = [Setting(cut, cut.kept_rank(self._model), tuple(all_)) for cut, all_ in found]
