@@ -176,9 +176,9 @@ def of_grid(subject: Subject, family: str, cuts: list[Any], args) -> Found:
 
 
 def of_mask(subject: Subject, args) -> Found:
-    """Learned, for each split anew, in as many steps as others have settings."""
+    """Learned, for each of some splits anew, in as many steps as others have settings."""
     found = Found(args.settings, 0.0)
-    for seed in args.seeds:
+    for seed in args.seeds[: args.masks]:
         start = time.perf_counter()
         mask = tlt.learn_mask(
             subject.model,
@@ -193,7 +193,7 @@ def of_mask(subject: Subject, args) -> Found:
             seed=seed,
             progress=False,
         )
-        found.seconds += (time.perf_counter() - start) / len(args.seeds)
+        found.seconds += (time.perf_counter() - start) / len(args.seeds[: args.masks])
         found.cuts.append(mask.cuts)
         for each in METRICS:
             found.changes[each].append(on_all(subject, mask, each))
@@ -379,6 +379,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=60, help="prompts of a task")
     parser.add_argument("--prompts-seed", type=int, default=11)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the splits")
+    parser.add_argument("--masks", type=int, default=3, help="splits for which a mask is learned")
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 22, 23, 26, 27, 28, 29])
     parser.add_argument("--settings", type=int, default=12, help="that each family chooses among")
     parser.add_argument("--texts", type=int, default=24, help="passages of running text for the cost")
