@@ -226,8 +226,10 @@ def pooled(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def costs(subject: Subject, cuts: Cuts, args) -> tuple[float, float, float]:
     """Change of the loss on running text in nats, perplexity and KL; from a file where there is one."""
-    if not subject.texts or not cuts:
+    if not subject.texts:
         return (float("nan"),) * 3
+    if not cuts:
+        return 0.0, float("nan"), 0.0
     key = hashlib.blake2b(" ".join(map(setting_key, cuts)).encode(), digest_size=8).hexdigest()
     path = args.out / "costs" / f"{len(subject.texts)}-{key}.json"
     if not path.exists():
@@ -246,7 +248,7 @@ def row(subject: Subject, found: Found, args) -> dict[str, Any]:
     if not np.isnan(null).all():
         over = estimate_changes(args.objective, pooled([a - b for a, b in zip(own, null, strict=True)]))
         told |= dict(null=float(np.mean(pooled(null))), over=over, over_p=over.p)
-    paid = np.mean([costs(subject, cuts, args) for cuts in found.cuts], 0)
+    paid = pd.DataFrame([costs(subject, cuts, args) for cuts in found.cuts]).mean()  # of what there is
     moments, factors = subject.fitted["moments"], subject.fitted["factors"]
     shares = [
         removed_share(subject.model, cuts, moments, factors) if cuts else 0.0 for cuts in found.cuts
@@ -294,7 +296,9 @@ def told_of(frame: pd.DataFrame, objective: str) -> pd.DataFrame:
         cells = {f"change of {name}": cell(each[name], each[f"{name}_q"]) for name in METRICS}
         cells |= {"null": f"{each['null']:+.3f}" if pd.notna(each["null"]) else "–"}
         cells |= {"over null": cell(each["over"], each["over_q"])}
-        numbers = dict(kept=".3f", energy=".3f", perplexity=".1f", kl=".3f", settings="d", seconds=".0f")
+        numbers = dict(
+            kept=".3f", energy=".3f", loss=".3f", perplexity=".1f", kl=".3f", settings="d", seconds=".0f"
+        )
         cells |= {name: format(each[name], digits) for name, digits in numbers.items()}
         found[family] = cells
     return pd.DataFrame(found).T
