@@ -182,6 +182,20 @@ def test_ratios_are_of_whole_units():
     assert inside / 1000 >= 0.93
 
 
+@pytest.mark.parametrize("size", [1e-140, 1e-110, 1e-5, 1e110, 1e140])
+def test_an_interval_goes_with_the_values(size):
+    values = np.array([1.0, 2.0, 3.0, 2.0, 9.0, 2.0])
+    one, other = estimate_mean(values), estimate_mean(values * size)
+    assert other.p == pytest.approx(one.p, rel=1e-9)
+    wanted = [float(one) * size, one.low * size, one.high * size]
+    assert [float(other), other.low, other.high] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_mean_that_is_not_finite_is_not_called_few():
+    assert "n < 5" not in str(estimate_mean([1.0, 2.0, np.inf, 3.0, 4.0]))
+    assert str(estimate_mean([1.0, np.nan, 2.0, 3.0, 4.0])) == "nan"
+
+
 def test_bounds_are_kept():
     found = estimate_mean([0.99, 1.0, 0.98, 1.0, 0.7], within=(0.0, 1.0))
     assert found.high == 1.0

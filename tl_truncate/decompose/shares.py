@@ -15,7 +15,7 @@ from tl_truncate.surgery.controls import RandomSubspace
 from tl_truncate.surgery.cut import SiteCut, fill
 from tl_truncate.surgery.edit import Edit, Projection
 from tl_truncate.weights.keep import Without
-from tl_truncate.weights.linear import compute_dtype
+from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.spectrum import shared_spectrum
@@ -27,7 +27,8 @@ class ComponentShares:
 
     Attributes:
         site: whose components they are.
-        values: `[rank]`, from 0; above 1 where shrinkage or chance make it so.
+        values: `[rank]`, from 0; above 1 where shrinkage or chance make it so. NaN of a component that
+            writes no more than rounding, of which no share is known.
         energy: `[rank]`, mean square of what each component writes, `E[((o - b) . v_i)^2]`.
         token: at whose positions the means are; None for all positions.
         positions: how many there were.
@@ -41,24 +42,30 @@ class ComponentShares:
 
     @property
     def order(self) -> Int64[Tensor, " rank"]:
-        """The components, the most global first."""
-        return self.values.argsort(descending=True, stable=True)
+        """The components, the most global first; those whose share is not known at the end."""
+        return self.values.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+
+    @property
+    def known(self) -> int:
+        """How many components write more than rounding, and so have a share."""
+        return int((~self.values.isnan()).sum())
 
     def without_most_global(self, k: int) -> Without:
         """A Keep rule that removes the k components with the largest share: targeted truncation.
 
         Raises:
-            ValueError: if there are fewer.
+            ValueError: if there are fewer that have one.
         """
-        return Without(self._first(k, self.order), f"{k} most global{self._where}")
+        return Without(self._first(k, self.order[: self.known]), f"{k} most global{self._where}")
 
     def without_least_global(self, k: int) -> Without:
         """The control: removes the k components with the smallest share.
 
         Raises:
-            ValueError: if there are fewer.
+            ValueError: if there are fewer that have one.
         """
-        return Without(self._first(k, self.order.flip(0)), f"{k} least global{self._where}")
+        known = self.order[: self.known]
+        return Without(self._first(k, known.flip(0)), f"{k} least global{self._where}")
 
     def without_above(self, threshold: float) -> Without:
         """A Keep rule that removes all components whose share is above a threshold."""
@@ -73,8 +80,8 @@ class ComponentShares:
         count = whole(k)
         if count is None or not 0 <= count <= len(order):
             raise ValueError(
-                f"k must be a number of components from 0 to {len(order)}, the rank of {self.site}, "
-                f"got {k!r}."
+                f"k must be a number of components from 0 to {len(order)}, those of {self.site} that "
+                f"write more than rounding, got {k!r}."
             )
         found: list[int] = order[:count].tolist()
         return found
@@ -90,8 +97,9 @@ class ComponentShares:
         return pd.DataFrame(columns).set_index("component")
 
     def __repr__(self) -> str:
-        top = ", ".join(f"{i} ({float(self.values[i]):.2f})" for i in self.order[:5].tolist())
-        whole = float((self.values * self.energy).sum() / self.energy.sum())
+        first = self.order[: min(5, self.known)].tolist()
+        top = ", ".join(f"{i} ({float(self.values[i]):.2f})" for i in first)
+        whole = float((self.values * self.energy).nansum() / self.energy.sum())
         return (
             f"ComponentShares of {self.site}{self._where}, {self.positions} positions: {whole:.2f} of "
             f"the energy is global; most global components {top}"
@@ -114,7 +122,8 @@ def component_shares(
             is taken over matters.
 
     Returns:
-        The shares, with `.without_most_global(k)` and its control `.without_least_global(k)`.
+        The shares, NaN where a component writes no more than rounding, with `.without_most_global(k)`
+        and its control `.without_least_global(k)`.
 
     Raises:
         ValueError: if the means are not of this site of this model or lack second moments, or the token
@@ -147,9 +156,17 @@ def component_shares(
     offset = _bias(model, place)
     written = (means.of_tokens(place, sums.tokens.keys[chosen]) - offset) @ spec.V.double()
     energy = sums.squares.sums[chosen].sum(0) / counts.sum()
-    tiny = torch.finfo(torch.float64).tiny
-    values = (counts @ written.square()) / counts.sum() / energy.clamp_min(tiny)
+    share = (counts @ written.square()) / counts.sum() / energy
+    known = energy > _rounding(locate(model, place), float(energy.sum() + offset.square().sum()))
+    values = torch.where(known, share, torch.nan)
     return ComponentShares(place, values, energy, token, int(counts.sum()))
+
+
+def _rounding(linear: Linear, energy: float) -> float:
+    """What a component that is not there seems to write: the error of `x W` and of storing it."""
+    dtype = linear.weight().dtype
+    summed = linear.shape[0] * torch.finfo(compute_dtype(dtype)).eps ** 2
+    return energy * max(summed, torch.finfo(dtype).eps ** 2 / linear.shape[1])
 
 
 def _seen(means: TokenMeans, site: Site, token: Any) -> int:

@@ -62,8 +62,12 @@ def shown(value: float, low: float, high: float, *, digits: int = 3, signed: boo
         '+0.500 [+0.400, +0.600]'
         >>> shown(0.5, math.nan, math.nan)
         '0.500 [n < 5]'
+        >>> shown(math.inf, math.nan, math.nan)
+        'inf'
     """
     style = f"{'+' if signed else ''}.{digits}f"
+    if not math.isfinite(value):
+        return f"{float(value):{style}}"
     if math.isnan(low) or math.isnan(high):
         return f"{float(value):{style}} [n < {LEAST}]"
     return f"{float(value):{style}} [{float(low):{style}}, {float(high):{style}}]"

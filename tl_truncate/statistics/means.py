@@ -83,6 +83,8 @@ def _skewness(sample: Array) -> Array:
     if n < 3:
         return np.zeros(sample.shape[1])
     apart = sample - sample.mean(axis=0)
+    size = np.abs(apart).max(axis=0)  # since cubes of what is very small or large are none
+    apart = np.divide(apart, size, out=np.zeros_like(apart), where=size > 0)
     second, third = ((apart**power).mean(axis=0) for power in (2, 3))
     varies = second > 0
     found = np.divide(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import inplace
 import numpy as np
 import pytest
 import torch
@@ -158,6 +159,31 @@ def test_inside_a_context(shared, drinks):
         slope(model, drinks, both, "logit_diff"), abs=1e-6
     )
     assert screen.record.cuts == (outer.to_json(),)
+
+
+@pytest.mark.parametrize(
+    ("at_work", "asked"),
+    [
+        ("blocks.1.attn.W_O", "blocks.1.attn.W_O.1"),
+        ("blocks.1.attn.W_O", "blocks.1.attn.OV.1"),
+        ("blocks.1.attn.W_V.1", "blocks.1.attn.W_V"),
+        ("blocks.1.attn.W_Q", "blocks.1.attn.QK.0"),
+    ],
+)
+@pytest.mark.parametrize("weights", [False, True])
+def test_what_could_not_be_cut_there_is_not_predicted(shared, drinks, at_work, asked, weights):
+    """The spectrum is of the stored weight's part, and no longer of what is at work."""
+    model = shared("bridge", "gpt2", torch.float64)
+    options = dict(sites=[asked], progress=False)
+    with tlt.truncated(model, tlt.Cut(at_work, 0.4), weights=weights):
+        for screen in (tlt.attribute, tlt.singular_value_gradients):
+            with pytest.raises(ValueError, match="must not overlap"):
+                screen(model, drinks, **options)
+    with tlt.truncated(model, tlt.Cut("blocks.1.attn.W_O.0", 0.4), weights=weights):
+        other = tlt.attribute(model, drinks, sites=["blocks.1.attn.W_O.1"], progress=False)
+    with inplace.edited(model, ("blocks.1.attn.W_O.0", inplace.top(0.4))):
+        wanted = tlt.attribute(model, drinks, sites=["blocks.1.attn.W_O.1"], progress=False)
+    assert np.allclose(other.frame["effect"], wanted.frame["effect"], atol=1e-9)
 
 
 def test_bad_input(toy, drinks):

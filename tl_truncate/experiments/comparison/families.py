@@ -131,7 +131,7 @@ class Ways:
                     found[name] += cuts
             own = seen_token(means, site, token)
             for shares in _shares(model, site, means, own):
-                ks = [k for k in self.ks if k < len(shares.values)]
+                ks = [k for k in self.ks if k < shares.known]
                 found["targeted"] += [Cut(site, shares.without_most_global(k)) for k in ks]
             if own is not None:
                 found["direction"].append(GlobalDirection(site, means, own))
@@ -184,12 +184,13 @@ class Ways:
             )
         for shares in _shares(model, site, means, own):
             where = "" if shares.token is None else f" at {shares.token}"
-            for k in (k for k in self.ks if k < max_rank):
+            for k in (k for k in self.ks if k < shares.known):
                 found[f"{k} most global{where}"] = Cut(site, shares.without_most_global(k))
                 found[f"{k} least global{where} (control)"] = Cut(site, shares.without_least_global(k))
-        for k in (k for k in self.ks if k < max_rank):
+        last = _shares(model, site, means, own)[-1]
+        for k in (k for k in self.ks if k < last.known):
             rest = Rank(max_rank - k)
-            most = _shares(model, site, means, own)[-1].without_most_global(k)
+            most = last.without_most_global(k)
             found[f"{k} random (control)"] = tuple(RandomSubspace(site, rest, seed) for seed in seeds)
             found[f"{k} norm-matched (control)"] = tuple(NormMatched(site, most, seed) for seed in seeds)
         return {name: cut if isinstance(cut, tuple) else (cut,) for name, cut in found.items()}

@@ -22,7 +22,7 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.replay.calls import graph_from, unembedding_only
 from tl_truncate.runs.record import make_record
-from tl_truncate.surgery.circuits import sides
+from tl_truncate.surgery.circuits import require_no_overlap, sides
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts
@@ -70,8 +70,8 @@ def attribute(
         Predictions: `.frame` per component, `.effect(site, keep)`, `.top(n)`.
 
     Raises:
-        ValueError: if an argument does not fit, before any pass; or if a site's hook point is not
-            reached in a pass, or logits are not finite.
+        ValueError: if an argument does not fit, or a cut of another part of the same weight is at work,
+            before any pass; or if a site's hook point is not reached, or logits are not finite.
         TypeError: if the task is no task.
 
     Source: Molchanov et al. 2017 (arXiv 1611.06440), the Taylor criterion, applied to the components of
@@ -89,6 +89,8 @@ def attribute(
     batch_size, seed = positive("batch_size", batch_size), natural("seed", seed)
     check_differentiable("metric", metric)
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]
+    for site in chosen:
+        require_no_overlap(model, [*(cut.site for cut in active_cuts(model)), site])
     linears = {site: carrier(model, site) for site in chosen}
     encoded = encode(model, task, prepend_bos=prepend_bos)
     rows = prompts_that_fit(
