@@ -307,26 +307,35 @@ def told_of(frame: pd.DataFrame, objective: str) -> pd.DataFrame:
 def summary(tables: dict[str, pd.DataFrame], objective: str) -> str:
     """Families down, tasks across; a star: the change is clear; a plus: it is above its null's."""
     cells = {
-        name: [
-            cell(each[objective], each[f"{objective}_q"])
-            + ("+" if each["over_q"] < 0.05 and float(each["over"]) > 0 else "")
-            for _, each in frame.iterrows()
-        ]
+        name: pd.Series(
+            {
+                family: cell(each[objective], each[f"{objective}_q"])
+                + ("+" if each["over_q"] < 0.05 and float(each["over"]) > 0 else "")
+                for family, each in frame.iterrows()
+            }
+        )
         for name, frame in tables.items()
     }
-    return markdown(pd.DataFrame(cells, index=next(iter(tables.values())).index))
+    return markdown(pd.DataFrame(cells).reindex(families(tables)).fillna("–"))
+
+
+def families(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Of all tasks; one that ends in a token which the means have not seen has no direction."""
+    return list(max(tables.values(), key=len).index)
 
 
 def means(tables: dict[str, pd.DataFrame], objective: str) -> str:
     """Families' means over tasks, and on how many they are clear."""
     found = {}
-    for family in next(iter(tables.values())).index:
-        own = pd.DataFrame({name: frame.loc[family] for name, frame in tables.items()}).T
+    for family in families(tables):
+        have = {name: frame.loc[family] for name, frame in tables.items() if family in frame.index}
+        own = pd.DataFrame(have).T
         numbers = own[[*METRICS, "null", "loss", "kl", "kept", "energy", "seconds"]].astype(float).mean()
         helps = (own[f"{objective}_q"] < 0.05) & (own[objective].astype(float) > 0)
         hurts = (own[f"{objective}_q"] < 0.05) & (own[objective].astype(float) < 0)
         over = (own["over_q"] < 0.05) & (own["over"].astype(float) > 0)
         found[family] = numbers.round(3).to_dict() | {
+            "tasks": len(own),
             "helps": int(helps.sum()),
             "hurts": int(hurts.sum()),
             "above null": int(over.sum()),
@@ -345,12 +354,12 @@ def picture(tables: dict[str, pd.DataFrame], objective: str, path: Path) -> None
     """Families down, tasks across; crosses are nulls; the last panel has the loss on running text."""
     from matplotlib.figure import Figure
 
-    names = list(next(iter(tables.values())).index)
-    places = np.arange(len(names))
+    names = families(tables)
     width, height = 1.6 + 1.25 * (len(tables) + 1), 0.26 * len(names) + 1.2
     figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
     *axes, cost = figure.subplots(1, len(tables) + 1, sharey=True)
     for axis, (name, frame) in zip(axes, tables.items(), strict=True):
+        places = np.array([names.index(family) for family in frame.index])
         values = frame[objective].astype(float)
         ends = np.array(
             [
@@ -369,7 +378,7 @@ def picture(tables: dict[str, pd.DataFrame], objective: str, path: Path) -> None
         axis.axvline(0, color="black", linewidth=0.8)
         axis.tick_params(labelsize=6)
         axis.grid(axis="x", linewidth=0.3)
-    axes[0].set_yticks(places, names, fontsize=7)
+    axes[0].set_yticks(range(len(names)), names, fontsize=7)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.savefig(path)
 
