@@ -13,8 +13,8 @@ SPEC.loader.exec_module(execute)
 NOTEBOOKS = execute.notebooks()
 
 
-def test_there_are_seven():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{place:02d}" for place in range(1, 8)]
+def test_they_are_numbered():
+    assert [path.name[:2] for path in NOTEBOOKS] == "01 02 03 04 05 06 07 09".split()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
