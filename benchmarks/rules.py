@@ -351,7 +351,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def picture(tables: dict[str, pd.DataFrame], objective: str, path: Path) -> None:
-    """Families down, tasks across; crosses are nulls; the last panel has the loss on running text."""
+    """Families down, tasks across; crosses are nulls; the last panel has the divergence on running text."""
     from matplotlib.figure import Figure
 
     names = families(tables)
@@ -372,8 +372,8 @@ def picture(tables: dict[str, pd.DataFrame], objective: str, path: Path) -> None
         )
         axis.plot(frame["null"].astype(float), places, "x", color="0.55", markersize=4)
         axis.set_title(name.replace("_", "\n"), fontsize=7)
-        cost.plot(frame["loss"].astype(float), places, ".", color="#009E73", markersize=4)
-    cost.set_title("loss on text,\nnats", fontsize=7)
+        cost.plot(frame["kl"].astype(float), places, ".", color="#009E73", markersize=4)
+    cost.set_title("KL on text,\nnats", fontsize=7)
     for axis in (*axes, cost):
         axis.axvline(0, color="black", linewidth=0.8)
         axis.tick_params(labelsize=6)
