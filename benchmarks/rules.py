@@ -351,7 +351,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def picture(tables: dict[str, pd.DataFrame], objective: str, path: Path) -> None:
-    """Families down, tasks across; crosses are nulls; the last panel has the divergence on running text."""
+    """Families down, tasks across; crosses are nulls; the last panel has the KL on running text."""
     from matplotlib.figure import Figure
 
     names = families(tables)
