@@ -3,7 +3,8 @@
 Each family has as many settings, and its null as many random cuts of the same sites and ranks. All are
 scored on all prompts once. Then, for each seed of the split, the family's best setting on one half is
 reported on the other half, and so is the null's best: what the same choice finds by chance. Changes are
-pooled over the splits, each prompt counted once. Masks are learned anew for each split.
+pooled over the splits, each prompt counted once. Masks are learned anew for
+each split, or for some.
 
 The demo model's late MLPs on nine tasks; means, moments and factors are of Python's own manual. With
 `--recall tests/data/recall/triggers-* tests/data/recall/everywhere-*` the second MLP of trained recall
@@ -254,9 +255,7 @@ def row(subject: Subject, found: Found, args) -> dict[str, Any]:
         removed_share(subject.model, cuts, moments, factors) if cuts else 0.0 for cuts in found.cuts
     ]
     kept = [kept_share(subject.model, cuts) for cuts in found.cuts]
-    told |= dict(
-        loss=paid[0], perplexity=paid[1], kl=paid[2], energy=np.mean(shares), kept=np.mean(kept)
-    )
+    told |= dict(loss=paid[0], perplexity=paid[1], kl=paid[2], energy=np.mean(shares))
     told |= dict(settings=found.settings, seconds=found.seconds, kept=np.mean(kept))
     return told | dict(cuts="; ".join(", ".join(map(repr, cuts)) or "none" for cuts in found.cuts))
 
@@ -289,7 +288,7 @@ def cell(value: Any, q: float) -> str:
     return shown(float(value), value.low, value.high, signed=True) + ("*" if q < 0.05 else "")
 
 
-def told_of(frame: pd.DataFrame, objective: str) -> pd.DataFrame:
+def told_of(frame: pd.DataFrame) -> pd.DataFrame:
     """A task's table as it is printed."""
     found = {}
     for family, each in frame.iterrows():
@@ -405,7 +404,7 @@ def main() -> None:
     tables = {}
     for subject in of_recall(args) if args.recall else of_language(args):
         tables[subject.name] = table(subject, args)
-        frame = told_of(tables[subject.name], args.objective)
+        frame = told_of(tables[subject.name])
         print(f"\n{subject.name}\n{frame.to_string()}", flush=True)
         print("\n".join(tables[subject.name]["cuts"]), flush=True)
     print(f"\n{summary(tables, args.objective)}\n\n{means(tables, args.objective)}")

@@ -270,7 +270,7 @@ def record(
             ) -> None:
                 hidden, call = _read_call(module, args, kwargs)
                 seen.append((layer, call))
-                if layer in (0, entering):
+                if layer in (0, entering) and isinstance(hidden, Tensor):
                     # A block that writes into what it reads is found out at block 0.
                     entered[layer] = hidden if layer == 0 else hidden.clone()
 

@@ -51,16 +51,25 @@ class Saved:
         Raises:
             ValueError: if the folder holds a result of another kind.
         """
+        self.require_place(folder)
         envelope, tensors = self._envelope()
-        before = find_result(folder)
-        if before is not None and type(load_result(before)) is not type(self):
-            raise ValueError(
-                f"The folder must be new, or hold a {type(self).__name__}, got {before} of another "
-                "kind. Use another folder."
-            )
         path = as_path(folder) / f"{_STEM}{_suffix(tensors)}"
         _write(path, envelope, tensors)
         return path
+
+    @classmethod
+    def require_place(cls, folder: str | os.PathLike[str]) -> None:
+        """Refuses a folder in which a result of another kind was saved; to be asked before long work.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        before = find_result(folder)
+        if before is not None and type(load_result(before)) is not cls:
+            raise ValueError(
+                f"The folder must be new, or hold a {cls.__name__}, got {before} of another kind. Use "
+                "another folder."
+            )
 
     def _envelope(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors: dict[str, Tensor] = {}

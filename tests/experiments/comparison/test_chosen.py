@@ -179,6 +179,26 @@ class TestFamilies:
         assert back.frame["settings"].tolist()[1:] == found.frame["settings"].tolist()[1:]
         assert back.frame.equals(found.frame)
 
+    def test_a_folder_of_another_result_is_refused_before_any_search(self, toy, fitted, tmp_path):
+        tlt.evaluate(toy, TASK, progress=False).save_into(tmp_path / "run")
+        before = sorted((tmp_path / "run").iterdir())
+        with pytest.raises(ValueError, match="must be new, or hold a ChosenComparison"):
+            compared(toy, fitted, run_dir=tmp_path / "run")
+        assert sorted((tmp_path / "run").iterdir()) == before
+
+    def test_results_that_do_not_say_their_weights_go_by_the_models_name(self, found):
+        def told(model):
+            searches = {}
+            for family, each in found.found.items():
+                scores = each.test[TASK.name]
+                record = replace(scores.record, weights_hash="unknown", model=model)
+                searches[family] = replace(each, test={TASK.name: replace(scores, record=record)})
+            return replace(found, found=searches)
+
+        assert plots.families([told("one"), told("one")]).axes
+        with pytest.raises(ValueError, match="one model with the same weights"):
+            plots.families([told("one"), told("other")])
+
     def test_controls_are_drawn_as_often_as_asked(self, toy, fitted, found):
         few = compared(toy, fitted, draws=2)
         for family, result in few.found.items():

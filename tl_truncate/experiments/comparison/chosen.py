@@ -199,6 +199,8 @@ def compare_chosen(
     offered = ways.families(model, means, layers, chosen, moments=moments, factors=factors)
     families = as_many(offered, settings, seed)
     folder = None if run_dir is None else as_path(run_dir)
+    if folder is not None:
+        ChosenComparison.require_place(folder)
     asked: dict[str, Any] = dict(
         objective=objective, draws=draws, texts=texts, seed=seed, progress=progress
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
+from tl_truncate.runs.record import Record
 
 
 def objective_of(several: Sequence[ChosenComparison]) -> str:
@@ -19,11 +20,17 @@ def objective_of(several: Sequence[ChosenComparison]) -> str:
             f"{', '.join(sorted(objectives)) or 'none'}."
         )
     tested = [scores.record for result in found for scores in result.test.values()]
-    models = {(record.weights_hash, record.dtype): record.model for record in tested}
+    models = {_weights(record): record.model for record in tested}
     if len(models) > 1:
-        told = ", ".join(f"{model} ({weights})" for (weights, _), model in models.items())
+        told = ", ".join(f"{model} ({weights})" for (weights, *_), model in models.items())
         raise ValueError(f"Comparisons must be of one model with the same weights, got {told}.")
     return objectives.pop()
+
+
+def _weights(record: Record) -> tuple[str, ...]:
+    """What tells models apart; of results from before weights were noted, their names."""
+    noted = record.weights_hash != Record().weights_hash
+    return (record.weights_hash, record.dtype, *(() if noted else (record.model, record.weights)))
 
 
 def families_of(several: Sequence[ChosenComparison]) -> list[str]:
