@@ -11,9 +11,10 @@ OTHERS := $(filter-out $(NEWEST),$(LEGS))
 # Tests are handed out as tests/plan.py says, the longest first.
 PYTEST := -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 PIP_QUIET ?= -q
+GPU_TABLE ?= gpu.md
 # --no-compile: Python compiles what is imported, and most of what is installed never is.
 
-.PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials coverage benchmarks clean
+.PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials coverage benchmarks gpu clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -105,6 +106,9 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/fitting.py
 	.venv-3.9.0/bin/python benchmarks/exactness.py
 	.venv-4.3.0/bin/python benchmarks/exactness.py --real
+
+gpu:  ## What holds on a GPU, and how fast, with $(PYTHON), which must have torch for it and this package
+	$(PYTHON) benchmarks/gpu.py --out $(GPU_TABLE)
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
