@@ -221,12 +221,12 @@ class TestWhatMayDiffer:
         tlt.sweep(model, drinks, run_dir=tmp_path, **OPTIONS)
         path = tmp_path / "manifest.json"
         data = json.loads(path.read_text())
-        now, data["versions"]["numpy"] = data["versions"]["numpy"], "2.0.0"
+        now, data["versions"]["numpy"] = data["versions"]["numpy"], "1.26.0"
         path.write_text(json.dumps(data))
         for _ in range(2):
             tlt.sweep(model, drinks, run_dir=tmp_path, **OPTIONS)
             manifest = json.loads(path.read_text())
-            assert manifest["versions"]["numpy"] == "2.0.0"
+            assert manifest["versions"]["numpy"] == "1.26.0"
             assert [each["versions"]["numpy"] for each in manifest["resumed"]] == [now]
 
     def test_another_name_of_the_same_weights(self, model, drinks, tmp_path):
