@@ -4,6 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) 
     weights = _demo_weights()
     from transformer_lens.model_bridge import TransformerBridge
 
-    # A GGUF file's vocabulary is read in pure Python, three times over, which takes most of a load.
+    # A GGUF file's vocabulary is read in pure Python, which takes most of a load.
     folder = unpacked(weights, lambda empty: _unpack(weights, empty))
     source, tokenizer = _read(weights, dtype) if folder is None else _read_folder(folder, dtype)
     # Or TransformerLens reads another one, which puts a BOS in front of prompts.
@@ -42,7 +43,7 @@ def _read(weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, file = str(weights.parent), weights.name
-    with _quiet_loading():
+    with _quiet_loading(), _parsed_once():
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype)
         return model, AutoTokenizer.from_pretrained(folder, gguf_file=file)
 
@@ -81,6 +82,25 @@ def _demo_weights() -> Path:
             "load_model('EleutherAI/pythia-160m')."
         )
     return found[0]
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Lets gguf parse a file once in a load, and name its tensors once.
+
+    transformers makes a reader for each of configuration, weights and tokenizer, all of which go through
+    the whole vocabulary, and a table of names for each module.
+    """
+    import gguf
+
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, original in originals.items():
+        setattr(gguf, name, lru_cache(maxsize=1)(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)
 
 
 @contextmanager
