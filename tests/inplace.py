@@ -99,6 +99,8 @@ def difference(first: dict, second: dict) -> float:
         a, b = first[name], second[name]
         if not isinstance(a, torch.Tensor) or not a.is_floating_point():
             continue
+        if a.dtype == b.dtype and torch.equal(a, b):  # as most of what is below an edit
+            continue
         finite = torch.isfinite(a)
         assert bool((finite == torch.isfinite(b)).all()), name
         # Masked attention scores are the dtype's least value, which has no size to compare with.
