@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import CASES, SPECIAL, WINDOWED, with_tokenizer
-from conftest import weights_hash
+from shared_models import weights_hash
 from states import gradients, parameter_gradients, switched
 
 import tl_truncate as tlt

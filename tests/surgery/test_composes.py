@@ -6,7 +6,7 @@ import inplace
 import pytest
 import torch
 from architectures import CASES
-from conftest import hooks_left
+from shared_models import hooks_left
 
 import tl_truncate as tlt
 

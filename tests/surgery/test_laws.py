@@ -6,7 +6,7 @@ import inplace
 import pytest
 import torch
 from architectures import CASES
-from conftest import hooks_left, weights_hash
+from shared_models import hooks_left, weights_hash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from luck import examples

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import CASES
-from conftest import hooks_left, weights_hash
+from shared_models import hooks_left, weights_hash
 
 import tl_truncate as tlt
 
