@@ -2,6 +2,7 @@
 
 import platform
 import weakref
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -40,10 +41,12 @@ def of_model(model: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+
+
+@cache  # of what the process runs, whatever is installed meanwhile; reading it takes milliseconds
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
