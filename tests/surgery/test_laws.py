@@ -6,10 +6,10 @@ import inplace
 import pytest
 import torch
 from architectures import CASES
-from shared_models import hooks_left, weights_hash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from luck import examples
+from shared_models import hooks_left, weights_hash
 
 import tl_truncate as tlt
 from tl_truncate.weights.site import ATTENTION_MATRICES, MATRICES

@@ -35,14 +35,11 @@ class BlockCall:
     def tiled(self, copies: int, layout: Layout) -> "BlockCall":
         """The call for a tall batch of `copies` times the rows; what is shared by all rows stays."""
 
-        def tile(value: Any, of_rows: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(map(tile, value, of_rows))
-            return value.repeat(copies, *[1] * (value.ndim - 1)) if of_rows else value
-
         if copies == 1:
             return self
-        return BlockCall({name: tile(value, layout[name]) for name, value in self.arguments.items()})
+        return BlockCall(
+            {name: _tile(copies, value, layout[name]) for name, value in self.arguments.items()}
+        )
 
     def suffix(self, positions: int) -> "BlockCall | None":
         """The call for the last positions of each row; None if an argument is not understood."""
@@ -63,6 +60,12 @@ class BlockCall:
                 names = (name, _HANDED_ON.get(name, name))
                 return BlockCall({**self.arguments, **dict.fromkeys(names, cache)})
         return None
+
+
+def _tile(copies: int, value: Any, of_rows: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_tile(copies, *pair) for pair in zip(value, of_rows, strict=True))
+    return value.repeat(copies, *[1] * (value.ndim - 1)) if of_rows else value
 
 
 def layout_of(one: BlockCall, two: BlockCall) -> Layout | None:
@@ -110,23 +113,22 @@ def _goes_with_rows(one: Any, two: Any) -> Any:
 
 def fits(call: BlockCall, layout: Layout, one: BlockCall, batch: int) -> bool:
     """Whether a batch's call is made as the layout says, from the call for one row of any length."""
-
-    def right(value: Any, of_rows: Any, own: Any) -> bool:
-        if isinstance(value, tuple):
-            return (
-                isinstance(own, tuple)
-                and len(value) == len(own)
-                and all(map(right, value, of_rows, own))
-            )
-        if not isinstance(value, Tensor):
-            return of_rows is None
-        if of_rows is None or value.ndim != own.ndim:
-            return False
-        return not of_rows or value.shape[0] == batch * own.shape[0]
-
     return call.arguments.keys() == layout.keys() and all(
-        right(value, layout[name], one.arguments[name]) for name, value in call.arguments.items()
+        _is_made_so(batch, value, layout[name], one.arguments[name])
+        for name, value in call.arguments.items()
     )
+
+
+def _is_made_so(batch: int, value: Any, of_rows: Any, own: Any) -> bool:
+    if isinstance(value, tuple):
+        if not isinstance(own, tuple) or len(value) != len(own):
+            return False
+        return all(_is_made_so(batch, *each) for each in zip(value, of_rows, own, strict=True))
+    if not isinstance(value, Tensor):
+        return of_rows is None
+    if of_rows is None or value.ndim != own.ndim:
+        return False
+    return not of_rows or value.shape[0] == batch * own.shape[0]
 
 
 def _call_with(cutter: Callable[[Tensor, int], Tensor], positions: int, value: Tensor) -> Tensor:
@@ -147,12 +149,13 @@ _SUFFIXES: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def _each_tensor(arguments: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    def through(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return change(value)
-        return tuple(map(through, value)) if isinstance(value, tuple) else value
+    return {name: _changed(change, value) for name, value in arguments.items()}
 
-    return {name: through(value) for name, value in arguments.items()}
+
+def _changed(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    return tuple(_changed(change, each) for each in value) if isinstance(value, tuple) else value
 
 
 def _holds_tensor(value: Any) -> bool:
@@ -222,15 +225,15 @@ def end_logits(
 @contextmanager
 def unembedding_only(model: Any, positions: int) -> Iterator[None]:
     """Lets the model unembed the last positions alone."""
-
-    def last(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        return (args[0][:, -positions:], *args[1:]) if args else None
-
-    handle = model.unembed.register_forward_pre_hook(last)
+    handle = model.unembed.register_forward_pre_hook(partial(_last_alone, positions))
     try:
         yield
     finally:
         handle.remove()
+
+
+def _last_alone(positions: int, module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    return (args[0][:, -positions:], *args[1:]) if args else None
 
 
 @contextmanager
@@ -259,28 +262,36 @@ def record(
         What was seen, or None if the blocks are not called once each, in order, with arguments that
         can be given again.
     """
-    seen: list[tuple[int, BlockCall | None]] = []
-    entered: dict[int, Tensor] = {}
+    notes = _Notes(entering)
     with ExitStack() as stack:
         for layer in range(n_layers(model)):
-            block = model.blocks[layer]
-
-            def note(
-                module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer
-            ) -> None:
-                hidden, call = _read_call(module, args, kwargs)
-                seen.append((layer, call))
-                if layer in (0, entering) and isinstance(hidden, Tensor):
-                    # A block that writes into what it reads is found out at block 0.
-                    entered[layer] = hidden if layer == 0 else hidden.clone()
-
-            stack.callback(block.register_forward_pre_hook(note, with_kwargs=True).remove)
+            note = partial(notes.take, layer)
+            handle = model.blocks[layer].register_forward_pre_hook(note, with_kwargs=True)
+            stack.callback(handle.remove)
         logits = last_logits(model, tokens, positions)
-    calls = tuple(call for _, call in seen if call is not None)
-    if [layer for layer, _ in seen] != list(range(n_layers(model))) or len(calls) != len(seen):
+    calls = tuple(call for _, call in notes.seen if call is not None)
+    in_order = [layer for layer, _ in notes.seen] == list(range(n_layers(model)))
+    if not in_order or len(calls) != len(notes.seen):
         return None
     passed = Passed(len(tokens), positions, calls)
-    return Recording(tokens, passed, entered[0], entered[entering], logits)
+    return Recording(tokens, passed, notes.entered[0], notes.entered[entering], logits)
+
+
+class _Notes:
+    """What a pass shows of its blocks: how each is called, and what enters the first and one other."""
+
+    def __init__(self, entering: int) -> None:
+        self._kept = (0, entering)
+        self.seen: list[tuple[int, BlockCall | None]] = []
+        self.entered: dict[int, Tensor] = {}
+
+    def take(self, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """As a hook before a block."""
+        hidden, call = _read_call(module, args, kwargs)
+        self.seen.append((layer, call))
+        if layer in self._kept and isinstance(hidden, Tensor):
+            # A block that writes into what it reads is found out at block 0.
+            self.entered[layer] = hidden if layer == 0 else hidden.clone()
 
 
 def _read_call(

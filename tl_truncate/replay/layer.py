@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,18 +72,27 @@ def observe(
     replayer: Replayer, layer: int, resid: Tensor, passed: Passed, matrices: Sequence[Matrix]
 ) -> LayerState:
     """Runs one block as it is, and keeps what its cuts can share."""
-    model, outputs = replayer.model, {}
+    model = replayer.model
+    outputs: dict[Matrix, Tensor] = {}
     with ExitStack() as stack:
         for matrix in matrices:
             point = locate(model, Site(layer, matrix)).output.module
-
-            def keep(module: Any, args: Any, value: Tensor, matrix: Matrix = matrix) -> None:
-                # OPT's MLP lays all positions of all rows one behind the other.
-                outputs[matrix] = value.reshape(*resid.shape[:2], -1)
-
+            keep = partial(_keep, outputs, matrix, resid.shape[:2])
             stack.callback(point.register_forward_hook(keep).remove)
         after = replayer.block(layer, resid, passed.calls[layer])
     return LayerState(resid, after, outputs)
+
+
+def _keep(
+    outputs: dict[Matrix, Tensor],
+    matrix: Matrix,
+    rows: torch.Size,
+    module: Any,
+    args: Any,
+    value: Tensor,
+) -> None:
+    # OPT's MLP lays all positions of all rows one behind the other.
+    outputs[matrix] = value.reshape(*rows, -1)
 
 
 class SiteReplay:
