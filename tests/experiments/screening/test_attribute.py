@@ -16,11 +16,11 @@ from tl_truncate.statistics import estimate_mean, mean_columns
 NAMES = ("Mary", "Paris", "London", "Rome", "Italy")
 
 
-def slope(model, task, cut_at, metric) -> float:
+def slope(model, task, cut_at, metric, uncut=None) -> float:
     """The change of a metric per strength of a cut, by a central difference."""
     step = 1e-4
     ends = [
-        tlt.evaluate(model, task, cut_at(strength), prepend_bos=False, progress=False)
+        tlt.evaluate(model, task, cut_at(strength), baseline=uncut, prepend_bos=False, progress=False)
         for strength in (step, -step)
     ]
     values = [float(end.estimate(metric)) for end in ends]
@@ -34,9 +34,11 @@ def test_first_order_in_the_strength_of_a_cut(shared, drinks, kind, name, metric
     sites = all_sites(model)
     screen = tlt.attribute(model, drinks, sites=sites, metric=metric, prepend_bos=False, progress=False)
     allowed = 2e-3 if (kind, name) in ROUNDS else 1e-6
+    uncut = tlt.evaluate(model, drinks, prepend_bos=False, progress=False)  # asked once
     for site in sites if metric == "logit_diff" else sites[-4:]:
         found = screen.effect(site, keep=0.3)
-        wanted = slope(model, drinks, lambda s, site=site: tlt.Cut(site, 0.3, strength=s), metric)
+        cut_at = lambda s, site=site: tlt.Cut(site, 0.3, strength=s)  # noqa: E731
+        wanted = slope(model, drinks, cut_at, metric, uncut)
         assert float(found) == pytest.approx(wanted, abs=allowed), site
 
 

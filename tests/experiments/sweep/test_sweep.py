@@ -59,9 +59,10 @@ def test_equals_in_place_editing(shared, drinks, kind, name, dtype):
             assert np.abs(gap).max() <= allowed, (site, keep)
 
 
-def hooked_frame(model, task, site, keep):
+def hooked_frame(model, task, site, keep, uncut=None):
     """The same setting by full passes with the cut at work."""
-    return tlt.evaluate(model, task, tlt.Cut(site, keep), prepend_bos=False, progress=False).frame
+    cut = tlt.Cut(site, keep)
+    return tlt.evaluate(model, task, cut, baseline=uncut, prepend_bos=False, progress=False).frame
 
 
 @pytest.mark.parametrize("name", ["neox-parallel", "llama-grouped"])
@@ -70,9 +71,10 @@ def test_bfloat16_agrees_with_full_passes(shared, drinks, name):
     result = tlt.sweep(
         model, drinks, sites=all_sites(model), keeps=[0.1, 0.5], prepend_bos=False, progress=False
     )
+    uncut = tlt.evaluate(model, drinks, prepend_bos=False, progress=False)
     for site in all_sites(model):
         for keep in (0.1, 0.5):
-            full = hooked_frame(model, drinks, site, keep)
+            full = hooked_frame(model, drinks, site, keep, uncut)
             found = result.scores(site, keep).frame
             assert np.abs(found["logit_diff"] - full["logit_diff"]).max() <= 0.06, (site, keep)
 
