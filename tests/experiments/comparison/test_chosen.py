@@ -60,8 +60,13 @@ def fitted(shared):
 
 
 @pytest.fixture(scope="module")
-def found(shared, fitted, tmp_path_factory):
-    return compared(shared("bridge", "gpt2"), fitted, run_dir=tmp_path_factory.mktemp("runs") / "run")
+def run_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "run"
+
+
+@pytest.fixture(scope="module")
+def found(shared, fitted, run_dir):
+    return compared(shared("bridge", "gpt2"), fitted, run_dir=run_dir)
 
 
 def compared(toy, fitted, **more):
@@ -167,13 +172,12 @@ class TestFamilies:
             weight = inplace.read(toy, 1, cut.site.matrix)
             assert np.linalg.matrix_rank(weight, rtol=1e-4) == kept * 32
 
-    def test_it_goes_on_and_comes_back(self, toy, fitted, found, tmp_path):
-        first = compared(toy, fitted, run_dir=tmp_path / "run")
-        again = compared(toy, fitted, run_dir=tmp_path / "run")
-        assert again.frame.equals(first.frame)
-        assert (tmp_path / "run" / "table.csv").exists()
-        kept = tlt.ChosenComparison.load(tmp_path / "run" / "result.json")
-        assert kept.frame.equals(first.frame)
+    def test_it_goes_on_and_comes_back(self, toy, fitted, found, run_dir, tmp_path):
+        again = compared(toy, fitted, run_dir=run_dir)
+        assert again.frame.equals(found.frame)
+        assert (run_dir / "table.csv").exists()
+        kept = tlt.ChosenComparison.load(run_dir / "result.json")
+        assert kept.frame.equals(found.frame)
         found.save(tmp_path / "found.json")
         back = tlt.ChosenComparison.load(tmp_path / "found.json")
         assert back.frame["settings"].tolist()[1:] == found.frame["settings"].tolist()[1:]

@@ -201,9 +201,10 @@ def test_wherever_blocks_can_be_called_again_or_not(shared, as_many_rows_as_head
                 model, task, sites=sites, keeps=[0.2, 0.5], prepend_bos=False, progress=False
             )
         assert all("its blocks" in str(each.message) or name == "opt-learnt" for each in told)
+        uncut = tlt.evaluate(model, task, prepend_bos=False, progress=False)
         for site in sites:
             for keep in (0.2, 0.5):
-                full = hooked_frame(model, task, site, keep)["logit_diff"].to_numpy()
+                full = hooked_frame(model, task, site, keep, uncut)["logit_diff"].to_numpy()
                 gap = result.scores(site, keep).frame["logit_diff"].to_numpy() - full
                 assert np.abs(gap).max() <= allowed, (site, keep)
 
