@@ -24,6 +24,10 @@ ONE_LEG = (
     "experiments/training/test_dynamics.py::test_killed",
     "experiments/training/test_dynamics.py::test_what_is_finished",
     "toys/recall/test_recall.py::test_killed",
+    # How families of cuts are chosen and told apart: splits, nulls and tables of the scores that searches
+    # give, whose own tests run on both.
+    "experiments/comparison/test_chosen.py::TestFamilies",
+    "experiments/screening/test_parts.py::TestCompare::test_chosen",
     # Commands whose work has tests of its own on both.
     "test_cli.py::test_toys",
     "test_cli.py::test_dynamics_of_what_ships",
@@ -48,6 +52,10 @@ ONE_LEG = (
     # the same. That surgery is exact on them is tested on both.
     "toys/recall/test_parts_of_recall",
     "toys/recall/test_recall.py::TestTheSmallPreset",
+    "toys/nano/test_nano.py::TestWhatShips::test_a_cut_chosen",
+    "experiments/training/test_dynamics.py::TestParts::test_on_the_nano_pythia",
+    "experiments/training/test_dynamics.py::TestParts::test_the_nano_pythias",
+    "test_docs.py::test_the_block_on_training",
     "real/test_smollm2.py::test_what_is_unpacked",
     "real/test_smollm2.py::test_the_readmes",
     "real/test_smollm2.py::test_the_page",
