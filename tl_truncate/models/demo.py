@@ -11,6 +11,7 @@ import torch
 
 from tl_truncate.checks import missing_of
 from tl_truncate.weights.files import save_tensors
+from tl_truncate.weights.identity.provenance import note_base
 from tl_truncate.weights.unpacked import unpacked
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -31,6 +32,8 @@ def load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) 
         DEMO_MODEL, hf_model=source, tokenizer=tokenizer, dtype=dtype, device=device
     )
     model.cfg.default_prepend_bos = False
+    if folder is not None:  # the hub's weights of that name are others, which nobody has quantised
+        note_base(model, str(folder), None)
     if device is not None:
         model.to(device)
     if not raw:
