@@ -18,11 +18,11 @@ from torch import Tensor
 
 from tl_truncate.checks import require_extra
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.export.base import Base
 from tl_truncate.export.card import Card, require_new, require_scores_of, write_card
 from tl_truncate.export.changed import Changed, changed_tensors, require_of_weights
-from tl_truncate.export.home import Home, find_home
 from tl_truncate.export.low_rank import low_rank
+from tl_truncate.export.published.base import Base
+from tl_truncate.export.published.home import Home, find_home
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.weights.files import making, save_tensors
 from tl_truncate.weights.linear import compute_dtype
@@ -74,6 +74,9 @@ class Adapter:
         compared: whether the model's weights were compared with the base's files.
         parts: what it adds, module by module.
         dtype: of its numbers.
+        fan_in_fan_out: whether the modules store `[n_in, n_out]`.
+        tensors: its numbers, by the names that peft has for them.
+        card: what is said of it.
     """
 
     base: Base
@@ -174,8 +177,10 @@ def export_adapter(
         ModuleNotFoundError: without the extra `export`.
 
     Examples:
+        >>> import tempfile
         >>> cut = tlt.Cut("blocks.1.mlp.W_out", keep=tlt.DropTop(2))
-        >>> made = tlt.export_adapter(model, cut, folder / "adapter")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made = tlt.export_adapter(model, cut, f"{folder}/adapter")
         >>> made.parts[0].module, made.parts[0].rank
         ('transformer.h.1.mlp.c_proj', 2)
     """
@@ -219,8 +224,8 @@ def make_adapter(
             tensors[f"{prefix}.lora_B.weight"] = right.contiguous()
     if not parts:
         raise ValueError(
-            f"The cuts must change something to make an adapter of, but {chosen!r} leaves the weights as "
-            "they are."
+            f"The cuts must change something to make an adapter of, but {chosen!r} leaves the weights "
+            "as they are."
         )
     compared = home.base.folder is not None
     about = [(part.module, part.cuts, f"rank {part.rank}") for part in parts]
@@ -255,8 +260,8 @@ def warn_if_larger(made: Adapter) -> None:
     if larger:
         first = larger[0]
         warnings.warn(
-            f"The adapter ({made.nbytes / 1e6:.1f} MB) holds what is removed, which is more than what is "
-            f"left: of {first.module} it has rank {first.rank}, {first.numbers} numbers for a weight of "
+            f"The adapter ({made.nbytes / 1e6:.1f} MB) holds what is removed, which is more than what "
+            f"is left: of {first.module} it has rank {first.rank}, {first.numbers} numbers for a weight of "
             f"{first.shape[0] * first.shape[1]}. tlt.export_checkpoint is smaller.",
             LargeAdapterWarning,
             stacklevel=3,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS
-from tl_truncate.export.base import Base
+from tl_truncate.export.published.base import Base
 from tl_truncate.runs.files import write_json
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.weights.files import as_path
@@ -81,7 +81,11 @@ class Card:
     def _head(self) -> str:
         library = "peft" if self.kind == "adapter" else "transformers"
         # A folder's path is no name that a hub knows.
-        base = "" if self.base.folder and Path(self.base.name).is_dir() else f"base_model: {self.base.name}\n"
+        base = (
+            ""
+            if self.base.folder and Path(self.base.name).is_dir()
+            else f"base_model: {self.base.name}\n"
+        )
         head = f"---\n{base}library_name: {library}\ntags: [tl-truncate]\n---"
         what = (
             "A LoRA adapter that takes parts of some weights away"
@@ -113,8 +117,8 @@ class Card:
         else:
             facts = self.record["model"]
             told = (
-                f"The cuts were made in {facts['model']} ({facts['model_class']}, {facts['dtype']}, weights "
-                f"{facts['weights_hash']}). {known}"
+                f"The cuts were made in {facts['model']} ({facts['model_class']}, {facts['dtype']}, "
+                f"weights {facts['weights_hash']}). {known}"
             )
         named = ", ".join(f"{name} {version}" for name, version in versions().items())
         return f"{told} The cuts as data are in `{RECORD}` (`tl_truncate.Cuts.load`). Versions: {named}."

@@ -1,6 +1,6 @@
 """Which tensors of the Hugging Face model some cuts change, and into what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.export.home import Home
-from tl_truncate.export.places import Place
+from tl_truncate.export.published.home import Home
+from tl_truncate.export.published.places import Place
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.edited import cut_weight, cuts_in
 from tl_truncate.surgery.hooks import truncated
@@ -56,16 +56,12 @@ class Changed:
         """All that are made in it."""
         return tuple(cut for part in self.parts for cut in part.cuts)
 
-    def written_into(self, stored: Tensor) -> Tensor:
-        """The tensor with the cuts, in its own layout and precision.
+    def exact(self, stored: Tensor) -> Tensor:
+        """The tensor with the cuts in float64, in its own layout.
 
         Args:
             stored: as it is in the file; it is left as it is.
         """
-        return self.exact(stored).to(stored.dtype)
-
-    def exact(self, stored: Tensor) -> Tensor:
-        """The tensor with the cuts in float64, in its own layout."""
         changed = stored.detach().cpu().to(torch.float64, copy=True)
         turned = changed if self.inputs_first else changed.T
         for part, _, after in self._both():
@@ -87,14 +83,12 @@ class Changed:
         assert added is not None
         return added, size
 
-    def _both(self) -> list[tuple[Part, Tensor, Tensor]]:
-        found = []
+    def _both(self) -> Iterator[tuple[Part, Tensor, Tensor]]:
         for part in self.parts:
             before = cut_weight(self.model, part.linear, (), torch.float64)
             after = cut_weight(self.model, part.linear, part.cuts, torch.float64)
             _require_known(part, after - before)
-            found.append((part, before, after))
-        return found
+            yield part, before, after
 
 
 def _norm(matrix: Tensor) -> float:

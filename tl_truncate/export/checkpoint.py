@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.export.base import Base, base_in
 from tl_truncate.export.card import Card, require_new, require_scores_of, write_card
 from tl_truncate.export.changed import changed_tensors, require_of_weights
-from tl_truncate.export.home import find_home
+from tl_truncate.export.published.base import Base, base_in
+from tl_truncate.export.published.home import find_home
+from tl_truncate.export.published.unloaded import read_layers
 from tl_truncate.export.rewriting import ChangedTensor, write_from_files, write_from_memory
-from tl_truncate.export.unloaded import read_layers
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.weights.files import as_path, making
 
@@ -75,7 +75,9 @@ def export_checkpoint(
             not the base's; before any work where that can be known.
 
     Examples:
-        >>> made = tlt.export_checkpoint(model, tlt.Cut("blocks.1.mlp.W_out", 2), folder / "edited")
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made = tlt.export_checkpoint(model, tlt.Cut("blocks.1.mlp.W_out", 2), f"{folder}/edited")
         >>> made.changed[0].name
         'transformer.h.1.mlp.c_proj.weight'
     """
@@ -106,7 +108,9 @@ def _of_folder(
     folder: str | os.PathLike[str], base: str | os.PathLike[str] | None, revision: str | None
 ) -> Base:
     if base is not None or revision is not None:
-        raise ValueError("base and revision must go with a model, but a folder was given, which is its own.")
+        raise ValueError(
+            "base and revision must go with a model, but a folder was given, which is its own."
+        )
     if not as_path(folder).is_dir():
         raise ValueError(
             f"The folder must exist, got {os.fspath(folder)!r}. Load a name of the hub first: "

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: those of the base, of which only the ones with cuts in them are rewritten."""
+"""The files of a checkpoint: those of the base, of which only the ones with cuts are rewritten."""
 
 import copy
 import os
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tl_truncate.export.changed import Changed
-from tl_truncate.export.home import Home
-from tl_truncate.export.originals import Shards
+from tl_truncate.export.published.home import Home
+from tl_truncate.export.published.originals import Shards
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.weights.files import load_tensors, save_tensors
 
@@ -74,7 +74,8 @@ def write_from_files(
         link: whether files that are not rewritten are linked.
     """
     originals, source = home.originals, home.base.folder
-    assert isinstance(originals, Shards) and source is not None
+    assert isinstance(originals, Shards)
+    assert source is not None
     by_file: dict[str, dict[str, Changed]] = {name: {} for name in originals.files.values()}
     for changed in changes:
         key = originals.keys[changed.name]
@@ -151,8 +152,8 @@ def write_from_memory(
         if first in tensors:
             if not torch.equal(tensors[first], stored):
                 raise ValueError(
-                    f"{first} and {name} must be one tensor in a model of this configuration, but are two "
-                    "in this one. Set tie_word_embeddings=False in its configuration."
+                    f"{first} and {name} must be one tensor in a model of this configuration, but are "
+                    "two in this one. Set tie_word_embeddings=False in its configuration."
                 )
             continue
         if name in by_name:

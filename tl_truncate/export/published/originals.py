@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from tl_truncate.export.base import Base, shards_of
+from tl_truncate.export.published.base import Base, shards_of
 
 
 class Originals(ABC):
@@ -126,8 +126,8 @@ def layout_of(config: Any) -> Layout:
 
     if not isinstance(config, PreTrainedConfig):
         raise ValueError(
-            "The model must be one of transformers to be taken elsewhere, got a model that was made from "
-            f"a {type(config).__name__}. Save its state dict instead."
+            "The model must be one of transformers to be taken elsewhere, got a model that was made "
+            f"from a {type(config).__name__}. Save its state dict instead."
         )
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         return Layout(config, AutoModelForCausalLM.from_config(config).eval())

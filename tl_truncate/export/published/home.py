@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_truncate.export.base import Base, find_base
-from tl_truncate.export.originals import Held, Layout, Originals, held_by, in_files, layout_of
-from tl_truncate.export.places import Place, find_place
+from tl_truncate.export.published.base import Base, find_base
+from tl_truncate.export.published.originals import Held, Layout, Originals, held_by, in_files, layout_of
+from tl_truncate.export.published.places import Place, find_place
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.linear import Linear
 from tl_truncate.weights.locate import available, locate, n_layers
@@ -51,8 +51,8 @@ class Home:
         others = sorted(tied - {found.name})
         if others:
             raise ValueError(
-                f"A cut must change one weight, but {found.name}, in which {linear.site} is cut, is also "
-                f"{', '.join(others)}. Give each a tensor of its own first."
+                f"A cut must change one weight, but {found.name}, in which {linear.site} is cut, is "
+                f"also {', '.join(others)}. Give each a tensor of its own first."
             )
         return found
 
@@ -93,8 +93,8 @@ def _require_as_loaded(model: Any) -> None:
     found = processing(model)
     if not found.is_raw:
         raise ValueError(
-            f"The weights must be as they were trained to be taken elsewhere, but are processed ({found}): "
-            "what is cut from a folded or centred weight is no change of the one that others load. Load "
+            "The weights must be as they were trained to be taken elsewhere, but are processed "
+            f"({found}): what is cut from a folded or centred weight is no change of the one that others load. Load "
             "the raw weights: tlt.load_model(name)."
         )
 
@@ -106,8 +106,8 @@ def _config(model: Any, base: Base) -> Any:
     if base.folder is None:
         raise ValueError(
             f"The files of {base} must be on this machine, since a HookedTransformer keeps its weights "
-            "under other names, but they are not in the local cache. Name a folder, base=folder, or load "
-            "the model as a TransformerBridge."
+            "under other names, but they are not in the local cache. Name a folder, base=folder, or "
+            "load the model as a TransformerBridge."
         )
     from transformers import AutoConfig
 
@@ -121,8 +121,8 @@ def _require_same_tensors(home: Home) -> None:
         if own is not None and not _same(own, home.originals.tensor(name)):
             raise ValueError(
                 f"The model must have the weights of its base, but {name} is another than in "
-                f"{home.base}. Name the right base, or its revision; of a model that has been trained or "
-                "edited since it was loaded, save it and name that folder: base=folder."
+                f"{home.base}. Name the right base, or its revision; of a model that has been trained "
+                "or edited since it was loaded, save it and name that folder: base=folder."
             )
 
 
@@ -160,6 +160,4 @@ def _require_same_bias(linear: Linear, home: Home) -> None:
 
 
 def _same(own: Tensor, other: Tensor) -> bool:
-    return own.shape == other.shape and torch.equal(
-        own.detach(), other.to(own.device, own.dtype)
-    )
+    return own.shape == other.shape and torch.equal(own.detach(), other.to(own.device, own.dtype))

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tl_truncate.export.base import Base
-from tl_truncate.export.home import Home
-from tl_truncate.export.originals import Held, held_by, in_files, layout_of
+from tl_truncate.export.published.base import Base
+from tl_truncate.export.published.home import Home
+from tl_truncate.export.published.originals import Held, held_by, in_files, layout_of
 from tl_truncate.surgery.cut import SiteCut
 
 
@@ -29,9 +29,7 @@ def read_layers(base: Base, cuts: Sequence[SiteCut]) -> tuple[Any, Home]:
     files = in_files(base, layout)
     model = layout_of(layout.config).empty  # another one, since the Bridge rewires what it is given
     layers = {str(cut.site.layer) for cut in cuts}
-    tensors = {
-        name: files.tensor(name) for name in files.names if layers & set(name.split(".")[:-1])
-    }
+    tensors = {name: files.tensor(name) for name in files.names if layers & set(name.split(".")[:-1])}
     dtypes = {tensor.dtype for tensor in tensors.values()} or {torch.float32}
     if len(dtypes) > 1:
         raise ValueError(

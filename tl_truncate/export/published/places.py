@@ -7,13 +7,12 @@ numbers is found in any order, and found only if the numbers are the same.
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tl_truncate.export.originals import Held, Layout, Originals
+from tl_truncate.export.published.originals import Held, Layout, Originals
 from tl_truncate.weights.linear import Linear
 from tl_truncate.weights.reading import as_stored
 
@@ -99,16 +98,15 @@ def find_place(linear: Linear, originals: Originals, held: Held, layout: Layout)
             places.append(Place(name, inputs_first, *found))
     if not places:
         raise ValueError(
-            f"The weight of blocks.{linear.site.layer}, {linear.site.matrix}, must be one of its base's, "
-            "but no tensor of that layer has its numbers. Has the model been trained, edited or "
+            f"The weight of {linear.site} must be one of its base's, but no tensor of that layer has its numbers. Has the model been trained, edited or "
             "processed since it was loaded, or is it another one? Save it and name that folder: "
             "base=folder."
         )
     if len(places) > 1:
         raise ValueError(
             f"The weight of {linear.site} must be found in one tensor, but {places[0].name} and "
-            f"{places[1].name} have the same numbers, so that it is not known which of them is cut. Load "
-            "the model as a TransformerBridge, which knows."
+            f"{places[1].name} have the same numbers, so that it is not known which of them is cut. "
+            "Load the model as a TransformerBridge, which knows."
         )
     return places[0]
 
@@ -145,7 +143,7 @@ def _require_digits(linear: Linear, tensor: Tensor, dtype: torch.dtype) -> None:
     if not torch.equal(tensor.to(dtype).to(tensor.dtype), tensor):
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ValueError(
-            f"The model must have the numbers of its files, but is in {dtype} and {linear.site} is stored "
-            f"in {tensor.dtype}, so that what is cut would be rounded and the rest not. Load it with "
+            f"The model must have the numbers of its files, but is in {dtype}, and {linear.site} is "
+            f"stored in {tensor.dtype}, so that what is cut would be rounded and the rest not. Load it with "
             f"dtype='{kind}' or float32."
         )
