@@ -44,7 +44,7 @@ def export_command(
 ) -> None:
     """Writes cuts as a LoRA adapter, or the cut model as a checkpoint.
 
-    Example: `tl-truncate export --model demo --cut "blocks.27.mlp.W_out=DropTop(8)" --as adapter --out cut`
+    Example: `tl-truncate export -m demo --cut "blocks.27.mlp.W_out=DropTop(8)" --as adapter --out a`
 
     peft and transformers load them without tl_truncate. A checkpoint of a local folder is written
     without loading the model.

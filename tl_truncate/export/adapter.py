@@ -261,8 +261,8 @@ def warn_if_larger(made: Adapter) -> None:
         first = larger[0]
         warnings.warn(
             f"The adapter ({made.nbytes / 1e6:.1f} MB) holds what is removed, which is more than what "
-            f"is left: of {first.module} it has rank {first.rank}, {first.numbers} numbers for a weight of "
-            f"{first.shape[0] * first.shape[1]}. tlt.export_checkpoint is smaller.",
+            f"is left: of {first.module} it has rank {first.rank}, {first.numbers} numbers for a weight "
+            f"of {first.shape[0] * first.shape[1]}. tlt.export_checkpoint is smaller.",
             LargeAdapterWarning,
             stacklevel=3,
         )

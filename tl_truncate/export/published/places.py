@@ -98,9 +98,9 @@ def find_place(linear: Linear, originals: Originals, held: Held, layout: Layout)
             places.append(Place(name, inputs_first, *found))
     if not places:
         raise ValueError(
-            f"The weight of {linear.site} must be one of its base's, but no tensor of that layer has its numbers. Has the model been trained, edited or "
-            "processed since it was loaded, or is it another one? Save it and name that folder: "
-            "base=folder."
+            f"The weight of {linear.site} must be one of its base's, but no tensor of that layer has "
+            "its numbers. Has the model been trained, edited or processed since it was loaded, or is it "
+            "another one? Save it and name that folder: base=folder."
         )
     if len(places) > 1:
         raise ValueError(
@@ -144,6 +144,6 @@ def _require_digits(linear: Linear, tensor: Tensor, dtype: torch.dtype) -> None:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ValueError(
             f"The model must have the numbers of its files, but is in {dtype}, and {linear.site} is "
-            f"stored in {tensor.dtype}, so that what is cut would be rounded and the rest not. Load it with "
-            f"dtype='{kind}' or float32."
+            f"stored in {tensor.dtype}, so that what is cut would be rounded and the rest not. Load it "
+            f"with dtype='{kind}' or float32."
         )
