@@ -93,7 +93,8 @@ class Adapter:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     def __str__(self) -> str:
-        lines = [f"LoRA adapter of {self.base}: {self.nbytes / 1e6:.2f} MB"]
+        known = "" if self.compared else ", whose files were not at hand to be compared with"
+        lines = [f"LoRA adapter of {self.base}{known}: {self.nbytes / 1e6:.2f} MB"]
         for part in self.parts:
             share = part.numbers / (part.shape[0] * part.shape[1])
             lines.append(f"  {part.module}: rank {part.rank}, {share:.0%} of the weight's numbers")

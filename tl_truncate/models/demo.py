@@ -32,8 +32,8 @@ def load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) 
         DEMO_MODEL, hf_model=source, tokenizer=tokenizer, dtype=dtype, device=device
     )
     model.cfg.default_prepend_bos = False
-    if folder is not None:  # the hub's weights of that name are others, which nobody has quantised
-        note_base(model, str(folder), None)
+    # The hub's weights of that name are others, which nobody has quantised.
+    note_base(model, f"{DEMO_MODEL} (demo, Q4_1)" if folder is None else str(folder), None)
     if device is not None:
         model.to(device)
     if not raw:

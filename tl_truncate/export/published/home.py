@@ -94,8 +94,8 @@ def _require_as_loaded(model: Any) -> None:
     if not found.is_raw:
         raise ValueError(
             "The weights must be as they were trained to be taken elsewhere, but are processed "
-            f"({found}): what is cut from a folded or centred weight is no change of the one that others "
-            "load. Load the raw weights: tlt.load_model(name)."
+            f"({found}): what is cut from a folded or centred weight is no change of the one that "
+            "others load. Load the raw weights: tlt.load_model(name)."
         )
 
 
