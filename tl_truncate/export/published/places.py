@@ -87,7 +87,7 @@ def find_place(linear: Linear, originals: Originals, held: Held, layout: Layout)
     with as_stored():
         matrix = linear.weight()
     own = _own_name(linear, held)
-    names = [own] if own is not None else _candidates(linear, originals)
+    names = [own] if own in originals.names else _candidates(linear, originals)
     places = []
     for name in names:
         tensor, inputs_first = originals.tensor(name), _inputs_first(layout, name)
