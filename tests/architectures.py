@@ -37,6 +37,8 @@ from transformers import (
     OpenAIGPTLMHeadModel,
     OPTConfig,
     OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -117,6 +119,7 @@ HF = {
     "opt-learnt": lambda: OPTForCausalLM(
         OPTConfig(ffn_dim=48, word_embed_proj_dim=32, **{**_COMMON, "intermediate_size": 48})
     ),
+    "phi-partial": lambda: PhiForCausalLM(PhiConfig(partial_rotary_factor=0.5, **_COMMON)),
     "gptneo-local": lambda: GPTNeoForCausalLM(
         GPTNeoConfig(
             hidden_size=32,

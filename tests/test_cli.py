@@ -39,6 +39,7 @@ def run(*arguments, code: int = 0):
         [],
         ["demo"],
         ["evaluate"],
+        ["export"],
         ["spectrum"],
         ["sites"],
         ["sweep"],

@@ -38,6 +38,7 @@ DRAW = {
 #: Commands that need no extra.
 PLAIN = {
     "evaluate": ["-m", "FOLDER", "--task", "TASK", "--out", "OUT"],
+    "export": ["-m", "FOLDER", "--cut", "blocks.1.mlp.W_in=3", "--as", "checkpoint", "--out", "OUT"],
     "search": ["-m", "FOLDER", "--task", "TASK", "--layers", "1", "--keep", "0.5"],
     "learn": ["-m", "FOLDER", "--task", "PAIRS", "--layers", "1", "--steps", "2", "--components", "4"],
     "side-effects": ["-m", "FOLDER", "--cut", "blocks.1.mlp.W_in=3", "--text", "TEXT", "--out", "OUT"],
@@ -150,7 +151,7 @@ def test_without_pictures_it_works(name, places, without, tmp_path, monkeypatch,
 @pytest.mark.parametrize("name", [name for name, arguments in PLAIN.items() if arguments is not None])
 def test_other_commands_need_no_extra(name, places, without, tmp_path, monkeypatch):
     monkeypatch.setenv("TL_TRUNCATE_CACHE", str(tmp_path / "cache"))
-    without("plots", "report", "demo")
+    without("plots", "report", "demo", "export")
     result = run(name, PLAIN[name], places, tmp_path / "out")
     assert result.exit_code == 0, result.output + result.stderr
 
@@ -168,6 +169,16 @@ def test_a_report_asks_before_it_reads_a_run(without, tmp_path):
     without("report")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'tl-truncate\[report\]'"):
         tlt.write_report(tmp_path / "nothing")
+
+
+def test_an_adapter_asks_before_the_model_is_loaded(places, without, tmp_path, monkeypatch):
+    without("export")
+    monkeypatch.setattr(loading, "load_model", lambda *a, **k: pytest.fail("work has begun"))
+    arguments = ["-m", "FOLDER", "--cut", "blocks.1.mlp.W_in=3", "--as", "adapter", "--out", "OUT"]
+    result = run("export", arguments, places, tmp_path / "out")
+    message = " ".join(result.stderr.split())
+    assert result.exit_code == 2, result.output
+    assert "pip install 'tl-truncate[export]'. Or write a checkpoint: --as checkpoint." in message
 
 
 def test_the_demo_model_names_its_extra(without):

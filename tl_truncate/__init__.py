@@ -42,6 +42,8 @@ from tl_truncate.experiments.sweep.sweep import sweep
 from tl_truncate.experiments.training.dynamics import dynamics
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.export.adapter import Adapter, LargeAdapterWarning, export_adapter
+from tl_truncate.export.checkpoint import Checkpoint, export_checkpoint
 from tl_truncate.models import load_model
 from tl_truncate.report import write_report
 from tl_truncate.statistics import Estimate
@@ -73,8 +75,10 @@ from tl_truncate.weights.spectra.spectrum import Spectrum, spectrum
 __version__ = "0.1.0"
 __all__ = [
     "Ablated",
+    "Adapter",
     "Attribution",
     "Band",
+    "Checkpoint",
     "ChosenComparison",
     "Clustered",
     "Comparison",
@@ -95,6 +99,7 @@ __all__ = [
     "GlobalRemoval",
     "InContextRemoval",
     "Keep",
+    "LargeAdapterWarning",
     "LaserCompat",
     "LearnedMask",
     "LogitAttribution",
@@ -136,6 +141,8 @@ __all__ = [
     "decompose_mlp",
     "dynamics",
     "evaluate",
+    "export_adapter",
+    "export_checkpoint",
     "find_sites",
     "global_removal_hooks",
     "learn_mask",

@@ -3,7 +3,10 @@
 One file, so that one worker loads the model once.
 """
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import documents
@@ -305,3 +308,56 @@ class TestGlobalParts:
         logits = dict(zip(found.layers, found.logits.mean(0), strict=True))
         assert min(logits[layer][0, 1] for layer in (20, 22)) > 0.1
         assert max(logits[layer][1, 0] for layer in (26, 27, 28, 29)) > 0.5
+
+
+ELSEWHERE = """
+import json, sys
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+adapter, checkpoint, asked = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+found = {}
+for kind, load in (("adapter", AutoPeftModelForCausalLM), ("checkpoint", AutoModelForCausalLM)):
+    model = load.from_pretrained({"adapter": adapter, "checkpoint": checkpoint}[kind], dtype=torch.float32)
+    rows = found[kind] = []
+    for prompt, answer in json.loads(open(asked).read()):
+        tokens = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        (wanted,) = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            rows.append(float(model(tokens).logits[0, -1].softmax(-1)[wanted]))
+assert not any(name.partition(".")[0] in ("tl_truncate", "transformer_lens") for name in sys.modules)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.filterwarnings("ignore::tl_truncate.LargeAdapterWarning")
+def test_what_a_search_found_is_the_same_elsewhere(smollm, tmp_path):
+    """Probabilities of the names, by plain transformers and peft in a process of their own."""
+    task = tlt.tasks.ioi(n=8, seed=3, tokenizer=smollm.tokenizer)
+    keeps = [tlt.DropTop(8), tlt.DropTop(64)]
+    found = tlt.search(smollm, task, sites=["blocks.23.mlp.W_gate"], keeps=keeps, splits=1)
+    assert len(found.cuts) == 1
+    scores = tlt.evaluate(smollm, task, found.cuts)
+    made = tlt.export_adapter(smollm, found.cuts, tmp_path / "adapter", scores=scores)
+    tlt.export_checkpoint(smollm, found.cuts, tmp_path / "checkpoint", scores=scores)
+    assert made.compared
+    assert made.nbytes < 600_000
+    asked = [(prompt, answers[0] if isinstance(answers, (list, tuple)) else answers)
+             for prompt, answers in zip(task.prompts, task.in_context, strict=True)]  # fmt: skip
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    command = [
+        sys.executable,
+        "-c",
+        ELSEWHERE,
+        *(str(tmp_path / each) for each in ("adapter", "checkpoint", "asked.json")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    elsewhere = json.loads(done.stdout.splitlines()[-1])
+    here = scores.frame["p_in_context"].tolist()
+    moved = max(abs(a - b) for a, b in zip(here, scores.baseline.frame["p_in_context"], strict=True))
+    assert moved > 0.01
+    for kind in ("adapter", "checkpoint"):
+        assert elsewhere[kind] == pytest.approx(here, abs=1e-5), kind

@@ -1,4 +1,4 @@
-"""The command line: `tl-truncate demo | evaluate | sweep | search | learn | toy | report | ...`."""
+"""The command line: `tl-truncate demo | evaluate | sweep | search | learn | export | report | ...`."""
 
 from tl_truncate.cli import (
     attribute,
@@ -7,6 +7,7 @@ from tl_truncate.cli import (
     demo,
     dynamics,
     evaluate,
+    export,
     learn,
     search,
     side_effects,
@@ -25,6 +26,7 @@ __all__ = [
     "demo",
     "dynamics",
     "evaluate",
+    "export",
     "learn",
     "plot",
     "report",

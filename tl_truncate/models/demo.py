@@ -12,6 +12,7 @@ import torch
 
 from tl_truncate.checks import missing_of
 from tl_truncate.weights.files import save_tensors
+from tl_truncate.weights.identity.provenance import note_base
 from tl_truncate.weights.unpacked import unpacked
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -32,6 +33,8 @@ def load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) 
         DEMO_MODEL, hf_model=source, tokenizer=tokenizer, dtype=dtype, device=device
     )
     model.cfg.default_prepend_bos = False
+    # The hub's weights of that name are others, which nobody has quantised.
+    note_base(model, f"{DEMO_MODEL} (demo, Q4_1)" if folder is None else str(folder), None)
     if device is not None:
         model.to(device)
     if not raw:

@@ -16,7 +16,7 @@ from tl_truncate.checks import whole
 from tl_truncate.models.demo import DEMO_MODEL, load_demo
 from tl_truncate.models.hooked import hooked_transformer, load_hooked_folder
 from tl_truncate.models.wanted import Backend, Wanted
-from tl_truncate.weights.identity.provenance import note_source
+from tl_truncate.weights.identity.provenance import note_base, note_source
 
 
 def load_model(
@@ -71,6 +71,7 @@ def load_model(
     with _explained(target, revision), _nothing_missing(target):
         model = _load_bridge(wanted) if backend == "bridge" else _load_hooked(wanted)
     note_source(model, _source_name(name, target, revision, checkpoint))
+    note_base(model, target, revision)
     return model.eval()
 
 

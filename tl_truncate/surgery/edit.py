@@ -48,8 +48,10 @@ class Edit(ABC):
         self, weight: Float[Tensor, "n_in n_out"], strength: float
     ) -> Float[Tensor, "n_in n_out"]:
         """The edited weight, `W - strength * R`: what the edit makes of the outputs of unit inputs."""
+        if not self.needs_input:  # a square of unit inputs may be many times as large as the weight
+            return self.apply(weight, None, None, strength)
         units = torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device)
-        return self.apply(weight, None, units if self.needs_input else None, strength)
+        return self.apply(weight, None, units, strength)
 
     def watch(self) -> Iterator[RemovableHandle]:
         """Hooks that the edit needs elsewhere in the model; none by default."""

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,29 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def making(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary folder to fill; it takes the target's name only if the filling succeeds.
+
+    Args:
+        target: the folder to be made, which must not exist, or be empty.
+
+    Yields:
+        A folder beside it, whose name ends in `.part`.
+    """
+    path = as_path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.is_dir():
+            path.rmdir()  # which Windows does not replace, and which fails if it has content by now
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_part(path: Path) -> bool:

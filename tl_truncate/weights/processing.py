@@ -135,6 +135,8 @@ def _weight(model: Any, site: Site) -> Tensor | None:
 
 
 def _has_zero_bias(model: Any, site: Site) -> bool:
+    if _weight(model, site) is None:
+        return False
     bias = locate(model, site).bias()
     return bias is not None and bool((bias == 0).all())
 

@@ -13,6 +13,7 @@ from tl_truncate.weights.processing import processing
 _PACKAGES = ("tl-truncate", "transformer-lens", "torch", "transformers", "numpy")
 
 _sources: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
+_bases: "weakref.WeakKeyDictionary[Any, tuple[str, str | None]]" = weakref.WeakKeyDictionary()
 
 
 def note_source(model: Any, source: str) -> None:
@@ -23,6 +24,16 @@ def note_source(model: Any, source: str) -> None:
 def source(model: Any) -> str:
     """A model's noted source, or else the name in its configuration."""
     return _sources.get(model) or str(getattr(model.cfg, "model_name", None) or "unnamed")
+
+
+def note_base(model: Any, name: str, revision: str | None) -> None:
+    """Remembers by which name, a folder's or one of the hub, transformers finds a model's weights."""
+    _bases[model] = (name, revision)
+
+
+def base_of(model: Any) -> tuple[str, str | None]:
+    """The noted name and revision, or else the name in the model's configuration, which is a guess."""
+    return _bases.get(model) or (str(getattr(model.cfg, "model_name", None) or "unnamed"), None)
 
 
 def of_model(model: Any) -> dict[str, Any]:

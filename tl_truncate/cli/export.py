@@ -1,0 +1,74 @@
+"""`tl-truncate export`: cuts as an adapter or as a checkpoint, which need nothing of this package."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tl_truncate.checks import require_extra
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.cuts import CutOptions
+from tl_truncate.cli.shared.groups import grouped
+from tl_truncate.cli.shared.model import ModelOptions
+from tl_truncate.cli.shared.options import PATH
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.export.adapter import make_adapter, warn_if_larger
+from tl_truncate.export.card import require_new
+from tl_truncate.export.changed import require_of_weights
+from tl_truncate.export.checkpoint import export_checkpoint
+from tl_truncate.weights.files import as_path
+
+_KINDS = ("adapter", "checkpoint")
+
+
+@app.command("export")
+@kind
+@grouped
+def export_command(
+    *,
+    source: ModelOptions,
+    cutting: CutOptions,
+    as_: Annotated[str, typer.Option("--as", help="`adapter` (LoRA, for peft) or `checkpoint`.")],
+    out: Annotated[Path, typer.Option(help="The folder to write, which must not exist.", **PATH)],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The weights it is for, a folder or a hub name; by default the model's own."),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="A folder that `evaluate --out` wrote, for the model card.", **PATH),
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Of a checkpoint: hard links to files without cuts.")
+    ] = False,
+) -> None:
+    """Writes cuts as a LoRA adapter, or the cut model as a checkpoint.
+
+    Example: `tl-truncate export -m demo --cut "blocks.27.mlp.W_out=DropTop(8)" --as adapter --out a`
+
+    peft and transformers load them without tl_truncate. A checkpoint of a local folder is written
+    without loading the model.
+    """
+    if as_ not in _KINDS:
+        raise ValueError(f"--as must be adapter or checkpoint, got {as_!r}.")
+    if link and as_ == "adapter":
+        raise ValueError("--link must go with --as checkpoint: an adapter has no files of the base.")
+    require_new(out)
+    cuts = cutting.read()
+    if not cuts:
+        raise ValueError("At least one cut must be given: --cut SITE=KEEP, or --cuts FILE.")
+    require_of_weights(cuts)
+    options: dict[str, Any] = dict(base=base, scores=None if scores is None else Scores.load(scores))
+    if as_ == "adapter":
+        require_extra("export", otherwise="Or write a checkpoint: --as checkpoint.")
+        made = make_adapter(source.load(), cuts, **options)
+        console.print(str(made), markup=False, soft_wrap=True)
+        warn_if_larger(made)
+        written = made.save(out)
+    else:
+        folder = as_path(source.model)
+        unloaded = folder.is_dir() and source.checkpoint is None and base is None
+        done = export_checkpoint(folder if unloaded else source.load(), cuts, out, link=link, **options)
+        console.print(str(done), markup=False, soft_wrap=True)
+        written = done.folder
+    console.print(f"Written: {written}", markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""A cut taken elsewhere: as an adapter, or as a checkpoint, that need nothing of this package."""
