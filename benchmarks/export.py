@@ -72,18 +72,32 @@ def differences(name: str, dtype: torch.dtype, site: str, tokens: torch.Tensor) 
 
 
 def table() -> None:
-    """One row for each architecture, kind of site and precision."""
+    """One row for each architecture, kind of site and precision; then the largest over architectures."""
     tokens = torch.randint(3, architectures.VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))
-    print("| precision | architecture | site | adapter | merged | checkpoint | effect of the cut |")
-    print("|---|---|---|---|---|---|---|")
+    largest: dict[tuple[str, str], list[dict[str, float]]] = {}
+    _head("precision", "architecture", "site")
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        precision = str(dtype).removeprefix("torch.")
         for name in published.LAYOUTS:
             for kind, own in sites(name).items():
                 rows = [differences(name, dtype, site, tokens) for site in own]
-                worst = [f"{max(row[form] for row in rows):.1e}" for form in _FORMS]
-                effect = f"{min(row['effect'] for row in rows):.2f}"
-                cells = [str(dtype).removeprefix("torch."), name, kind, *worst, effect]
-                print(f"| {' | '.join(cells)} |", flush=True)
+                largest.setdefault((precision, kind), []).extend(rows)
+                _row(rows, precision, name, kind)
+    print(f"\nOver the {len(published.LAYOUTS)} architectures:\n")
+    _head("precision", "site")
+    for (precision, kind), rows in largest.items():
+        _row(rows, precision, kind)
+
+
+def _head(*columns: str) -> None:
+    columns = (*columns, "adapter", "merged", "checkpoint", "least effect of a cut")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+
+
+def _row(rows: list[dict[str, float]], *names: str) -> None:
+    worst = [f"{max(row[form] for row in rows):.1e}" for form in _FORMS]
+    effect = f"{min(row['effect'] for row in rows):.2f}"
+    print(f"| {' | '.join([*names, *worst, effect])} |", flush=True)
 
 
 def _make(folder: str) -> None:
