@@ -100,7 +100,12 @@ def probability(name: str, value: Any) -> float:
 
 
 #: The packages of the extras, as pyproject.toml has them; each is imported only where it is needed.
-EXTRAS = {"demo": ("gguf",), "plots": ("matplotlib",), "report": ("plotly", "jinja2")}
+EXTRAS = {
+    "demo": ("gguf",),
+    "plots": ("matplotlib",),
+    "report": ("plotly", "jinja2"),
+    "evals": ("lm_eval",),
+}
 
 
 def missing_of(extra: str) -> list[str]:
