@@ -76,7 +76,12 @@ def require_paired(first: Answered, other: Answered) -> None:
         ValueError: if not: the task's data or prompts have changed in between.
     """
     for one, two in zip(first.samples, other.samples, strict=False):
-        if (one.task, one.filter, one.doc_id, one.hashes) != (two.task, two.filter, two.doc_id, two.hashes):
+        if (one.task, one.filter, one.doc_id, one.hashes) != (
+            two.task,
+            two.filter,
+            two.doc_id,
+            two.hashes,
+        ):
             raise ValueError(
                 f"Both sides must be asked the same samples, but sample {one.doc_id} of {one.task} is "
                 f"another one for {other.variant!r} than for {first.variant!r}. Has the task's data "
@@ -91,7 +96,7 @@ def require_paired(first: Answered, other: Answered) -> None:
 
 
 def values_of(answered: Answered, number: Number) -> Sequence[tuple[float, ...]] | None:
-    """The samples' values that a number is put together from, `[sample, 1 or 2]`; None if there are none."""
+    """What a number is put together from, `[sample, 1 or 2]`; None if the samples have no numbers."""
     tasks = number.parts or (number.task,)
     found = [
         each.values.get(number.metric)

@@ -52,7 +52,8 @@ class How:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {**asdict(self), "gen_kwargs": None if self.gen_kwargs is None else dict(self.gen_kwargs)}
+        kwargs = None if self.gen_kwargs is None else dict(self.gen_kwargs)
+        return {**asdict(self), "gen_kwargs": kwargs}
 
 
 def _limit(value: Any) -> int | float:
@@ -72,7 +73,7 @@ def load_tasks(
     """The harness' tasks by the names that were given, each as the harness' `TaskManager.load` has it.
 
     Raises:
-        ValueError: if there is no task of a name, a name is there twice, or a task's data cannot be read.
+        ValueError: if there is no task of a name, a name is there twice, or its data cannot be read.
     """
     if isinstance(names, str) or not names or not all(isinstance(each, str) for each in names):
         raise ValueError(f"tasks must be a list of at least one name, got {names!r}.")
@@ -107,8 +108,8 @@ def _manager(names: Sequence[str], places: list[str]) -> Any:
             near = difflib.get_close_matches(name, list(manager.task_index), n=3)
             hint = f" Near it: {', '.join(near)}." if near else ""
             raise ValueError(
-                f"A task must be one of lm-eval's ({len(manager.task_index)} of them: `lm_eval ls tasks`) "
-                f"or in include_path, got {name!r}.{hint}"
+                f"A task must be one of lm-eval's {len(manager.task_index)} (`lm_eval ls tasks`) or in "
+                f"include_path, got {name!r}.{hint}"
             )
     return manager
 
@@ -125,7 +126,7 @@ def _loaded(manager: Any, name: str) -> Any:
 
 
 def _configure(task: Any, how: How) -> None:
-    """What the harness' `simple_evaluate` sets; a task that has none in front by its own words keeps that."""
+    """What the harness' `simple_evaluate` sets; a task that itself asks for no examples gets none."""
     if task.get_config("output_type") == "generate_until" and how.gen_kwargs:
         task.set_config(key="generation_kwargs", value=dict(how.gen_kwargs), update=True)
     own = task.get_config("num_fewshot")
@@ -150,8 +151,8 @@ def check_tasks(lm: Any, loaded: Mapping[str, Any], how: How, *, greedy: bool) -
     """
     if how.apply_chat_template and not lm.tokenizer.chat_template:
         raise ValueError(
-            "The tokenizer must have a chat template for apply_chat_template, got none. Leave it away, or "
-            "set tokenizer.chat_template."
+            "The tokenizer must have a chat template for apply_chat_template, got none. Leave that "
+            "away, or set tokenizer.chat_template."
         )
     for each in (task for group in loaded.values() for task in group["tasks"].values()):
         _check_task(lm, each, greedy=greedy)
@@ -160,7 +161,9 @@ def check_tasks(lm: Any, loaded: Mapping[str, Any], how: How, *, greedy: bool) -
 def _check_task(lm: Any, task: Any, *, greedy: bool) -> None:
     name = task.config.task
     if getattr(task, "UNSAFE_CODE", False):
-        raise ValueError(f"A task must not run what a model writes, but {name!r} does. Use lm_eval itself.")
+        raise ValueError(
+            f"A task must not run what a model writes, but {name!r} does. Use lm_eval itself."
+        )
     if getattr(task, "MULTIMODAL", False):
         raise ValueError(f"A task must be of text, but {name!r} shows pictures or plays sounds.")
     if task.get_config("output_type") != "generate_until":
@@ -170,8 +173,9 @@ def _check_task(lm: Any, task: Any, *, greedy: bool) -> None:
     tokens = int(lengths[0] if lengths else lm.max_gen_toks)
     if tokens >= lm.max_length:
         raise ValueError(
-            f"A task's answer must leave room for its question, but {name!r} asks for {tokens} tokens and "
-            f"the model has {lm.max_length}. Use gen_kwargs={{'max_gen_toks': {lm.max_length // 4}}}."
+            f"A task's answer must leave room for its question, but {name!r} asks for {tokens} "
+            f"tokens and the model has {lm.max_length}. Use gen_kwargs={{'max_gen_toks': "
+            f"{lm.max_length // 4}}}."
         )
     if greedy:
         from tl_truncate.evals.causal import require_greedy
@@ -186,9 +190,7 @@ def task_key(loaded: Any) -> str:
     return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
 
 
-def ask(
-    lm: Any, name: str, variant: str, loaded: Any, how: How, *, progress: bool = False
-) -> Answered:
+def ask(lm: Any, name: str, variant: str, loaded: Any, how: How, *, progress: bool = False) -> Answered:
     """The harness' numbers of one task, and each sample's values.
 
     Args:

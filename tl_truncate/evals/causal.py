@@ -156,4 +156,3 @@ def causal(model: Any) -> OfBridge | OfHooked:
             "hf_model=...)."
         )
     return OfBridge(model)
-

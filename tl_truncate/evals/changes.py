@@ -38,14 +38,15 @@ def contributions(way: Way, values: ArrayLike) -> Array:
     """
     table = np.asarray(values, dtype=float)
     if way == "mean":
-        return table[:, 0]
+        alone: Array = table[:, 0]
+        return alone
     sums, weights = table[:, 0], table[:, 1] if table.shape[1] > 1 else np.ones(len(table))
     ratio = sums.sum() / weights.sum()
     apart: Array = (sums - ratio * weights) / weights.mean()
     if way == "bits":
-        return -(ratio + apart) / np.log(2)
+        return np.asarray(-(ratio + apart) / np.log(2))
     whole = np.exp(-ratio)
-    return whole - whole * apart
+    return np.asarray(whole - whole * apart)
 
 
 def way_of(values: Sequence[ArrayLike], numbers: Sequence[float]) -> Way | None:
@@ -92,7 +93,7 @@ def change(way: Way | None, uncut: ArrayLike, cut: ArrayLike) -> Estimate | None
 
 
 def over_draws(way: Way | None, cut: ArrayLike, draws: Sequence[ArrayLike]) -> Estimate | None:
-    """The cut's number less that of a random draw, from samples and draws; None where it is not known."""
+    """The cut's number less that of a random draw, from samples and draws; None where unknown."""
     if way is None:
         return None
     own = contributions(way, cut)

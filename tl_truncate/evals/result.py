@@ -82,10 +82,10 @@ class Benchmarks:
     def frame(self) -> pd.DataFrame:
         """One row per (task, filter, metric).
 
-        Columns: task, filter, metric, shots, n (samples), uncut and cut (the harness' own numbers), change
-        with its 95% interval change_low, change_high and change_se, paired by sample; q, the false
-        discovery rate among all rows; higher_is_better; group (whether the row is of several tasks). A
-        metric that no sample has a number of, such as a corpus' BLEU, has a change without an interval.
+        Columns: task, filter, metric, shots, n (samples), uncut and cut (the harness' own numbers),
+        change with its 95% interval change_low, change_high and change_se, paired by sample; q, the
+        false discovery rate among all rows; higher_is_better; group (whether the row is of several
+        tasks). A metric that no sample has a number of, such as a corpus' BLEU, has no interval.
         """
         rows = []
         for by in self._variants.values():
@@ -138,8 +138,9 @@ class Benchmarks:
         """One row per (task, filter, metric, control): whether the cut does more than a random draw.
 
         Columns: task, filter, metric, control (its kind), draws, control_change and control_spread (mean
-        and standard deviation of the number's change over draws), difference, low, high: the cut less one
-        draw, with the uncertainty of samples and of draws; q among the rows of the same control; verdict.
+        and standard deviation of the number's change over draws), difference, low, high: the cut less
+        one draw, with the uncertainty of samples and of draws; q among the rows of the same control;
+        verdict.
         """
         rows = []
         for by in self._variants.values():
@@ -190,8 +191,8 @@ class Benchmarks:
     def samples(self) -> pd.DataFrame:
         """One row per sample, filter and metric.
 
-        Columns: task, filter, doc_id, metric, asked (the end of the prompt), target, uncut_said, cut_said,
-        uncut and cut (the sample's value of the metric; a sum, where it has a weight).
+        Columns: task, filter, doc_id, metric, asked (the end of the prompt), target, uncut_said,
+        cut_said, uncut and cut (the sample's value of the metric; a sum, where it has a weight).
         """
         rows = []
         for by in self._variants.values():
@@ -234,20 +235,23 @@ class Benchmarks:
         manifest = place.manifest()
         if manifest.get("kind") != KIND:
             raise ValueError(
-                f"The folder must hold a run of benchmark, got kind {manifest.get('kind')!r} in {folder}."
+                "The folder must hold a run of benchmark, got kind "
+                f"{manifest.get('kind')!r} in {folder}."
             )
         found = cls(tuple(read(Answered, line) for line in place.lines()), manifest)
         if not found.tasks:
             raise ValueError(
-                f"The run in {folder} must have a task that was asked uncut and cut, but none is finished. "
-                "The same call with the same folder goes on."
+                f"The run in {folder} must have a task that was asked uncut and cut, but none is "
+                "finished. The same call with the same folder goes on."
             )
         return found
 
     def __str__(self) -> str:
         lines = [f"{len(self.cuts)} cut{'s' * (len(self.cuts) != 1)} on {self.manifest['model']}"]
         for row in self.frame.to_dict("records"):
-            told = f"{row['task']} {row['metric']} ({row['filter']}), {row['shots']} shots, n={row['n']}: "
+            told = (
+                f"{row['task']} {row['metric']} ({row['filter']}), {row['shots']} shots, n={row['n']}: "
+            )
             told += f"{_told(row['uncut'])}"
             if self.cuts:
                 told += f" -> {_told(row['cut'])}, change {shown_change(row)}"

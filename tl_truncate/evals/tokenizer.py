@@ -61,8 +61,6 @@ def _read_again(own: Any) -> Any:
 def tokenizer_key(tokenizer: Any, add_bos_token: bool | None) -> str:
     """What tells two tokenizers apart: their whole content, and what they put in front."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = (
-        repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-    )
+    content = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
     facts = (tokenizer.special_tokens_map, tokenizer.chat_template, add_bos_token)
     return f"{type(tokenizer).__name__} {content} {facts!r}"

@@ -56,7 +56,7 @@ class TruncatedLM(HFLM):  # type: ignore[misc]
 
     Examples:
         >>> lm = tlt.evals.TruncatedLM(model, tlt.Cut("blocks.1.mlp.W_out", 0.1))
-        >>> results = lm_eval.simple_evaluate(model=lm, tasks=["arc_easy"])
+        >>> results = lm_eval.simple_evaluate(model=lm, tasks=["arc_easy"])  # doctest: +SKIP
     """
 
     def __init__(
@@ -118,7 +118,9 @@ class TruncatedLM(HFLM):  # type: ignore[misc]
                 "The model's arguments must be pretrained and any of cuts, "
                 f"{', '.join((*_LOADED_WITH, *_TAKEN))}, got {', '.join(arg_dict) or 'none'}."
             )
-        model = load_model(str(name), **{each: asked.pop(each) for each in _LOADED_WITH if each in asked})
+        model = load_model(
+            str(name), **{each: asked.pop(each) for each in _LOADED_WITH if each in asked}
+        )
         if "batch_size" in asked and str(asked["batch_size"]).isdigit():
             asked["batch_size"] = int(asked["batch_size"])
         return cls(model, () if file is None else Cuts.load(str(file)), **asked)
@@ -211,7 +213,7 @@ class _Kept:
 
     def key(self, kind: str, arguments: Sequence[Any]) -> str | None:
         """None where an answer is drawn, so that each is another."""
-        drawn = kind == "generate_until" and arguments[1].get("do_sample")
+        drawn = kind == "generate_until" and _is_drawn(arguments[1])
         return None if drawn else key_of(self._identity, kind, list(arguments))
 
     def add_partial(self, kind: str, arguments: Sequence[Any], answer: Any) -> None:
@@ -224,6 +226,11 @@ class _Kept:
         """An answer in the harness' own form."""
         found = self._answers[str(key)]
         return tuple(found) if kind == "loglikelihood" else found
+
+
+def _is_drawn(options: Mapping[str, Any]) -> bool:
+    """Whether the harness may draw tokens: it does by a temperature alone, in some versions."""
+    return bool(options.get("do_sample", options.get("temperature")))
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,5 @@ def _from_hub(name: str, split: str | None) -> Any:
 
 def _of_split(several: Mapping[str, Any], split: str | None) -> tuple[str, Any]:
     if split not in several:
-        raise ValueError(
-            f"split must be one of {', '.join(map(str, several))}, got {split!r}."
-        )
+        raise ValueError(f"split must be one of {', '.join(map(str, several))}, got {split!r}.")
     return f"{split}", several[str(split)]
-

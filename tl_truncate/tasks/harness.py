@@ -49,9 +49,7 @@ def write_harness_task(
         )
     place.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps(
-            dict(prompt=prompt, choices=[in_context, global_], target=0, in_context=in_context)
-        )
+        json.dumps(dict(prompt=prompt, choices=[in_context, global_], target=0, in_context=in_context))
         for prompt, in_context, global_ in rows
     ]
     texts = ["\n".join(lines) + "\n"]

@@ -111,7 +111,7 @@ class Task:
             frame: one row per prompt.
             name: of the task.
             prompt: the column of the prompts.
-            in_context: the column of the answers that the prompts call for, each with its space in front.
+            in_context: the column of the answers that prompts call for, each with its space in front.
             global_: the column of the corpus' answers; or, with a space in front, the answer for all
                 prompts, such as `" the"`.
             scoring: as for the class.

@@ -13,7 +13,11 @@ def splits(**_: Any) -> dict[str, Any]:
     rows = [json.loads(line) for line in text.splitlines()]
     return {
         split: Dataset.from_list(
-            [{name: row[name] for name in ("question", "answer")} for row in rows if row["split"] == split]
+            [
+                {name: row[name] for name in ("question", "answer")}
+                for row in rows
+                if row["split"] == split
+            ]
         )
         for split in ("train", "test")
     }
