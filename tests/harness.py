@@ -29,7 +29,9 @@ CONTEXTS = [
     "Paris is in ",  # whose last space belongs to the continuation
 ]
 CONTINUATIONS = [" the store", " Mary", " Paris is in France"]
-_WORDS = "Mary and John went to the store , gave a drink . in is of Paris London France Rome Italy".split()
+_WORDS = (
+    "Mary and John went to the store , gave a drink . in is of Paris London France Rome Italy".split()
+)
 #: The last is longer than the context and never repeats itself: of windows with the same tokens the harness
 #: (0.4.13) takes one's log-likelihoods for another's, in batches.
 TEXTS = [
@@ -100,7 +102,7 @@ def apart(one: dict[str, list], other: dict[str, list]) -> float:
     return max(worst, *(abs(a - b) / max(1.0, abs(a)) for a, b in rolling))
 
 
-_HEAD = """task: {name}
+HEAD = """task: {name}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: "{data}"}}}}
 test_split: test
@@ -154,7 +156,7 @@ def write_tasks(folder: Path, rows: int = 12) -> Path:
     data = folder / "words.jsonl"
     data.write_text("".join(json.dumps(each) + "\n" for each in lines))
     for name, text in _TASKS.items():
-        (folder / f"{name}.yaml").write_text(_HEAD.format(name=name, data=data) + text)
+        (folder / f"{name}.yaml").write_text(HEAD.format(name=name, data=data) + text)
     (folder / "group.yaml").write_text(
         "group: words_group\ntask: [words_choice, words_greedy]\n"
         "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"

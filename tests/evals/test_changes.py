@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-import tl_truncate as tlt
 from tl_truncate.evals.answered import Answered, Number, Sample
 from tl_truncate.evals.changes import change, contributions, number_of, over_draws, way_of
 from tl_truncate.evals.result import Benchmarks
@@ -11,7 +10,9 @@ from tl_truncate.statistics import estimate_mean, estimate_share_change
 
 RNG = np.random.default_rng(0)
 HITS = RNG.integers(0, 2, (2, 40, 1)).astype(float)
-LOSSES = np.stack([-RNG.gamma(3.0, 20.0, (2, 30)), np.broadcast_to(RNG.integers(5, 60, 30), (2, 30))], -1)
+LOSSES = np.stack(
+    [-RNG.gamma(3.0, 20.0, (2, 30)), np.broadcast_to(RNG.integers(5, 60, 30), (2, 30))], -1
+)
 
 
 def test_numbers_are_the_harness_own():
@@ -19,7 +20,9 @@ def test_numbers_are_the_harness_own():
     pairs = [tuple(row) for row in LOSSES[0]]
     assert number_of("mean", HITS[0]) == pytest.approx(metrics.mean(HITS[0, :, 0].tolist()), rel=1e-12)
     alone = LOSSES[0, :, :1] / 50
-    assert number_of("perplexity", alone) == pytest.approx(metrics.perplexity(alone[:, 0].tolist()), rel=1e-12)
+    assert number_of("perplexity", alone) == pytest.approx(
+        metrics.perplexity(alone[:, 0].tolist()), rel=1e-12
+    )
     assert number_of("weighted perplexity", LOSSES[0]) == pytest.approx(
         metrics.weighted_perplexity(pairs), rel=1e-12
     )
@@ -84,7 +87,7 @@ def test_a_cut_beside_draws():
 def answered(variant, hits, **other):
     samples = tuple(
         Sample("t", "none", place, (str(place),), {"acc": (float(hit),)}, "q", "a", "b")
-        for place, hit in enumerate(hits)
+        for place, hit in enumerate(np.ravel(hits))
     )
     number = Number("t", "none", "acc", float(np.mean(hits)), True, 0)
     return Answered("t", variant, (number,), samples, **other)
@@ -107,7 +110,9 @@ class TestBenchmarks:
         assert "[no interval]" in str(Benchmarks(tuple(sides), MANIFEST))
 
     def test_other_samples_are_refused(self):
-        with pytest.raises(ValueError, match="must be asked the same samples of t, got 40 for 'uncut' and 39"):
+        with pytest.raises(
+            ValueError, match="must be asked the same samples of t, got 40 for 'uncut' and 39"
+        ):
             print(Benchmarks((answered("uncut", HITS[0]), answered("cut", HITS[1, 1:])), MANIFEST).frame)
         first, second = answered("uncut", [1, 0, 1]), answered("cut", [1, 0, 1])
         swapped = Answered("t", "cut", second.numbers, second.samples[::-1])
@@ -120,18 +125,21 @@ class TestBenchmarks:
             one = answered(variant, hits)
             more = [Number("t", "none", f"m{i}", float(HITS[0].mean()), None, 0) for i in range(3)]
             samples = tuple(
-                Sample(**{**vars(each), "values": each.values | {f"m{i}": (float(hit),) for i in range(3)}})
+                Sample(
+                    **{**vars(each), "values": each.values | {f"m{i}": (float(hit),) for i in range(3)}}
+                )
                 for each, hit in zip(one.samples, HITS[0, :, 0], strict=True)
             )
             sides.append(Answered("t", variant, (*one.numbers, *more), samples))
         q = Benchmarks(tuple(sides), MANIFEST).frame["q"]
-        alone = tlt.evals.result.change("mean", np.zeros((40, 1)), np.ones((40, 1))).p
+        alone = change("mean", np.zeros((40, 1)), np.ones((40, 1))).p
         assert q[0] == pytest.approx(4 * alone)
         assert q[1] == 1
 
     def test_its_tables_are_the_readers_own(self):
         found = Benchmarks((answered("uncut", HITS[0]), answered("cut", HITS[1])), MANIFEST)
-        found.frame["cut"] = 0
+        mine = found.frame
+        mine["cut"] = 0
         assert found.frame["cut"][0] == HITS[1].mean()
         assert found.finished
         assert not Benchmarks(found.answered, {**MANIFEST, "tasks": {"t": "1", "u": "2"}}).finished

@@ -70,7 +70,9 @@ def test_cut_it_says_what_model_hf_says_of_edited_weights(loaded, folders, plain
     wanted = harness.everything(reference)
     found = harness.everything(tlt.evals.TruncatedLM(loaded(backend, name), CHOSEN, batch_size=5))
     assert harness.apart(wanted, found) < CLOSE
-    effect = [abs(a - b) for (a, _), (b, _) in zip(wanted["loglikelihood"], plain(name)["loglikelihood"])]
+    effect = [
+        abs(a - b) for (a, _), (b, _) in zip(wanted["loglikelihood"], plain(name)["loglikelihood"])
+    ]
     assert max(effect) > 0.1
 
 
@@ -87,7 +89,9 @@ def test_in_every_architecture_a_cut_is_the_edited_weight(shared, kind, name):
     assert harness.apart(wanted, found) < CLOSE
 
 
-@pytest.mark.parametrize(("kind", "name"), [case for case in architectures.CASES if case[1] != "no-norm"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [case for case in architectures.CASES if case[1] != "no-norm"]
+)
 def test_generation_is_that_of_passes_over_all_the_text(shared, kind, name):
     """With a cache of keys and values, in batches that are filled up on the left, under a cut."""
     model = architectures.with_tokenizer(shared(kind, name))
@@ -160,13 +164,17 @@ def test_a_bos_that_is_asked_for(loaded, folders, bos):
 
 @pytest.mark.parametrize(("backend", "name"), LOADED[:1] + LOADED[3:])
 def test_stops_and_lengths(loaded, folders, backend, name):
-    reference = HFLM(pretrained=str(folders[name]), device="cpu", dtype="float32", batch_size=2, max_length=40)
+    reference = HFLM(
+        pretrained=str(folders[name]), device="cpu", dtype="float32", batch_size=2, max_length=40
+    )
     own = tlt.evals.TruncatedLM(loaded(backend, name), batch_size=3, max_length=40)
     for options in (dict(until=[" is"]), dict(until=[" is is", "Italy"]), dict(max_gen_toks=20)):
         asked = harness.requests("generate_until", harness.generating(**options))
         assert own.generate_until(asked) == reference.generate_until(asked)
     pairs = harness.requests("loglikelihood", harness.PAIRS)
-    for (one, _), (other, _) in zip(own.loglikelihood(pairs), reference.loglikelihood(pairs), strict=True):
+    for (one, _), (other, _) in zip(
+        own.loglikelihood(pairs), reference.loglikelihood(pairs), strict=True
+    ):
         assert abs(one - other) < CLOSE * max(1, abs(one))
 
 
@@ -194,7 +202,9 @@ class TestAnswers:
     def test_they_are_given_without_a_pass(self, loaded, tmp_path, monkeypatch):
         lm = tlt.evals.TruncatedLM(loaded("bridge", "gpt2"), CHOSEN, answers=tmp_path / "answers.jsonl")
         first = harness.everything(lm)
-        again = tlt.evals.TruncatedLM(loaded("bridge", "gpt2"), CHOSEN, answers=tmp_path / "answers.jsonl")
+        again = tlt.evals.TruncatedLM(
+            loaded("bridge", "gpt2"), CHOSEN, answers=tmp_path / "answers.jsonl"
+        )
         monkeypatch.setattr(type(again), "_model_call", None)
         monkeypatch.setattr(type(again), "_model_generate", None)
         assert harness.everything(again) == first
@@ -265,7 +275,9 @@ class TestAnswers:
         from lm_eval.api.model import CachingLM
 
         lm = tlt.evals.TruncatedLM(loaded("bridge", "gpt2"))
-        with pytest.raises(ValueError, match=r"lm-eval's own cache \(use_cache\) must not be used with cuts"):
+        with pytest.raises(
+            ValueError, match=r"lm-eval's own cache \(use_cache\) must not be used with cuts"
+        ):
             CachingLM(lm, str(tmp_path / "cache.db"))
 
 
@@ -281,7 +293,9 @@ def test_by_name_as_the_harness_command_makes_it(folders, tmp_path):
     for point in points.select(name="tl-truncate"):  # an installation of before has none yet
         assert point.load() is kind
     arguments = f"pretrained={folders['gpt2']},cuts={tmp_path / 'cuts.json'},dtype=float64"
-    lm = kind.create_from_arg_string(arguments, {"batch_size": "3", "max_batch_size": None, "device": "cpu"})
+    lm = kind.create_from_arg_string(
+        arguments, {"batch_size": "3", "max_batch_size": None, "device": "cpu"}
+    )
     assert lm.cuts == tlt.Cuts(CHOSEN)
     assert lm.batch_size == 3
     assert next(lm.lens_model.parameters()).dtype == torch.float64

@@ -18,7 +18,7 @@ from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions
 from tl_truncate.cli.shared.options import PATH, AsJson, BatchSize, Out, Resume, Seed, WithControls
 from tl_truncate.cli.shared.writing import check_new, say_written, write_tables
-from tl_truncate.evals.benchmark import benchmark
+from tl_truncate.evals.paired import benchmark
 from tl_truncate.evals.result import Benchmarks, shown_change
 from tl_truncate.experiments.scoring.drawn import VERDICTS
 from tl_truncate.markup import interval

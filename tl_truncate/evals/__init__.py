@@ -6,7 +6,7 @@ The harness (the extra `evals`) is imported when it is first used.
 from typing import TYPE_CHECKING, Any
 
 from tl_truncate.checks import require_extra
-from tl_truncate.evals.benchmark import benchmark
+from tl_truncate.evals.paired import benchmark
 from tl_truncate.evals.result import Benchmarks
 from tl_truncate.evals.sums.folder import SUMS
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import natural, positive, require_extra
 from tl_truncate.evals.answered import Answered
 from tl_truncate.evals.asking import FEWSHOT_SEED, How, ask, check_tasks, load_tasks, task_key
-from tl_truncate.evals.quiet import quiet
+from tl_truncate.evals.quiet import quiet, seeded_as_the_harness
 from tl_truncate.evals.result import CUT, KIND, UNCUT, Benchmarks
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.runs.codec import plain, read
@@ -121,7 +121,7 @@ def benchmark(
     with hashed_once(model):
         variants = _variants(model, chosen, controls=controls, draws=draws, seed=seed)
         models = _Models(model, variants, asked)
-        with quiet(progress=False):
+        with quiet(progress=False), seeded_as_the_harness():
             loaded = load_tasks(tasks, include_path, how)
         check_tasks(models.first, loaded, how, greedy=getattr(model, "original_model", None) is None)
         manifest = _manifest(model, chosen, loaded, how, models, seed)
