@@ -215,9 +215,7 @@ class TestModels:
     def test_logits_that_are_no_numbers(self, place):
         model = tlt.load_model(str(place / "gpt2"))
         with torch.no_grad():
-            next(
-                p for n, p in model.named_parameters() if p.ndim == 2 and p.isnan().any() or "ln_f" in n
-            ).fill_(float("nan"))
+            next(each for name, each in model.named_parameters() if "ln_f" in name).fill_(float("nan"))
         lm = tlt.evals.TruncatedLM(model)
         for kind, asked in (
             ("loglikelihood", [("Mary", " the")]),
@@ -252,12 +250,12 @@ class TestHooked:
     def test_what_it_does_not_generate(self, place, shared):
         model = architectures.with_tokenizer(shared("hooked", "gpt2"))
         with pytest.raises(
-            ValueError, match=r"must generate the most probable tokens here, got .* do_sample=True"
+            ValueError, match=r"must generate the most probable tokens here, got .* do_sample=True\. .* or use gen_kwargs="
         ):
             run(model, place, (), tasks=["drawn"])
         lm = tlt.evals.TruncatedLM(model)
         asked = harness.requests("generate_until", harness.generating(num_beams=2))
-        with pytest.raises(ValueError, match=r"num_beams=2. Load the model as a TransformerBridge"):
+        with pytest.raises(ValueError, match=r"that asks for num_beams=2\. Load the model as a TransformerBridge\.$"):
             lm.generate_until(asked)
 
     def test_more_than_its_context(self, shared):

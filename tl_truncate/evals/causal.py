@@ -121,13 +121,15 @@ def require_greedy(options: dict[str, Any]) -> None:
     Raises:
         ValueError: if more is asked than the most probable token each time.
     """
-    ignored = ("do_sample", "temperature", "top_p", "top_k")  # when nothing is drawn
-    other = [name for name in options if name not in ignored]
-    if options.get("do_sample") or other:
-        asked = ", ".join(f"{name}={options[name]!r}" for name in options)
+    ignored = ("temperature", "top_p", "top_k")  # when nothing is drawn
+    drawn = bool(options.get("do_sample"))
+    other = [name for name in options if name not in (*ignored, "do_sample")]
+    if drawn or other:
+        asked = ", ".join(f"{name}={options[name]!r}" for name in (["do_sample"] * drawn + other))
+        remedy = ", or use gen_kwargs={'do_sample': False}" if not other else ""
         raise ValueError(
             "A HookedTransformer must generate the most probable tokens here, got a task that asks for "
-            f"{asked}. Load the model as a TransformerBridge, or use gen_kwargs={{'do_sample': False}}."
+            f"{asked}. Load the model as a TransformerBridge{remedy}."
         )
 
 
