@@ -16,6 +16,7 @@ FLOORS = [
     ["replay", "runs"],
     ["decompose", "toys"],
     ["experiments"],
+    ["evals"],
     ["plots", "report"],
     ["cli"],
 ]

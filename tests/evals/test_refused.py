@@ -250,12 +250,15 @@ class TestHooked:
     def test_what_it_does_not_generate(self, place, shared):
         model = architectures.with_tokenizer(shared("hooked", "gpt2"))
         with pytest.raises(
-            ValueError, match=r"must generate the most probable tokens here, got .* do_sample=True\. .* or use gen_kwargs="
+            ValueError,
+            match=r"must generate the most probable tokens here, got .* do_sample=True\. .* or use gen_kwargs=",
         ):
             run(model, place, (), tasks=["drawn"])
         lm = tlt.evals.TruncatedLM(model)
         asked = harness.requests("generate_until", harness.generating(num_beams=2))
-        with pytest.raises(ValueError, match=r"that asks for num_beams=2\. Load the model as a TransformerBridge\.$"):
+        with pytest.raises(
+            ValueError, match=r"that asks for num_beams=2\. Load the model as a TransformerBridge\.$"
+        ):
             lm.generate_until(asked)
 
     def test_more_than_its_context(self, shared):

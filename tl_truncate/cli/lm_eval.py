@@ -1,6 +1,7 @@
 """`tl-truncate lm-eval`: tasks of lm-evaluation-harness, uncut and cut on the same samples."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,43 @@ from tl_truncate.markup import interval
 from tl_truncate.statistics import Estimate
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskingOptions:
+    """How tasks are asked, as the harness' own options say."""
+
+    num_fewshot: Annotated[int | None, typer.Option(help="Examples in front of each question.")] = None
+    include_path: Annotated[Path | None, typer.Option(help="A folder of further tasks.", **PATH)] = None
+    limit: Annotated[
+        float | None, typer.Option(help="So many samples of each task, or a share below 1.")
+    ] = None
+    chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Ask in the tokenizer's chat template.")
+    ] = False
+    system_instruction: Annotated[str | None, typer.Option(help="In front of all.")] = None
+    max_gen_toks: Annotated[
+        int | None, typer.Option(help="Most tokens of a generated answer; as each task has it.")
+    ] = None
+    bos: Annotated[
+        bool | None,
+        typer.Option(
+            "--add-bos-token/--no-bos-token", help="By default as the tokenizer's files have it."
+        ),
+    ] = None
+
+    def to_arguments(self) -> dict[str, Any]:
+        """As the library takes them."""
+        limit = self.limit
+        return dict(
+            include_path=self.include_path,
+            num_fewshot=self.num_fewshot,
+            limit=int(limit) if limit is not None and limit.is_integer() else limit,
+            apply_chat_template=self.chat_template,
+            system_instruction=self.system_instruction,
+            gen_kwargs=None if self.max_gen_toks is None else {"max_gen_toks": self.max_gen_toks},
+            add_bos_token=self.bos,
+        )
+
+
 @app.command("lm-eval")
 @kind
 @grouped
@@ -35,24 +73,7 @@ def lm_eval_command(
         str, typer.Option(help="Names, separated by commas; `tl_truncate_sums` ships with the package.")
     ],
     cutting: CutOptions,
-    num_fewshot: Annotated[int | None, typer.Option(help="Examples in front of each question.")] = None,
-    include_path: Annotated[Path | None, typer.Option(help="A folder of further tasks.", **PATH)] = None,
-    limit: Annotated[
-        float | None, typer.Option(help="So many samples of each task, or a share below 1.")
-    ] = None,
-    chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", help="Ask in the tokenizer's chat template.")
-    ] = False,
-    system_instruction: Annotated[str | None, typer.Option(help="In front of all.")] = None,
-    max_gen_toks: Annotated[
-        int | None, typer.Option(help="Most tokens of a generated answer; as each task has it.")
-    ] = None,
-    bos: Annotated[
-        bool | None,
-        typer.Option(
-            "--add-bos-token/--no-bos-token", help="By default as the tokenizer's files have it."
-        ),
-    ] = None,
+    asking: AskingOptions,
     controls: WithControls = False,
     draws: Annotated[int | None, typer.Option(help="Of each control.")] = None,
     seed: Seed = 0,
@@ -75,13 +96,7 @@ def lm_eval_command(
         source.load(),
         chosen,
         tasks=[name.strip() for name in tasks.split(",") if name.strip()],
-        include_path=include_path,
-        num_fewshot=num_fewshot,
-        limit=int(limit) if limit is not None and limit.is_integer() else limit,
-        apply_chat_template=chat_template,
-        system_instruction=system_instruction,
-        gen_kwargs=None if max_gen_toks is None else {"max_gen_toks": max_gen_toks},
-        add_bos_token=bos,
+        **asking.to_arguments(),
         controls=controls,
         draws=draws,
         seed=seed,

@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from tl_truncate.checks import whole
-from tl_truncate.tasks.counterfact import read_counterfact
-from tl_truncate.tasks.frames import COLUMNS, columns_of, read_rows
-from tl_truncate.tasks.harness import write_harness_task
+from tl_truncate.tasks.files.counterfact import read_counterfact
+from tl_truncate.tasks.files.frames import COLUMNS, columns_of, read_rows
+from tl_truncate.tasks.files.harness import write_harness_task
 from tl_truncate.weights.files import as_path, replacing
 
 Scoring = Literal["token", "sequence"]
