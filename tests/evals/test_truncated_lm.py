@@ -281,6 +281,42 @@ class TestAnswers:
             CachingLM(lm, str(tmp_path / "cache.db"))
 
 
+def test_what_a_tokenizer_did_last_is_not_what_it_is(folders):
+    model = tlt.load_model(str(folders["gpt2"]))
+    for options in (dict(add_bos_token=False), dict()):
+        before = tlt.evals.TruncatedLM(model, **options).tokens_hash
+        model.tokenizer(["Mary", "the store in"], padding=True, truncation=True, max_length=2)
+        assert tlt.evals.TruncatedLM(model, **options).tokens_hash == before
+    assert tlt.evals.TruncatedLM(model, add_bos_token=True).tokens_hash != before
+    own = tlt.evals.TruncatedLM(model)
+    assert tlt.evals.TruncatedLM(model, tokenizer=own.tokenizer).tokens_hash == own.tokens_hash
+
+
+@pytest.mark.parametrize("name", harness.WEIGHTS)
+def test_processed_weights_say_what_raw_ones_say(folders, plain, name):
+    """Norms are folded and weights centred, which changes no probability; a cut warns that it is another."""
+    model = tlt.load_model(str(folders[name]), raw=False)
+    assert (
+        harness.apart(plain(name), harness.everything(tlt.evals.TruncatedLM(model, batch_size=3))) < 1e-4
+    )
+
+
+def test_in_half_precision_it_says_what_model_hf_says(folders):
+    """To the rounding of bfloat16, in which attention is computed in another order."""
+    reference = HFLM(
+        pretrained=str(folders["llama-grouped"]), device="cpu", dtype="bfloat16", batch_size=3
+    )
+    model = tlt.load_model(str(folders["llama-grouped"]), dtype="bfloat16")
+    asked = harness.requests("loglikelihood", harness.PAIRS)
+    pairs = zip(
+        reference.loglikelihood(asked),
+        tlt.evals.TruncatedLM(model, batch_size=3).loglikelihood(asked),
+        strict=True,
+    )
+    eps = torch.finfo(torch.bfloat16).eps
+    assert max(abs(one - other) / max(1, abs(one)) for (one, _), (other, _) in pairs) < 2 * eps
+
+
 def test_by_name_as_the_harness_command_makes_it(folders, tmp_path):
     from importlib import metadata
 

@@ -128,9 +128,13 @@ def _table(found: Benchmarks) -> Table:
     table = Table(
         title=escape(f"{record.model}, {record.weights} weights, {len(found.cuts)} cuts"),
         box=box.SIMPLE_HEAD,
+        padding=0,  # so that names and an interval fit into 80 columns
     )
     for column in ("task", "metric", "shots", "n", "uncut", "cut", "change"):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+        named = column in ("task", "metric")
+        table.add_column(
+            column, justify="left" if named else "right", no_wrap=not named, overflow="fold"
+        )
     for row in found.frame.to_dict("records"):
         metric = row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"
         cells = [row["task"], metric, str(row["shots"]), str(row["n"])]

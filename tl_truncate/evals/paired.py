@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive, require_extra
 from tl_truncate.evals.answered import Answered
+from tl_truncate.evals.answers import Answers
 from tl_truncate.evals.asking import FEWSHOT_SEED, How, ask, check_tasks, load_tasks, task_key
 from tl_truncate.evals.quiet import quiet, seeded_as_the_harness
 from tl_truncate.evals.result import CUT, KIND, UNCUT, Benchmarks
@@ -32,7 +32,7 @@ class _Place:
     """Where finished tasks are kept; without a folder, for the time of the call."""
 
     folder: RunFolder | None
-    answers: Path | None
+    answers: Answers | None
 
     def found(self) -> list[Answered]:
         return [] if self.folder is None else [read(Answered, line) for line in self.folder.lines()]
@@ -131,16 +131,20 @@ def benchmark(
 
 
 class _Models:
-    """The variants as models of the harness, made when they are asked for."""
+    """The variants as models of the harness, made when they are asked for.
+
+    What is wrong with the cuts or the tokenizer is said at once, before any task is loaded.
+    """
 
     def __init__(self, model: Any, variants: Mapping[str, Cuts], asked: Mapping[str, Any]) -> None:
         self.variants = variants
-        self._model, self._asked = model, asked
-        # All that is wrong with a cut or the tokenizer is said before any task is loaded.
-        made = [self.make(each) for each in variants]
-        self.first = made[0]
+        self._model, self._asked = model, dict(asked)
+        self.first = self.make(UNCUT)
+        self._asked["tokenizer"] = self.first.tokenizer  # which is read from its files once
+        if CUT in variants:
+            self.make(CUT)
 
-    def make(self, variant: str, answers: Path | None = None) -> Any:
+    def make(self, variant: str, answers: Answers | None = None) -> Any:
         from tl_truncate.evals.truncated_lm import TruncatedLM
 
         return TruncatedLM(self._model, self.variants[variant], answers=answers, **self._asked)
@@ -187,9 +191,9 @@ def _opened(
     resume: bool,
 ) -> Iterator[_Place]:
     """The folder, for as long as no other process works in it."""
-    file = None if answers is None else Path(answers)
+    given = None if answers is None else Answers(answers)
     if run_dir is None:
-        yield _Place(None, file)
+        yield _Place(None, given)
         return
     folder = RunFolder(run_dir)
     with folder.held():
@@ -200,7 +204,7 @@ def _opened(
             grows=("tasks", "variants"),
             noted=("device", "batch_size"),
         )
-        yield _Place(folder, file or folder.path / _ANSWERS)
+        yield _Place(folder, Answers(folder.path / _ANSWERS) if given is None else given)
 
 
 def _all(

@@ -1,6 +1,7 @@
 """The tokenizer as its files have it, which is what the harness itself reads."""
 
 import copy
+import json
 from typing import Any
 
 
@@ -59,8 +60,13 @@ def _read_again(own: Any) -> Any:
 
 
 def tokenizer_key(tokenizer: Any, add_bos_token: bool | None) -> str:
-    """What tells two tokenizers apart: their whole content, and what they put in front."""
+    """What tells two tokenizers apart: their content, and what they put in front."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-    facts = (tokenizer.special_tokens_map, tokenizer.chat_template, add_bos_token)
-    return f"{type(tokenizer).__name__} {content} {facts!r}"
+    content: Any = sorted(tokenizer.get_vocab().items())
+    if backend is not None:
+        # How the last call filled up and cut off is there too, and says nothing of the next one.
+        whole = json.loads(backend.to_str())
+        content = {name: part for name, part in whole.items() if name not in ("padding", "truncation")}
+    special = {name: str(each) for name, each in tokenizer.special_tokens_map.items()}
+    facts = [type(tokenizer).__name__, content, special, tokenizer.chat_template, add_bos_token]
+    return json.dumps(facts, sort_keys=True)
