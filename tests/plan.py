@@ -85,6 +85,7 @@ SLOW = (
     "real/",
     "report/",
     "runs/test_going_on.py",
+    "evals/test_benchmark.py",
     "runs/test_folder.py::test_killed",
     "test_cli.py",
     "test_docs.py",

@@ -76,6 +76,9 @@ BAD = {
     "no task at all": (dict(tasks=[]), r"tasks must be a list of at least one name, got \[\]"),
     "one text for a list": (dict(tasks="words_choice"), "tasks must be a list of at least one name, got 'words"),
     "a task twice": (dict(tasks=["words_said"] * 2), "Each task must be named once, got 'words_said' twice"),
+    "a task and its group": (
+        dict(tasks=["words_group", "words_greedy"]),
+        "Each task must be asked once, but 'words_greedy' is in 'words_group' and in 'words_greedy'"),
     "a folder that is not there": (
         dict(include_path="nowhere"), "include_path must be a folder of tasks, got 'nowhere'"),
     "data that are not there": (

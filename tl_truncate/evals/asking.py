@@ -73,7 +73,7 @@ def load_tasks(
     """The harness' tasks by the names that were given, each as the harness' `TaskManager.load` has it.
 
     Raises:
-        ValueError: if there is no task of a name, a name is there twice, or its data cannot be read.
+        ValueError: if there is no task of a name, a task is there twice, or its data cannot be read.
     """
     if isinstance(names, str) or not names or not all(isinstance(each, str) for each in names):
         raise ValueError(f"tasks must be a list of at least one name, got {names!r}.")
@@ -92,7 +92,20 @@ def load_tasks(
         found[name] = _loaded(manager, name)
         for each in found[name]["tasks"].values():
             _configure(each, how)
+    _require_apart(found)
     return found
+
+
+def _require_apart(loaded: Mapping[str, Any]) -> None:
+    """That no task is asked twice, such as by its own name and as part of a group."""
+    first: dict[str, str] = {}
+    for name, each in loaded.items():
+        for task in each["tasks"]:
+            if task in first:
+                raise ValueError(
+                    f"Each task must be asked once, but {task!r} is in {first[task]!r} and in {name!r}."
+                )
+            first[task] = name
 
 
 def _manager(names: Sequence[str], places: list[str]) -> Any:
