@@ -12,6 +12,10 @@ if "TL_TRUNCATE_TESTS_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["TL_TRUNCATE_TESTS_CACHE"], ignore_errors=True)
 os.environ["TL_TRUNCATE_CACHE"] = os.environ["TL_TRUNCATE_TESTS_CACHE"]
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tables that are read for lm-evaluation-harness are kept there.
+os.environ.setdefault(
+    "HF_DATASETS_CACHE", os.path.join(os.environ["TL_TRUNCATE_TESTS_CACHE"], "datasets")
+)
 os.environ.setdefault("TQDM_DISABLE", "1")
 # Two workers share two cores, and what they start does too: one thread each. A second one of NumPy's waits
 # in a loop while the cores are busy, which made the decomposition of a real matrix take fifty times as long.

@@ -74,6 +74,9 @@ ONE_LEG = (
     # what makes it run on both.
     "report/",
     "test_plots.py",
+    # The harness' own numbers as plain data: what asks a model is tested on both.
+    "evals/test_changes.py",
+    "tasks/test_tables.py::test_",
     # Static: the names in the documentation, and what an import loads.
     "test_docs.py::test_it_builds_strictly",
     "test_docs.py::test_shell_blocks",
@@ -92,6 +95,7 @@ SLOW = (
     "real/",
     "report/",
     "runs/test_going_on.py",
+    "evals/test_benchmark.py",
     "runs/test_folder.py::test_killed",
     "test_cli.py",
     "test_docs.py",

@@ -54,6 +54,7 @@ def run(*arguments, code: int = 0):
         ["toy", "gradients"],
         ["toy", "nano-pythia"],
         ["side-effects"],
+        ["lm-eval"],
         ["plot"],
         ["cache"],
         ["cache", "clear"],
@@ -520,7 +521,7 @@ class TestOptions:
 
     def test_the_set_is_there(self):
         found = dict(self.with_a_model())
-        assert set(found) == {*LIBRARY, "spectrum", "sites"}
+        assert set(found) == {*LIBRARY, "spectrum", "sites", "lm-eval"}
         for name, options in found.items():
             wanted = {"--backend", "--dtype", "--device", "--out"}
             # A training run has its steps, and the demo its files.
@@ -528,6 +529,8 @@ class TestOptions:
             wanted |= set() if name == "demo" else {"--json"}
             # No prompt is run where only weights are looked at.
             wanted |= {"--batch-size", "--max-memory"} if name in LIBRARY else set()
+            # Passes are lm-evaluation-harness', which knows no other measure.
+            wanted |= {"--batch-size"} if name == "lm-eval" else set()
             assert wanted <= options, name
 
     def test_an_option_says_the_same_everywhere(self):

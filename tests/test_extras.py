@@ -1,6 +1,7 @@
 """Without an extra: what needs it says so before any work and names it; all else works."""
 
 import importlib.util
+import re
 import sys
 
 import architectures
@@ -41,6 +42,7 @@ PLAIN = {
     "export": ["-m", "FOLDER", "--cut", "blocks.1.mlp.W_in=3", "--as", "checkpoint", "--out", "OUT"],
     "search": ["-m", "FOLDER", "--task", "TASK", "--layers", "1", "--keep", "0.5"],
     "learn": ["-m", "FOLDER", "--task", "PAIRS", "--layers", "1", "--steps", "2", "--components", "4"],
+    "lm-eval": None,  # needs one of its own, which brings Jinja2 along: see below
     "side-effects": ["-m", "FOLDER", "--cut", "blocks.1.mlp.W_in=3", "--text", "TEXT", "--out", "OUT"],
     "spectrum": ["-m", "FOLDER", "--site", "blocks.1.mlp.W_out"],
     "sites": ["-m", "FOLDER", "--out", "OUT"],
@@ -181,6 +183,17 @@ def test_an_adapter_asks_before_the_model_is_loaded(places, without, tmp_path, m
     assert "pip install 'tl-truncate[export]'. Or write a checkpoint: --as checkpoint." in message
 
 
+def test_lm_eval_asks_before_it_loads_a_model(places, without, monkeypatch, tmp_path):
+    without("evals")
+    monkeypatch.setattr(loading, "load_model", lambda *a, **k: pytest.fail("work has begun"))
+    result = run(
+        "lm-eval", ["-m", "FOLDER", "--tasks", "words", "--out", "OUT"], places, tmp_path / "out"
+    )
+    assert result.exit_code == 2
+    assert "pip install 'tl-truncate[evals]'" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_demo_model_names_its_extra(without):
     without("demo")
     with pytest.raises(
@@ -192,8 +205,8 @@ def test_the_demo_model_names_its_extra(without):
 def test_the_extras_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for extra, packages in EXTRAS.items():
-        named = {each.partition(">")[0] for each in project["optional-dependencies"][extra]}
-        assert named == set(packages)
+        named = {re.split(r"[\[>]", each)[0] for each in project["optional-dependencies"][extra]}
+        assert {each.replace("-", "_") for each in named} == set(packages)
 
 
 def test_the_message_names_what_is_missing_and_the_other_way(monkeypatch):

@@ -17,6 +17,7 @@ FLOORS = [
     ["decompose", "toys"],
     ["experiments"],
     ["export"],
+    ["evals"],
     ["plots", "report"],
     ["cli"],
 ]

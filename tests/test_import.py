@@ -5,7 +5,16 @@ import sys
 
 import tl_truncate as tlt
 
-HEAVY = ("transformers", "transformer_lens", "matplotlib", "plotly", "scipy", "datasets", "gguf")
+HEAVY = (
+    "transformers",
+    "transformer_lens",
+    "matplotlib",
+    "plotly",
+    "scipy",
+    "datasets",
+    "gguf",
+    "lm_eval",
+)
 
 
 def test_importing_loads_nothing_heavy():

@@ -1,6 +1,6 @@
 """Low-rank surgery on TransformerLens models while they run."""
 
-from tl_truncate import tasks, toys
+from tl_truncate import evals, tasks, toys
 from tl_truncate.checkpoints import checkpoint_steps
 from tl_truncate.corpora.texts import manual_texts, sample_texts
 from tl_truncate.decompose.covariances.curvature import Curvature, RandomEntries
@@ -140,6 +140,7 @@ __all__ = [
     "decompose_layers",
     "decompose_mlp",
     "dynamics",
+    "evals",
     "evaluate",
     "export_adapter",
     "export_checkpoint",

@@ -105,6 +105,7 @@ EXTRAS = {
     "plots": ("matplotlib",),
     "report": ("plotly", "jinja2"),
     "export": ("peft",),
+    "evals": ("lm_eval",),
 }
 
 

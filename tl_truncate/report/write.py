@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tl_truncate.checks import require_extra
+from tl_truncate.evals.result import Benchmarks
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.learning.result import LearnedMask
@@ -18,6 +19,7 @@ from tl_truncate.experiments.search.file import FILE as SEARCH
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.report.of_benchmarks import benchmarks_page
 from tl_truncate.report.of_comparison import comparison_page
 from tl_truncate.report.of_families import families_page
 from tl_truncate.report.of_learning import learned_page
@@ -49,6 +51,7 @@ _PAGES: dict[type[Any], Callable[[Any], Page]] = {
     PartAttribution: part_attribution_page,
     SingularValueGradients: value_gradients_page,
     Comparison: comparison_page,
+    Benchmarks: benchmarks_page,
     ChosenComparison: lambda found: families_page([found]),
 }
 Reportable = (
@@ -63,14 +66,18 @@ Reportable = (
     | PartAttribution
     | SingularValueGradients
     | Comparison
+    | Benchmarks
     | ChosenComparison
 )
 Source = str | os.PathLike[str] | Reportable
-_LOADERS: dict[str, type[SweepResult] | type[LearnedMask] | type[Dynamics] | type[RecallRun]] = {
+_LOADERS: dict[
+    str, type[SweepResult] | type[LearnedMask] | type[Dynamics] | type[RecallRun] | type[Benchmarks]
+] = {
     "sweep": SweepResult,
     "dynamics": Dynamics,
     "recall": RecallRun,
     "learn_mask": LearnedMask,
+    "benchmark": Benchmarks,
 }
 
 
@@ -84,9 +91,10 @@ def write_report(
     table of prompts that sorts and filters, and where everything comes from. It asks no network.
 
     Args:
-        source: a run folder of a sweep, a search, a learned mask, dynamics or recall, also one that is
-            not finished; the folder that a command's `--out` named; a file that a result's `save` wrote;
-            or a result. Several of `compare_chosen`, one for each task, have a page together.
+        source: a run folder of a sweep, a search, a learned mask, dynamics, recall or a benchmark, also
+            one that is not finished; the folder that a command's `--out` named; a file that a result's
+            `save` wrote; or a result. Several of `compare_chosen`, one for each task, have a page
+            together.
         out: the file, which is replaced.
 
     Returns:
@@ -165,8 +173,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
             " A search that has not ended has no report; the same search goes on where it stopped."
             if looks or kind == "search"
             else " Give the folder that --out or run_dir named, of a sweep, a search, learn, "
-            "dynamics, recall, compare_chosen, evaluate or side-effects; or a file that a result was "
-            "saved as."
+            "dynamics, recall, compare_chosen, evaluate, side-effects or lm-eval; or a file that a "
+            "result was saved as."
         )
         raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
     if kind not in _LOADERS:

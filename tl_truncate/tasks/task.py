@@ -6,12 +6,15 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from tl_truncate.checks import whole
-from tl_truncate.tasks.counterfact import read_counterfact
+from tl_truncate.tasks.files.counterfact import read_counterfact
+from tl_truncate.tasks.files.frames import COLUMNS, columns_of, read_rows
+from tl_truncate.tasks.files.harness import write_harness_task
 from tl_truncate.weights.files import as_path, replacing
 
 Scoring = Literal["token", "sequence"]
@@ -92,26 +95,129 @@ class Task:
 
     @classmethod
     def from_frame(
-        cls, frame: pd.DataFrame, *, name: str, scoring: Scoring = "token", description: str = ""
+        cls,
+        frame: pd.DataFrame,
+        *,
+        name: str = "frame",
+        prompt: str = "prompt",
+        in_context: str = "in_context",
+        global_: str = "global_",
+        scoring: Scoring = "token",
+        description: str = "",
     ) -> "Task":
-        """A task from a DataFrame with the columns prompt, in_context and global_.
+        """A task from a DataFrame; by default with the columns that `to_frame` writes.
+
+        Args:
+            frame: one row per prompt.
+            name: of the task.
+            prompt: the column of the prompts.
+            in_context: the column of the answers that prompts call for, each with its space in front.
+            global_: the column of the corpus' answers; or, with a space in front, the answer for all
+                prompts, such as `" the"`.
+            scoring: as for the class.
+            description: as for the class.
 
         Raises:
             ValueError: if a column is missing, or as for the class.
+
+        Examples:
+            >>> frame = pd.DataFrame({"q": ["The capital of France is"], "a": [" Paris"]})
+            >>> Task.from_frame(frame, prompt="q", in_context="a", global_=" the").in_context
+            (' Paris',)
         """
-        missing = [column for column in _COLUMNS if column not in frame.columns]
-        if missing:
+        columns = columns_of(frame, prompt, in_context, global_)
+        return cls(name, **columns, scoring=scoring, description=description)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        split: str | None = None,
+        name: str | None = None,
+        prompt: str = "prompt",
+        in_context: str = "in_context",
+        global_: str = "global_",
+        n: int | None = None,
+        seed: int = 0,
+        scoring: Scoring = "token",
+        description: str = "",
+    ) -> "Task":
+        """A task from a dataset of Hugging Face's `datasets`, or from a file.
+
+        Args:
+            dataset: a `datasets.Dataset`; a file that ends in .csv, .tsv, .json, .jsonl or .parquet; or
+                a name on the hub, which is then fetched, or read where it is kept.
+            split: of a dataset that has several.
+            name: of the task; by default the file's or the dataset's.
+            prompt: the column of the prompts.
+            in_context: as for `from_frame`.
+            global_: as for `from_frame`.
+            n: so many rows, in their order; all by default.
+            seed: of their choice.
+            scoring: as for the class.
+            description: as for the class.
+
+        Raises:
+            ValueError: if a column or the split is missing, there are fewer rows than n, or as for the
+                class.
+            FileNotFoundError: if it is a file that does not exist.
+            TypeError: if it is none of these.
+
+        Examples:
+            >>> import datasets
+            >>> rows = [{"q": "The capital of France is", "a": " Paris"}]
+            >>> task = Task.from_dataset(
+            ...     datasets.Dataset.from_list(rows), prompt="q", in_context="a", global_=" the"
+            ... )
+            >>> len(task)
+            1
+        """
+        found, frame = read_rows(dataset, split=split, n=n, seed=seed)
+        columns = columns_of(frame, prompt, in_context, global_)
+        return cls(name or found, **columns, scoring=scoring, description=description)
+
+    def to_lm_eval(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Writes the task for lm-evaluation-harness, in which it can be asked of any model.
+
+        Two tasks on the same data: `<name>`, whose `acc` is the share of prompts whose in-context answer
+        is more probable than the global one; and `<name>_greedy`, whose `acc` is the share in which it
+        is the most probable of all texts as long, and whose `perplexity` is that of the answer. Ask for
+        them with `lm_eval --include_path FOLDER --tasks <name>,<name>_greedy`.
+
+        Args:
+            folder: made if need be. The YAML files name it, so they do not follow it elsewhere.
+
+        Returns:
+            The file of JSON lines, and those of YAML.
+
+        Raises:
+            ValueError: if the task is in token numbers, its name is none for the harness, or a prompt
+                ends in white space, which the harness counts as part of the answer.
+            FileExistsError: if the folder holds a task of that name.
+
+        Examples:
+            >>> import tempfile
+            >>> task = Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+            ...             global_=" the")
+            >>> [path.name for path in task.to_lm_eval(tempfile.mkdtemp())]
+            ['drink.jsonl', 'drink.yaml', 'drink_greedy.yaml']
+        """
+        if self.in_tokens:
             raise ValueError(
-                f"The frame must have the columns {', '.join(_COLUMNS)}; {', '.join(missing)} "
-                f"missing among {', '.join(map(str, frame.columns))}."
+                f"A task must be in text to be an lm-eval task, got {self.name!r} in token numbers, "
+                "which mean something else to every tokenizer."
             )
-        prompts, in_context, global_ = (frame[column].tolist() for column in _COLUMNS)
-        return cls(name, prompts, in_context, global_, scoring=scoring, description=description)
+        rows = [
+            (str(prompt), str(one), str(other))
+            for prompt, one, other in zip(self.prompts, self.in_context, self.global_, strict=True)
+        ]
+        return write_harness_task(folder, self.name, rows, self.description)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per prompt, with the columns prompt, in_context and global_."""
         columns = [list(map(_shown, each)) for each in (self.prompts, self.in_context, self.global_)]
-        return pd.DataFrame(dict(zip(_COLUMNS, columns, strict=True)))
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
     def to_json(self) -> dict[str, Any]:
         """The task as plain data; `Task.from_json` is the inverse."""
@@ -180,9 +286,6 @@ class Task:
         """
         facts = read_counterfact(path, n=n, seed=seed, paraphrases=paraphrases, global_=global_)
         return cls(**facts)
-
-
-_COLUMNS = ("prompt", "in_context", "global_")
 
 
 def _check(task: Task) -> None:

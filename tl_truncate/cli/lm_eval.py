@@ -1,0 +1,159 @@
+"""`tl-truncate lm-eval`: tasks of lm-evaluation-harness, uncut and cut on the same samples."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from tl_truncate.checks import require_extra
+from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.changes import style_of
+from tl_truncate.cli.shared.cuts import CutOptions
+from tl_truncate.cli.shared.groups import grouped
+from tl_truncate.cli.shared.model import ModelOptions
+from tl_truncate.cli.shared.options import PATH, AsJson, BatchSize, Out, Resume, Seed, WithControls
+from tl_truncate.cli.shared.writing import check_new, say_written, write_tables
+from tl_truncate.evals.paired import benchmark
+from tl_truncate.evals.result import Benchmarks, shown_change
+from tl_truncate.experiments.scoring.drawn import VERDICTS
+from tl_truncate.markup import interval
+from tl_truncate.statistics import Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskingOptions:
+    """How tasks are asked, as the harness' own options say."""
+
+    num_fewshot: Annotated[int | None, typer.Option(help="Examples in front of each question.")] = None
+    include_path: Annotated[Path | None, typer.Option(help="A folder of further tasks.", **PATH)] = None
+    limit: Annotated[
+        float | None, typer.Option(help="So many samples of each task, or a share below 1.")
+    ] = None
+    chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Ask in the tokenizer's chat template.")
+    ] = False
+    system_instruction: Annotated[str | None, typer.Option(help="In front of all.")] = None
+    max_gen_toks: Annotated[
+        int | None, typer.Option(help="Most tokens of a generated answer; as each task has it.")
+    ] = None
+    bos: Annotated[
+        bool | None,
+        typer.Option(
+            "--add-bos-token/--no-bos-token", help="By default as the tokenizer's files have it."
+        ),
+    ] = None
+
+    def to_arguments(self) -> dict[str, Any]:
+        """As the library takes them."""
+        limit = self.limit
+        return dict(
+            include_path=self.include_path,
+            num_fewshot=self.num_fewshot,
+            limit=int(limit) if limit is not None and limit.is_integer() else limit,
+            apply_chat_template=self.chat_template,
+            system_instruction=self.system_instruction,
+            gen_kwargs=None if self.max_gen_toks is None else {"max_gen_toks": self.max_gen_toks},
+            add_bos_token=self.bos,
+        )
+
+
+@app.command("lm-eval")
+@kind
+@grouped
+def lm_eval_command(
+    *,
+    source: ModelOptions,
+    tasks: Annotated[
+        str, typer.Option(help="Names, separated by commas; `tl_truncate_sums` ships with the package.")
+    ],
+    cutting: CutOptions,
+    asking: AskingOptions,
+    controls: WithControls = False,
+    draws: Annotated[int | None, typer.Option(help="Of each control.")] = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 8,
+    out: Out = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Runs tasks of lm-evaluation-harness uncut and cut, and says what changed.
+
+    Example: `tl-truncate lm-eval --model demo --cut blocks.27.mlp.W_out=0.1 --tasks tl_truncate_sums`
+
+    With --out what is finished is kept task by task, and goes on by --resume; `tl-truncate report` makes
+    a page of it.
+    """
+    require_extra("evals")
+    check_new(out, resume)
+    chosen = cutting.read()
+    found = benchmark(
+        source.load(),
+        chosen,
+        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        **asking.to_arguments(),
+        controls=controls,
+        draws=draws,
+        seed=seed,
+        batch_size=batch_size,
+        run_dir=None if out is None else out / "run",
+        resume=resume,
+        progress=not as_json,
+    )
+    written = [] if out is None else write_tables(out, _tables(found), found.to_json())
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    console.print(_table(found))
+    for row in found.controls.to_dict("records"):
+        console.print(_verdict(row), markup=False, soft_wrap=True)
+    for note in found.notes:
+        console.print(f"lm-eval: {note}", markup=False, soft_wrap=True)
+    if out is not None:
+        say_written(out, ["run", *written])
+
+
+def _tables(found: Benchmarks) -> dict[str, Any]:
+    tables = {"table": found.frame, "samples": found.samples}
+    return tables | ({"controls": found.controls} if len(found.controls) else {})
+
+
+def _table(found: Benchmarks) -> Table:
+    record = found.record
+    table = Table(
+        title=escape(f"{record.model}, {record.weights} weights, {len(found.cuts)} cuts"),
+        box=box.SIMPLE_HEAD,
+        padding=0,  # so that names and an interval fit into 80 columns
+    )
+    for column in ("task", "metric", "shots", "n", "uncut", "cut", "change"):
+        named = column in ("task", "metric")
+        table.add_column(
+            column, justify="left" if named else "right", no_wrap=not named, overflow="fold"
+        )
+    for row in found.frame.to_dict("records"):
+        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"
+        cells = [row["task"], metric, str(row["shots"]), str(row["n"])]
+        cells += [_number(row["uncut"]), _number(row["cut"])]
+        change = Text(shown_change(row)) if found.cuts else Text("")
+        if found.cuts:
+            change.stylize(style_of(row["change"], row["q"]), 0, change.plain.index(" "))
+        table.add_row(*map(Text, cells), change)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.4f}"
+
+
+def _verdict(row: Any) -> str:
+    """Whether the cut does more than its control."""
+    told = f"{row['task']} {row['metric']}: {row['control']}, {row['draws']} draws, change "
+    told += f"{row['control_change']:+.3f} with a spread of {row['control_spread']:.3f}"
+    nothing = float("nan")
+    apart = Estimate(row["difference"], low=row["low"], high=row["high"], se=nothing, n=0)
+    return f"{told}. The cut less one draw: {interval(apart, signed=True)}: {VERDICTS[row['verdict']]}."

@@ -1,0 +1,1 @@
+"""Tasks from files and tables, and to files of others."""
