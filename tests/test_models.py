@@ -1,9 +1,11 @@
 """Loading: hub names and checkpoints through the real code, from a cache of the test's own."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import architectures
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import tl_truncate as tlt
 from tl_truncate.checkpoints import PYTHIA_STEPS
+from tl_truncate.models import keeps_keys, keys
 
 hooked_only = pytest.mark.skipif(
     architectures.HookedTransformer is None, reason="TransformerLens 4 has only the Bridge"
@@ -26,6 +29,11 @@ def neox(folder: Path, seed: int) -> Path:
     model = architectures.randomise(AutoModelForCausalLM.from_pretrained(folder), seed)
     model.save_pretrained(folder)
     return folder
+
+
+def _renamed(forward, *args, cache=None, **kwargs):
+    """A forward that calls its cache as transformers does from 5.24 on."""
+    return forward(*args, **kwargs)
 
 
 def plain_logits(folder: Path) -> torch.Tensor:
@@ -258,3 +266,43 @@ def test_weights_that_are_not_in_the_files_are_an_error(tmp_path, backend):
     with pytest.raises(ValueError, match=r"All weights of .* must be in its files.*weight there"):
         tlt.load_model(str(tmp_path / "model"), backend=backend)
     assert PreTrainedModel.__dict__["from_pretrained"] is before
+
+
+class TestKeys:
+    """Where the attention calls its cache otherwise than the Bridge does, keys are lost."""
+
+    @pytest.fixture
+    def losing(self, monkeypatch):
+        """A Bridge as it is where the names differ: asked by the new name, and nothing is handed on."""
+        model = architectures.build("bridge", "llama-grouped")
+        if keeps_keys(model):
+            for block in model.blocks:
+                attention = block.attn
+                monkeypatch.setattr(attention, "_update_kv_cache", lambda k, v, **kwargs: (k, v))
+                forward = attention.original_component.forward
+                named = functools.partial(_renamed, forward)
+                monkeypatch.setattr(attention.original_component, "forward", named)
+        return model
+
+    @pytest.mark.parametrize("name", [name for kind, name in architectures.CASES if kind == "bridge"])
+    def test_it_is_known_from_passes(self, name):
+        """By generation: with keys that are kept, as without any."""
+        model = architectures.build("bridge", name)
+        if not hasattr(model.original_model, "generate"):  # TransformerLens' native model
+            assert keeps_keys(model)
+            return
+        tokens, found = torch.tensor(TOKENS), []
+        for use_cache in (True, False):
+            options = dict(max_new_tokens=8, do_sample=False, use_cache=use_cache, eos_token_id=None)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found.append(model.original_model.generate(tokens, pad_token_id=0, **options))
+        assert keeps_keys(model) == bool((found[0] == found[1]).all())
+
+    def test_lost_ones_are_seen(self, losing):
+        assert not keeps_keys(losing)
+
+    def test_loading_says_so(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(keys, "keeps_keys", lambda model: False)
+        with pytest.warns(tlt.LostKeysWarning, match=r"'transformers<5\.24'.*use_past_kv_cache=False"):
+            tlt.load_model(str(neox(tmp_path / "model", 0)))

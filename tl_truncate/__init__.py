@@ -44,7 +44,7 @@ from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.export.adapter import Adapter, LargeAdapterWarning, export_adapter
 from tl_truncate.export.checkpoint import Checkpoint, export_checkpoint
-from tl_truncate.models import load_model
+from tl_truncate.models import LostKeysWarning, load_model
 from tl_truncate.report import write_report
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.clustered import Clustered
@@ -103,6 +103,7 @@ __all__ = [
     "LaserCompat",
     "LearnedMask",
     "LogitAttribution",
+    "LostKeysWarning",
     "MLPDecomposition",
     "MarchenkoPastur",
     "NormMatched",

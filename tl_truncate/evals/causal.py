@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from tl_truncate.experiments.scoring.answers import REMEDY, told
+from tl_truncate.models import keeps_keys
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.locate import n_layers
 
@@ -39,6 +40,7 @@ class OfBridge:
     def __init__(self, model: Any) -> None:
         self._inner = model.original_model
         self._checked = _RefusesNaN(model)
+        self._keeps_keys = keeps_keys(model)
         self.config = self._inner.config
         self.device = self._inner.device
         self.dtype = self._inner.dtype
@@ -50,7 +52,9 @@ class OfBridge:
         return found
 
     def generate(self, **options: Any) -> Int64[Tensor, "batch pos"]:
-        """As `transformers` has it."""
+        """As `transformers` has it; without a cache where the Bridge would lose it, which is slower."""
+        if not self._keeps_keys:
+            options["use_cache"] = False
         chosen: Tensor = self._inner.generate(logits_processor=[self._checked], **options)
         return chosen
 

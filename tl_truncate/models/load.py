@@ -15,6 +15,7 @@ from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, 
 from tl_truncate.checks import whole
 from tl_truncate.models.demo import DEMO_MODEL, load_demo
 from tl_truncate.models.hooked import hooked_transformer, load_hooked_folder
+from tl_truncate.models.keys import warn_of_lost_keys
 from tl_truncate.models.wanted import Backend, Wanted
 from tl_truncate.weights.identity.provenance import note_base, note_source
 
@@ -60,7 +61,7 @@ def load_model(
         with _nothing_missing(name):
             model = load_demo(chosen_dtype, device, raw)
         note_source(model, f"{DEMO_MODEL} (demo, Q4_1)")
-        return model.eval()
+        return _ready(model)
     if name == NANO_MODEL:
         checkpoint = checkpoint_steps(name)[-1] if checkpoint is None else checkpoint
     folder = _local_folder(name, checkpoint)
@@ -72,6 +73,11 @@ def load_model(
         model = _load_bridge(wanted) if backend == "bridge" else _load_hooked(wanted)
     note_source(model, _source_name(name, target, revision, checkpoint))
     note_base(model, target, revision)
+    return _ready(model)
+
+
+def _ready(model: Any) -> Any:
+    warn_of_lost_keys(model)
     return model.eval()
 
 
