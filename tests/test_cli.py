@@ -521,12 +521,12 @@ class TestOptions:
 
     def test_the_set_is_there(self):
         found = dict(self.with_a_model())
-        assert set(found) == {*LIBRARY, "spectrum", "sites", "lm-eval"}
+        assert set(found) == {*LIBRARY, "spectrum", "sites", "lm-eval", "export"}
         for name, options in found.items():
             wanted = {"--backend", "--dtype", "--device", "--out"}
-            # A training run has its steps, and the demo its files.
+            # A training run has its steps, the demo its files, and an export is no table.
             wanted |= {"--steps"} if name == "dynamics" else {"--checkpoint"}
-            wanted |= set() if name == "demo" else {"--json"}
+            wanted |= set() if name in ("demo", "export") else {"--json"}
             # No prompt is run where only weights are looked at.
             wanted |= {"--batch-size", "--max-memory"} if name in LIBRARY else set()
             # Passes are lm-evaluation-harness', which knows no other measure.

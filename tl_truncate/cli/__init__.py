@@ -7,15 +7,14 @@ from tl_truncate.cli import (
     demo,
     dynamics,
     evaluate,
-    export,
     learn,
-    lm_eval,
     search,
     side_effects,
     spectrum,
     sweep,
     toy,
 )
+from tl_truncate.cli.elsewhere import export, lm_eval
 from tl_truncate.cli.pages import plot, report
 from tl_truncate.cli.shared.app import app
 

@@ -54,7 +54,7 @@ def warn_of_lost_keys(model: Any) -> None:
     if not keeps_keys(model):
         message = (
             "This TransformerLens does not hand the cache of keys on to the attention of this "
-            "transformers: every token that a Bridge generates with a cache sees itself alone, cut or not. "
+            "transformers: a token that a Bridge generates with a cache sees itself alone, cut or not. "
             "Passes without a cache, and with them all that this package computes, are right. Install "
             "'transformers<5.24', a newer TransformerLens, or generate with use_past_kv_cache=False."
         )

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -15,9 +14,8 @@ from tl_truncate.checks import whole
 from tl_truncate.tasks.files.counterfact import read_counterfact
 from tl_truncate.tasks.files.frames import COLUMNS, columns_of, read_rows
 from tl_truncate.tasks.files.harness import write_harness_task
+from tl_truncate.tasks.rows import Scoring, check_rows
 from tl_truncate.weights.files import as_path, replacing
-
-Scoring = Literal["token", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Task:
         object.__setattr__(self, "global_", tuple(map(_frozen, answers)))
         if self.scoring not in get_args(Scoring):
             raise ValueError(f"A task's scoring must be 'token' or 'sequence', got {self.scoring!r}.")
-        _check(self)
+        check_rows(self.name, self.prompts, self.in_context, self.global_, self.scoring)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -288,47 +286,6 @@ class Task:
         return cls(**facts)
 
 
-def _check(task: Task) -> None:
-    if not task.prompts:
-        raise ValueError(f"A task must have at least one prompt, got none in {task.name!r}.")
-    lengths = len(task.prompts), len(task.in_context), len(task.global_)
-    if len(set(lengths)) > 1:
-        raise ValueError(
-            f"A task must have one in-context and one global answer for each prompt, got "
-            f"{lengths[0]} prompts, {lengths[1]} in-context and {lengths[2]} global answers."
-        )
-    rows = zip(task.prompts, task.in_context, task.global_, strict=True)
-    in_text = any(isinstance(value, str) for row in rows for value in row)
-    (_check_texts if in_text else _check_tokens)(task)
-
-
-def _check_texts(task: Task) -> None:
-    rows = zip(task.prompts, task.in_context, task.global_, strict=True)
-    kinds = ("prompt", "in-context answer", "global answer")
-    for index, row in enumerate(rows):
-        for kind, text in zip(kinds, row, strict=True):
-            if not isinstance(text, str):
-                raise TypeError(f"The {kind} of prompt {index} must be text, got {text!r}.")
-            if not text.strip():
-                raise ValueError(f"The {kind} of prompt {index} must not be empty, got {text!r}.")
-        prompt, *answers = map(str, row)
-        if prompt[-1] in " \t":
-            raise ValueError(
-                f"A prompt must not end in a space, since tokenizers put the space in front of the "
-                f"next word, got {prompt!r} at {index}. Move it to the answer: ' Mary'."
-            )
-        if answers[0] == answers[1]:
-            raise ValueError(
-                f"The two answers of a prompt must differ, got {answers[0]!r} twice at {index}."
-            )
-        for answer in answers:
-            if re.match(r"\w", answer) and re.search(r"\w\Z", prompt):
-                raise ValueError(
-                    f"An answer must begin with a space where the prompt ends in a word, got "
-                    f"{answer!r} after {prompt[-20:]!r} at {index}. Write {' ' + answer!r}."
-                )
-
-
 def _frozen(value: Any) -> Any:
     if hasattr(value, "tolist"):  # an array or tensor of token numbers
         value = value.tolist()
@@ -344,25 +301,3 @@ def _plain(value: Any) -> Any:
 
 def _shown(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-def _check_tokens(task: Task) -> None:
-    for index, row in enumerate(zip(task.prompts, task.in_context, task.global_, strict=True)):
-        for tokens in row:
-            natural = isinstance(tokens, tuple) and all(
-                isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in tokens
-            )
-            if not natural or not tokens:
-                raise TypeError(
-                    "A prompt and its answers must be texts, or all token numbers from 0 up, got "
-                    f"{tokens!r} at {index}."
-                )
-        if row[1] == row[2]:
-            raise ValueError(
-                f"The two answers of a prompt must differ, got {row[1]!r} twice at {index}."
-            )
-        if task.scoring == "token" and not len(row[1]) == len(row[2]) == 1:
-            raise ValueError(
-                f"An answer of a task scored by token must be one token, got {row[1]!r} and {row[2]!r} "
-                f"at {index}. Use scoring='sequence'."
-            )
