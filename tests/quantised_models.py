@@ -1,9 +1,12 @@
 """Small models with quantised linears, and their dequantised weights by the packages' own functions."""
 
-import copy
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import architectures
+import numpy as np
 import torch
 from torch import nn
 from transformers import (
@@ -28,7 +31,9 @@ _HF = {
     ),
     "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(rotary_pct=0.25, **_COMMON)),
     "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=architectures.VOCAB, n_embd=64, n_layer=3, n_head=4, n_inner=128, n_positions=64)
+        GPT2Config(
+            vocab_size=architectures.VOCAB, n_embd=64, n_layer=3, n_head=4, n_inner=128, n_positions=64
+        )
     ),
 }
 #: What TransformerLens splits at boot, which it can only do with plain weights.
@@ -51,8 +56,6 @@ KINDS = (*_BITS, "torchao")
 
 @lru_cache
 def _folder(name: str) -> str:
-    import tempfile
-
     folder = tempfile.mkdtemp(prefix="quantised-")
     architectures.randomise(_HF[name]()).save_pretrained(folder)
     return folder
@@ -86,16 +89,52 @@ def bridged(name: str, hf: nn.Module) -> nn.Module:
     )
 
 
-def dequantised(linear: nn.Module) -> torch.Tensor:
-    """`[n_out, n_in]`, of a linear that no pass has been through."""
+def dequantised(linear: nn.Module) -> np.ndarray:
+    """`[n_in, n_out]` in float64, of a linear that no pass has been through, by the formats' definitions."""
     weight = linear.weight
-    if type(weight).__name__ == "Params4bit":
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(weight.data, copy.deepcopy(weight.quant_state)).double()
     if type(weight).__name__ == "Int8Params":
-        return weight.data.double() * weight.SCB.double()[:, None] / 127
-    return weight.dequantize().double()
+        return (weight.data.double() * weight.SCB.double()[:, None] / 127).T.numpy()
+    if type(weight).__name__ != "Params4bit":
+        return weight.dequantize().double().T.numpy()
+    from bitsandbytes.functional import dequantize_blockwise
+
+    state, packed = weight.quant_state, weight.data.flatten()
+    scales = state.absmax
+    if state.nested:
+        scales = dequantize_blockwise(scales, state.state2) + state.offset
+    if linear.support_avx512bf16_for_cpu:  # the first pass rounds them
+        scales = scales.bfloat16()
+    places = torch.stack([packed >> 4, packed & 15], 1).flatten().long()
+    numbers = state.code[places].view(-1, state.blocksize) * scales.float()[:, None]
+    return numbers.view(state.shape).double().T.numpy()
+
+
+def content(linear: nn.Module) -> bytes:
+    """All bytes that a quantised linear's weight is made of."""
+    weight = linear.weight
+    if type(weight).__name__ == "Int8Params":
+        tensors = [weight.data, linear.state.SCB if weight.SCB is None else weight.SCB]
+    elif type(weight).__name__ == "Params4bit":
+        tensors = [weight.data, weight.quant_state.absmax, weight.quant_state.code]
+    else:
+        tensors = [getattr(weight, name) for name in weight.tensor_data_names]
+    plain = [tensor.detach().cpu().contiguous().flatten().view(torch.uint8) for tensor in tensors]
+    return b"".join(each.numpy().tobytes() for each in plain)
+
+
+@contextmanager
+def replaced(component: nn.Module, weight: np.ndarray) -> Iterator[None]:
+    """The Bridge's component with a plain linear of a weight `[n_in, n_out]` in place of its own."""
+    own = component.original_component
+    linear = nn.Linear(*weight.shape, bias=own.bias is not None)
+    linear.weight.data = torch.tensor(weight.T.copy()).float()
+    if own.bias is not None:
+        linear.bias.data = own.bias.detach().float()
+    component._modules["_original_component"] = linear
+    try:
+        yield
+    finally:
+        component._modules["_original_component"] = own
 
 
 def linears(model: nn.Module, layer: int) -> dict[str, nn.Module]:

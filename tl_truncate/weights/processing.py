@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tl_truncate.weights.holding.offloaded import real
+from tl_truncate.weights.holding.quantised import kinds_of
 from tl_truncate.weights.locate import available, locate, n_layers
 from tl_truncate.weights.site import Site
 
@@ -34,14 +35,19 @@ class Processing:
     centred_writing_weights: bool
     folded_value_biases: bool
     compatibility_mode: bool
+    quantised: tuple[str, ...] = ()
 
     @property
     def is_raw(self) -> bool:
-        """Whether the weights are as they were trained (compatibility mode alone only adds names)."""
+        """Whether nothing was folded or centred (compatibility mode alone only adds names).
+
+        Quantised weights are themselves: what a cut is of is the weight that they stand for.
+        """
         return not (self.folded_layer_norm or self.centred_writing_weights or self.folded_value_biases)
 
     def __str__(self) -> str:
-        found = [name.replace("_", " ") for name, value in asdict(self).items() if value]
+        found = [name.replace("_", " ") for name, value in asdict(self).items() if value is True]
+        found += [f"quantised by {kind}" for kind in self.quantised]
         return "raw" if not found else ", ".join(found)
 
 
@@ -64,6 +70,7 @@ def processing(model: Any) -> Processing:
         folded_value_biases=_all_layers(model, "W_V", _has_zero_bias)
         and _all_layers(model, "W_O", _has_bias),
         compatibility_mode=bool(getattr(model, "compatibility_mode", False)),
+        quantised=kinds_of(model),
     )
 
 

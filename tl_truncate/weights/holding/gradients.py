@@ -1,12 +1,12 @@
 """Gradients through quantised linears, also where their kernel has none.
 
 Some kernels cannot be gone back through: that of bitsandbytes' four bits on a CPU with AVX512-BF16, and
-those of torchao that quantise the input. Autograd would then lose what comes from above, and keep what
+those of torchao that quantise the input. Autograd would then lose what comes through them, and keep what
 comes along the residual stream. What the other kernels do is done for all of them: `dL/dx = dL/dy W^T`
 with the dequantised W, as if the input had not been rounded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -26,19 +26,34 @@ def gradients_through_quantised(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             held = quantised(module, "weight")
             if held is not None:
-                stack.callback(module.register_forward_hook(_Through(held)).remove)
+                stack.callback(_replace_forward(module, _Through(held, module.forward)))
         yield
 
 
-class _Through:
-    def __init__(self, held: Quantised) -> None:
-        self._held = held
+def _replace_forward(module: nn.Module, forward: Callable[..., Tensor]) -> Callable[[], None]:
+    """Lets a module be called in another way; returns what undoes it."""
+    before = module.__dict__.get("forward")  # accelerate puts one of its own there
+    module.forward = forward
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        x: Tensor = args[0]
+    def undo() -> None:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+    return undo
+
+
+class _Through:
+    def __init__(self, held: Quantised, forward: Callable[..., Tensor]) -> None:
+        self._held, self._forward = held, forward
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # A kernel without a gradient may fail, or warn, where one is asked for.
+        with torch.no_grad():
+            output = self._forward(x.detach())
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return None
-        found: Tensor = _Linear.apply(x, output.detach(), self._held)  # type: ignore[no-untyped-call]
+            return output
+        found: Tensor = _Linear.apply(x, output, self._held)  # type: ignore[no-untyped-call]
         return found
 
 

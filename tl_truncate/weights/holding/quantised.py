@@ -55,7 +55,7 @@ class _EightBits(Quantised):
 
     @property
     def kind(self) -> str:
-        return f"bitsandbytes int8, threshold {self._state.threshold:g}"
+        return f"bitsandbytes int8 (threshold {self._state.threshold:g})"
 
     @property
     def problem(self) -> str | None:
@@ -101,7 +101,7 @@ class _FourBits(Quantised):
         # Without a wish the first pass notes that of its input.
         bias = getattr(self.module, "bias", None)
         usual = wanted in (None, torch.float32 if bias is None else bias.dtype)
-        return f"bitsandbytes {state.quant_type}{'' if usual else f', computed in {wanted}'}"
+        return f"bitsandbytes {state.quant_type}{'' if usual else f' (computed in {wanted})'}"
 
     @property
     def problem(self) -> str | None:
@@ -159,7 +159,7 @@ class _OfTorchao(Quantised):
     @property
     def kind(self) -> str:
         act = getattr(self.stored, "act_quant_kwargs", None)
-        return f"torchao {type(self.stored).__name__}{'' if act is None else ', inputs quantised too'}"
+        return f"torchao {type(self.stored).__name__}{'' if act is None else ' (inputs quantised too)'}"
 
     @property
     def problem(self) -> str | None:

@@ -110,7 +110,7 @@ def _hash(model: nn.Module) -> str:
     digest = hashlib.blake2b(json.dumps(config).encode(), digest_size=16)
     for name, (module, own, tensor) in sorted(_tensors(model).items(), key=lambda each: each[0]):
         place: Any = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.is_meta:
+        if tensor.is_meta or quantised(module, own) is not None:  # which have no address of their own
             place = (id(module), own)
         if place not in keys:
             keys[place] = _key(module, own, tensor)

@@ -6,7 +6,6 @@ from importlib import metadata
 from typing import Any
 
 from tl_truncate.weights.holding.placement import model_device, model_dtype
-from tl_truncate.weights.holding.quantised import kinds_of
 from tl_truncate.weights.identity.content import weights_hash
 from tl_truncate.weights.locate import n_layers
 from tl_truncate.weights.processing import processing
@@ -28,14 +27,13 @@ def source(model: Any) -> str:
 
 def of_model(model: Any) -> dict[str, Any]:
     """A model's name, class, depth, dtype, device, its weights' processing and hash, as plain data."""
-    held = kinds_of(model)
     return dict(
         model=source(model),
         model_class=type(model).__name__,
         n_layers=n_layers(model),
         dtype=str(model_dtype(model)).removeprefix("torch."),
         device=str(model_device(model)),
-        weights=", ".join([str(processing(model)), *(f"quantised by {each}" for each in held)]),
+        weights=str(processing(model)),
         weights_hash=weights_hash(model),
     )
 
