@@ -301,3 +301,30 @@ def test_searches_masks_and_parts(case, drinks_task):
         whole = case.seen("W_out")[1]
         total = (parts.global_ + parts.in_context).double().flatten(0, 1).numpy()
         assert np.abs(total - whole).max() < ROUNDING * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("kind", ["int8-outliers", "nf4", "nf4-double"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision(kind, dtype):
+    """Biases change their precision in the first pass, and the weights stay the same model's."""
+    model = bridged("llama", hf_quantised("llama", kind, dtype))
+    before = weights_hash(model)
+    component = linears(model, LAYER)["W_out"]
+    weight, kept = dequantised(component.original_component), int(KEPT * 64)
+    with torch.no_grad():
+        model(TOKENS)
+    assert weights_hash(model) == before
+    outputs = []
+    handle = component.hook_out.register_forward_hook(lambda module, args, value: outputs.append(value))
+    with torch.no_grad():
+        model(TOKENS)
+        with tlt.truncated(model, tlt.Cut(f"blocks.{LAYER}.mlp.W_out", KEPT)):
+            model(TOKENS)
+    handle.remove()
+    assert outputs[0].dtype == dtype
+    uncut, cut = (value.double().flatten(0, 1).numpy() for value in outputs)
+    bias = component.original_component.bias.detach().double().numpy()
+    rows = np.linalg.svd(weight, full_matrices=False)[2][:kept]
+    exact = bias + (uncut - bias) @ rows.T @ rows
+    # The cut value is rounded once, to the precision of the model.
+    assert np.abs(cut - exact).max() <= torch.finfo(dtype).eps * np.abs(exact).max()

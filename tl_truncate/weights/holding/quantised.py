@@ -49,6 +49,10 @@ class Quantised(ABC):
     def weight(self) -> Tensor:
         """What passes multiply by, `[n_out, n_in]`, in float32."""
 
+    def bias(self, stored: Tensor) -> Tensor:
+        """What passes add, in float32; the first one may store it in another precision."""
+        return stored.float()
+
 
 class _EightBits(Quantised):
     """bitsandbytes' LLM.int8(): whole numbers, and a scale for each output."""
@@ -97,27 +101,25 @@ class _FourBits(Quantised):
 
     @property
     def kind(self) -> str:
-        state, wanted = self._quant_state, getattr(self.module, "compute_dtype", None)
-        # Without a wish the first pass notes that of its input.
-        bias = getattr(self.module, "bias", None)
-        usual = wanted in (None, torch.float32 if bias is None else bias.dtype)
+        state, wanted = self._quant_state, self._computes_in
+        # Without a wish the first pass notes that of its input, which is that of the weight once.
+        usual = wanted in (None, state.original_dtype if self._is_packed else state.dtype)
         return f"bitsandbytes {state.quant_type}{'' if usual else f' (computed in {wanted})'}"
 
     @property
     def problem(self) -> str | None:
         if self._quant_state is None:
             return "bitsandbytes has not quantised it yet. Move the model to its device first"
-        sizes = (self.module.out_features, self.module.in_features)
-        if tuple(self._quant_state.shape) != sizes:
+        if self._quant_state.shape != self.shape:
             return (
                 f"bitsandbytes has quantised it as {tuple(self._quant_state.shape)}, and not as "
-                f"{sizes}, [n_out, n_in]. Quantise the model anew"
+                f"{tuple(self.shape)}, [n_out, n_in]. Quantise the model anew"
             )
         return super().problem
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size(self._quant_state.shape)
+        return torch.Size((self.module.out_features, self.module.in_features))
 
     @property
     def _quant_state(self) -> Any:
@@ -141,6 +143,14 @@ class _FourBits(Quantised):
                 scales = scales.bfloat16()
         state.absmax, state.nested, state.dtype = scales.float().contiguous(), False, torch.float32
         found: Tensor = functional.dequantize_4bit(numbers.reshape(-1, 1), state)
+        return found
+
+    def bias(self, stored: Tensor) -> Tensor:
+        return stored.to(self._computes_in or stored.dtype).float()
+
+    @property
+    def _computes_in(self) -> torch.dtype | None:
+        found: torch.dtype | None = getattr(self.module, "compute_dtype", None)
         return found
 
     @property

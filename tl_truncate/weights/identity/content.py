@@ -120,6 +120,9 @@ def _hash(model: nn.Module) -> str:
 
 def _key(module: nn.Module, name: str, stored: Tensor) -> str:
     """Of what a parameter or buffer stands for; of a quantised one with all that a pass makes of it."""
+    beside = quantised(module, "weight") if name == "bias" else None
+    if beside is not None:
+        return content_key(beside.bias(stored))
     held = quantised(module, name)
     if held is None:
         return content_key(real_of(module, name, stored))
