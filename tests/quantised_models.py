@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import architectures
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from transformers import (
@@ -65,6 +66,7 @@ def hf_quantised(name: str, kind: str, dtype: torch.dtype = torch.float32) -> nn
     """A Hugging Face model whose linears are quantised, the fused and the last ones aside."""
     left_out = [*_FUSED[name], *_HEADS]
     if kind == "torchao":
+        pytest.importorskip("torchao")  # no part of the environment: it prints into every notebook
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
         model = AutoModelForCausalLM.from_pretrained(_folder(name), dtype=dtype).eval()
@@ -102,7 +104,7 @@ def dequantised(linear: nn.Module) -> np.ndarray:
     scales = state.absmax
     if state.nested:
         scales = dequantize_blockwise(scales, state.state2) + state.offset
-    if linear.support_avx512bf16_for_cpu:  # the first pass rounds them
+    if getattr(linear, "support_avx512bf16_for_cpu", False):  # the first pass rounds them
         scales = scales.bfloat16()
     places = torch.stack([packed >> 4, packed & 15], 1).flatten().long()
     numbers = state.code[places].view(-1, state.blocksize) * scales.float()[:, None]

@@ -289,7 +289,7 @@ def test_searches_masks_and_parts(case, drinks_task):
         warnings.simplefilter("ignore", tlt.FullPassesWarning)
         found = tlt.search(
             case.model,
-            tlt.tasks.ioi(n=8, tokenizer=case.model.tokenizer) if False else drinks_task,
+            drinks_task,
             sites=[case.site("W_out")],
             keeps=[KEPT, 0.5],
             seed=0,
