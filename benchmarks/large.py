@@ -1,9 +1,10 @@
-"""Memory and seconds on models of Pythia's larger shapes: `python benchmarks/large.py [--shapes 410m 1b]`.
+"""Memory and seconds on models of Pythia's larger shapes: `python benchmarks/large.py`.
 
-Random weights, in half precision, quantised, and kept on disk. Each model is made in a process of its own,
-whose peak is that of this model alone, and goes through the same steps: the spectra of four sites, one of
-them cut in an evaluation, and a sweep of all four. Peaks are of the whole process, Python and torch included,
-of which the first line says how much there is without a model.
+Random weights, in half precision, quantised, and kept on disk. Each model is made in a process of its
+own, whose peak is that of this model alone, and goes through the same steps: the spectra of four sites,
+a pass with a cut, an evaluation with that cut, and a sweep of all four sites. Seconds are those of a core.
+Peaks are of the whole process, Python and torch included; the first column says how much that is without
+a model.
 """
 
 import argparse
@@ -126,9 +127,9 @@ def child(shape: str, kind: str) -> None:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", tlt.FullPassesWarning)
         for name, work in steps(shape, kind, folder):
-            start = time.perf_counter()
+            start = time.process_time()
             work()
-            found[name] = (time.perf_counter() - start, peak())
+            found[name] = (time.process_time() - start, peak())
     print(json.dumps(found))
 
 

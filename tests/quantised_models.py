@@ -56,10 +56,11 @@ KINDS = (*_BITS, "torchao")
 
 
 @lru_cache
-def _folder(name: str) -> str:
-    folder = tempfile.mkdtemp(prefix="quantised-")
-    architectures.randomise(_HF[name]()).save_pretrained(folder)
-    return folder
+def folder(name: str) -> str:
+    """A Hugging Face folder with the plain model."""
+    path = tempfile.mkdtemp(prefix="quantised-")
+    architectures.randomise(_HF[name]()).save_pretrained(path)
+    return path
 
 
 def hf_quantised(name: str, kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -69,7 +70,7 @@ def hf_quantised(name: str, kind: str, dtype: torch.dtype = torch.float32) -> nn
         pytest.importorskip("torchao")  # no part of the environment: it prints into every notebook
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-        model = AutoModelForCausalLM.from_pretrained(_folder(name), dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder(name), dtype=dtype).eval()
 
         def chosen(module: nn.Module, path: str) -> bool:
             return isinstance(module, nn.Linear) and not any(each in path for each in left_out)
@@ -78,7 +79,7 @@ def hf_quantised(name: str, kind: str, dtype: torch.dtype = torch.float32) -> nn
         return model
     config = BitsAndBytesConfig(llm_int8_skip_modules=left_out, **_BITS[kind])
     return AutoModelForCausalLM.from_pretrained(
-        _folder(name), quantization_config=config, dtype=dtype
+        folder(name), quantization_config=config, dtype=dtype
     ).eval()
 
 
