@@ -2,9 +2,9 @@
 
 Random weights, in half precision, quantised, and kept on disk. Each model is made in a process of its
 own, whose peak is that of this model alone, and goes through the same steps: the spectra of four sites,
-a pass with a cut, an evaluation with that cut, and a sweep of all four sites. Seconds are those of a core.
-Peaks are of the whole process, Python and torch included; the first column says how much that is without
-a model.
+a pass with a cut, an evaluation with that cut, and a sweep of all four sites. Seconds are those of a
+core. Peaks are of the whole process, Python and torch included; the first column says how much that is
+without a model.
 """
 
 import argparse

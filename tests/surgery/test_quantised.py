@@ -215,9 +215,12 @@ def test_predictions_are_those_of_the_dequantised_model(case, plain, drinks_task
 
 def test_sweeps_equal_single_evaluations(case, drinks_task):
     sites, keeps = [case.site(matrix) for matrix in ("W_out", "W_in", "W_O")], [0.0, KEPT]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore" if "outliers" in case.kind else "error", tlt.FullPassesWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", tlt.FullPassesWarning)
         swept = tlt.sweep(case.model, drinks_task, sites=sites, keeps=keeps)
+    reasons = [str(each.message) for each in caught if each.category is tlt.FullPassesWarning]
+    assert not reasons or "outliers" in case.kind
+    assert all("(its kernels round: bitsandbytes int8 (threshold 1.5))" in each for each in reasons)
     # LLM.int8() takes its outlier columns from all rows of a batch, so that its own scores depend on it.
     one, other = (tlt.evaluate(case.model, drinks_task, batch_size=size) for size in (1, 4))
     own = np.abs(one.frame.logit_diff - other.frame.logit_diff).max()
@@ -281,20 +284,25 @@ class TestRefused:
             point.remove_hooks("bwd")
 
 
-def test_searches_masks_and_parts(case, drinks_task):
+def test_searches_and_masks(case):
     """They run, and leave nothing behind; what they are made of is compared above."""
-    if (case.kind, "W_gate" in case.linears) not in (("nf4-double", False), ("int8-outliers", True)):
+    if (case.kind, "W_gate" in case.linears) not in (("nf4-double", True), ("int8-outliers", True)):
         pytest.skip("one of each is enough")
+    prompts = [
+        f"{one} gave a drink to"
+        for one in ("Mary", "John", "the", "a", "Paris", "London", "Rome", "The")
+    ]
+    task = tlt.Task("drinks", prompts, [" John"] * len(prompts), " the")
+    options = dict(sites=[case.site("W_out")], draws=1, progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tlt.FullPassesWarning)
-        found = tlt.search(
-            case.model,
-            drinks_task,
-            sites=[case.site("W_out")],
-            keeps=[KEPT, 0.5],
-            seed=0,
-        )
+        found = tlt.search(case.model, task, keeps=[KEPT, 0.5], **options)
+        learnt = tlt.learn_mask(case.model, task, budget=8, steps=3, watch_fraction=0.5, **options)
     assert len(found.cuts) <= 1
+    assert learnt.history.step.tolist() == [0, 1, 2, 3]
+
+
+def test_parts_are_of_what_the_kernel_writes(case):
     means = tlt.TokenMeans.fit(case.model, TOKENS, layers=[LAYER])
     for method, options in (("token_mean", dict(means=means)), ("context_ablation", {})):
         parts = tlt.decompose_mlp(case.model, TOKENS, layer=LAYER, method=method, **options)
