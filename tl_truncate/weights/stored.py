@@ -95,8 +95,8 @@ class Stored:
             )
         if not raw.is_floating_point() or raw.element_size() < 2:
             return (
-                f"be in floating point of 16 bits or more, or quantised by bitsandbytes or torchao, got "
-                f"{raw.dtype}. Load the model without this quantisation."
+                f"be in floating point of 16 bits or more, got {raw.dtype}. Load the model without this "
+                "quantisation, or quantised by bitsandbytes or torchao."
             )
         return None
 
