@@ -80,6 +80,8 @@ ONE_LEG = (
     # Static: the names in the documentation, and what an import loads.
     "test_docs.py::test_it_builds_strictly",
     "test_docs.py::test_shell_blocks",
+    # A Bridge around an offloaded model is new in TransformerLens 4.
+    "test_docs.py::test_the_page_on_quantised",
     "test_import.py",
     "test_versions.py",
     "test_house.py",

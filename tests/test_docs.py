@@ -6,8 +6,10 @@ import shlex
 import subprocess
 import sys
 
+import architectures
 import documents
 import pytest
+import quantised_models
 import tomllib
 import torch
 import typer
@@ -37,6 +39,17 @@ def test_the_block_on_training_says_when_the_two_are_learnt(tmp_path, monkeypatc
     assert history.finished
     assert (tmp_path / "runs" / "nano").is_dir()
     assert [history.first_step(metric, 0.3) for metric in ("p_global", "p_in_context")] == [64, 1024]
+
+
+def test_the_page_on_quantised_and_offloaded_models_runs(tokens, drinks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = architectures.word_tokenizer()
+    names = dict(tlt=tlt, name=quantised_models.folder("llama"), tokenizer=tokenizer)
+    page = documents.ROOT / "docs" / "guides" / "large-models.md"
+    found = documents.run(page, names | dict(tokens=tokens, task=drinks))
+    assert bool(found["logits"].isfinite().all())
+    assert len(found["result"].frame) == 2
+    assert any(parameter.is_meta for parameter in found["model"].parameters())
 
 
 def commands(page):

@@ -114,8 +114,14 @@ def test_it_is_taken_once_only_where_that_is_asked_for(shared):
 
 def test_keys_of_odd_tensors():
     odd = [torch.zeros(()), torch.zeros(0), torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool),
-           torch.zeros(2, 3).T, torch.zeros(2, 3), torch.zeros(2, dtype=torch.bfloat16),
-           torch.zeros(3, device="meta")]  # fmt: skip
+           torch.zeros(2, 3).T, torch.zeros(2, 3), torch.zeros(2, dtype=torch.bfloat16)]  # fmt: skip
     assert len({content_key(each) for each in odd}) == len(odd)
     base = torch.arange(12.0).view(3, 4)
     assert content_key(base[:, 1:3]) == content_key(base[:, 1:3].contiguous())
+
+
+def test_what_holds_no_data_has_no_key():
+    model = architectures.build("bridge", "gpt2").to("meta")
+    for of in (lambda: content_key(torch.zeros(3, device="meta")), lambda: weights_hash(model)):
+        with pytest.raises(ValueError, match=r"must hold data to have a key, got one of shape"):
+            of()

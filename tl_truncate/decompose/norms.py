@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_truncate.weights.holding.offloaded import real
+
 # How far a norm's output may be from the linear map's, over its size. Transformers' RMSNorm computes in
 # float32 also where the model is in float64.
 _AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -94,7 +96,7 @@ def no_norm(like: Float[Tensor, "batch pos d_model"]) -> FrozenNorm:
 
 def _parameter(module: Any, names: tuple[str, ...]) -> Tensor | None:
     for name in names:
-        found = getattr(module, name, None)
-        if isinstance(found, Tensor):
+        found = real(module, name)
+        if found is not None:
             return found.detach()
     return None

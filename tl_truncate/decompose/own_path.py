@@ -20,6 +20,7 @@ from tl_truncate.decompose.passes import entry_of, observe
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.edited import with_cuts
 from tl_truncate.surgery.hooks import active_cuts
+from tl_truncate.weights.holding.placement import model_dtype
 from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import available, locate
 from tl_truncate.weights.mlp import find_activation
@@ -246,7 +247,7 @@ def _require_linear(
     layers: Sequence[int],
 ) -> None:
     """Sends one row's whole stream along the frozen maps, and compares."""
-    allowed = _AGREEMENT.get(next(iter(model.parameters())).dtype, _AGREEMENT_HALF)
+    allowed = _AGREEMENT.get(model_dtype(model), _AGREEMENT_HALF)
     whole = _written([_row(block) for block in blocks], start[:1], local=False, biases=True)
     for layer in layers:
         own = outputs[layer][:1]
@@ -256,7 +257,8 @@ def _require_linear(
             raise ValueError(
                 "own_path must find the model linear along frozen patterns, norm scales and activations,"
                 f" but the MLP of block {layer} differs from that by {gap:.1e} of its output. Leave "
-                "contexts with removals and hooks first, or use method='context_ablation'."
+                "contexts with removals and hooks first, load quantised weights as plain ones, or use "
+                "method='context_ablation'."
             )
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.decompose.norms import FrozenNorm, frozen_norm, no_norm
+from tl_truncate.weights.unembedding import unembedding
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,4 +65,4 @@ def readout(
     """The readout of a pass, from what entered the final norm and what left it."""
     norm = getattr(model, "ln_final", None)
     frozen = no_norm(before) if norm is None else frozen_norm(norm, before, after)
-    return Readout(frozen, model.W_U.detach())
+    return Readout(frozen, unembedding(model))

@@ -164,7 +164,7 @@ def component_shares(
 
 def _rounding(linear: Linear, energy: float) -> float:
     """What a component that is not there seems to write: the error of `x W` and of storing it."""
-    dtype = linear.weight().dtype
+    dtype = linear.dtype
     summed = linear.shape[0] * torch.finfo(compute_dtype(dtype)).eps ** 2
     return energy * max(summed, torch.finfo(dtype).eps ** 2 / linear.shape[1])
 

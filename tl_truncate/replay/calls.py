@@ -12,6 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_truncate.weights.bridge import is_bridge_block
+from tl_truncate.weights.holding.gradients import gradients_through_quantised
+from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.locate import n_layers
 
 #: What of a block's arguments goes with the rows of a batch: for each name whether its first axis does,
@@ -216,9 +218,8 @@ def end_logits(
     """`last_logits` with a gradient, where one is wanted."""
     # A cache of keys would be filled by the pass, and captured with the arguments.
     options = {"use_cache": False} if is_bridge_block(model.blocks[0]) else {}
-    device = next(iter(model.parameters())).device
     with unembedding_only(model, positions):
-        logits: Tensor = model(tokens.to(device), return_type="logits", **options)
+        logits: Tensor = model(tokens.to(model_device(model)), return_type="logits", **options)
     return logits[:, -positions:]
 
 
@@ -238,10 +239,13 @@ def _last_alone(positions: int, module: Any, args: tuple[Any, ...]) -> tuple[Any
 
 @contextmanager
 def graph_from(model: Any, layer: int) -> Iterator[None]:
-    """Lets the graph of a pass begin at a block, also where no weight asks for a gradient."""
+    """Lets the graph of a pass begin at a block, also where no weight asks for a gradient.
+
+    It goes through quantised linears too.
+    """
     handle = model.blocks[layer].register_forward_pre_hook(_from_here, with_kwargs=True)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), gradients_through_quantised(model):
             yield
     finally:
         handle.remove()

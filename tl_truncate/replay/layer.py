@@ -108,8 +108,8 @@ class SiteReplay:
         self._replayer = replayer
         self._model = replayer.model
         self._site = site
-        weight = carrier(self._model, site).weight()
-        self._edits = edits.moved(weight.device, compute_dtype(weight.dtype))
+        linear = carrier(self._model, site)
+        self._edits = edits.moved(linear.device, compute_dtype(linear.dtype))
         self.shares = False
         # What the cuts of the site share of their work on a batch, as long as its state is there.
         self._coefficients: weakref.WeakKeyDictionary[LayerState, Tensor | None] = (
@@ -189,6 +189,9 @@ class SiteReplay:
         post = activation.post(cut if matrix == "W_in" else state.outputs["W_in"], gate)
         out = locate(self._model, Site(layer, "W_out"))
         rows, bias = post.reshape(-1, post.shape[-1]), _bias(out, post.dtype)
+        if out.is_quantised:  # as its own kernel rounds
+            written: Tensor = out.stored.module(rows)
+            return written.view(*cut.shape[:-1], -1)
         product = rows @ out.weight() if bias is None else torch.addmm(bias, rows, out.weight())
         return product.view(*cut.shape[:-1], -1)
 

@@ -79,9 +79,11 @@ def _require_small(site: Site, enlarges: float, dtype: torch.dtype) -> None:
 
 
 def is_rounded_before(linear: Linear, edit: Edit) -> bool:
-    """Whether an edit of the output would enlarge the rounding of an output in half precision."""
-    dtype = linear.weight().dtype
-    return edit.enlarges > 1 and dtype != compute_dtype(dtype)
+    """Whether an edit of the output would enlarge the rounding of an output in half precision, or of a
+    quantised linear's kernel.
+    """
+    rounds = linear.is_quantised or linear.dtype != compute_dtype(linear.dtype)
+    return rounds and edit.enlarges > 1
 
 
 def require_precise(linear: Linear, edit: Edit, site: Site) -> None:
@@ -90,10 +92,16 @@ def require_precise(linear: Linear, edit: Edit, site: Site) -> None:
     Raises:
         ValueError: if it would be.
     """
+    if linear.is_quantised and is_rounded_before(linear, edit):
+        raise ValueError(
+            f"The queries of {site} must come from a plain linear, since the cut would enlarge the "
+            f"rounding of a quantised one's kernel, got {linear.site} quantised. Load the model with "
+            "that linear left out of the quantisation, or cut W_Q of the head."
+        )
     if is_rounded_before(linear, edit):
         raise ValueError(
             f"The queries of {site} must be in float32 or better for plain hooks and sweeps, which "
-            f"would enlarge their rounding, got {linear.weight().dtype}. Use tlt.truncated or "
+            f"would enlarge their rounding, got {linear.dtype}. Use tlt.truncated or "
             "tlt.evaluate, which cut the weight, or load the model in float32."
         )
 

@@ -118,7 +118,7 @@ def _blocks(
     choose: Callable[[int, Spectrum], Projection],
 ) -> Edit:
     """The projections of all groups as one edit; of one group its own."""
-    dtype = compute_dtype(locate(model, site).weight().dtype)
+    dtype = compute_dtype(locate(model, site).dtype)
     groups, parts = [], []
     for place, (own, _, kept, spec) in enumerate(_kept(model, site, keep, grouping)):
         groups.append(own)

@@ -226,7 +226,7 @@ def nothing_but_bias(linear: Linear) -> Projection:
 
 
 def _no_directions(linear: Linear) -> torch.Tensor:
-    return torch.zeros(linear.shape[1], 0, dtype=compute_dtype(linear.weight().dtype))
+    return torch.zeros(linear.shape[1], 0, dtype=compute_dtype(linear.dtype))
 
 
 def _sketch(linear: Linear, keep: LaserCompat) -> Edit:

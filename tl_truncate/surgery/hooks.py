@@ -10,6 +10,7 @@ each head), the weight reads as cut instead.
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -48,7 +49,11 @@ def _surgeons(model: Any, cuts: Sequence[SiteCut]) -> list[Surgeon]:
     # Of the weights as they are stored, whatever is at work: two calls are one call with two cuts.
     with as_stored(), torch.inference_mode(False):
         pairs = zip(cuts, linears, strict=True)
-        return [Surgeon(cut, linear, cut.edit(model)) for cut, linear in pairs]
+        surgeons = [Surgeon(cut, linear, cut.edit(model)) for cut, linear in pairs]
+    for surgeon in surgeons:
+        if surgeon.linear.is_quantised:  # which cannot be cut in the weight instead
+            require_precise(surgeon.linear, surgeon.edit, surgeon.cut.site)
+    return surgeons
 
 
 def truncation_hooks(model: Any, cuts: SiteCut | Sequence[SiteCut]) -> list[tuple[str, HookFunction]]:
@@ -138,18 +143,28 @@ def _input_hook(surgeon: Surgeon) -> HookFunction:
                 "tlt.truncation_hooks again."
             )
         if surgeon.needs_input:
-            _require_no_backward_hooks(surgeon)
-            surgeon.see_input(value)
+            _see_input(surgeon, value)
 
     return hook_function
+
+
+def _see_input(surgeon: Surgeon, value: Tensor) -> None:
+    _require_no_backward_hooks(surgeon)
+    surgeon.see_input(value)
 
 
 def _require_no_backward_hooks(surgeon: Surgeon) -> None:
     point = surgeon.linear.input
     if point is not None and (point.module._backward_hooks or point.module._backward_pre_hooks):
+        quantised = surgeon.linear.is_quantised
+        kind, remedy = (
+            ("a cut of the quantised", "Load the model with that linear left out of the quantisation")
+            if quantised
+            else ("plain hooks of a cut of", "Use tlt.truncated(model, cut)")
+        )
         raise CutNotApplied(
-            f"Backward hooks at {point.name} must see all of its gradient, but plain hooks of a cut of "
-            f"{surgeon.linear.site} lead a part of it past them. Use tlt.truncated(model, cut)."
+            f"Backward hooks at {point.name} must see all of its gradient, but {kind} "
+            f"{surgeon.linear.site} lead{'s' if quantised else ''} a part of it past them. {remedy}."
         )
 
 
@@ -167,7 +182,8 @@ def truncated(
     `model.blocks[3].attn.W_O`, properties such as `model.W_V` and `model.OV`, and analyses that go
     through them, such as `cache.stack_head_results`. Each cut matrix is computed once, on entering, and
     takes its memory. Parameters and state dicts are what is stored. Without it, such readers see the
-    uncut weight (that of a cut head of W_O aside, which is cut in this way always).
+    uncut weight (that of a cut head of W_O aside, which is cut in this way always). A quantised weight
+    has no place for a cut one, so there `weights=True` is refused.
 
     The gradient of a cut weight is that of `W -> W - strength * R` with the removed directions held
     fixed, `dL/dW = dL/dW_cut (1 - strength * R)`; every other parameter's is that of the edited model.
@@ -182,7 +198,7 @@ def truncated(
 
     Raises:
         ValueError: if a cut addresses nothing in this model, or if with `weights` a cut depends on the
-            tokens, before anything runs.
+            tokens or is one of a quantised weight, before anything runs.
         TypeError: if something is not a cut, or the model not a TransformerLens model.
         CutNotApplied: if a pass through a cut's block does not reach its hook point, on leaving; at
             once if a state of the model has changed in which the cut cannot be made.
@@ -221,6 +237,13 @@ def truncated(
 def _require_weights(model: Any, by_weight: Sequence[Surgeon], entered: Sequence[Surgeon]) -> None:
     """Refuses what no cut weight stands for, and cuts that would be made in another order."""
     for surgeon in by_weight:
+        held = surgeon.linear.stored.quantised
+        if held is not None:
+            raise ValueError(
+                f"With weights=True a weight must be a plain one, but that of {surgeon.linear.site} is "
+                f"quantised ({held.kind}), and who reads it sees packed numbers. Leave weights=True "
+                "away: passes see the cut all the same."
+            )
         if not surgeon.edit.is_of_weight:
             raise ValueError(
                 "With weights=True a cut must be a change of the weight alone, but this one depends on "
@@ -250,7 +273,8 @@ def _handles(surgeon: Surgeon) -> "Iterator[RemovableHandle | _Observer]":
     """A cut's hooks."""
     linear = surgeon.linear
     if surgeon.needs_input and linear.input is not None:
-        yield _Observer(linear.input.module, surgeon.see_input)
+        see = partial(_see_input, surgeon) if linear.is_quantised else surgeon.see_input
+        yield _Observer(linear.input.module, see)
     for point, action in surgeon.points():
         if point is linear.output and linear.returns is not None:
             yield linear.returns.register_forward_hook(_Changed(action))

@@ -69,10 +69,15 @@ class Surgeon:
     @property
     def must_be_read(self) -> bool:
         """Whether no projection of the output is exact, as the model stands, but the cut weight is."""
-        return self.edit.is_of_weight and (
-            self.needs_input
-            or not self.linear.comes_whole()
-            or is_rounded_before(self.linear, self.edit)
+        # A quantised weight has no place for another one, so the output is corrected from its input.
+        return (
+            not self.linear.is_quantised
+            and self.edit.is_of_weight
+            and (
+                self.needs_input
+                or not self.linear.comes_whole()
+                or is_rounded_before(self.linear, self.edit)
+            )
         )
 
     def change(self, *, once: bool) -> Change:

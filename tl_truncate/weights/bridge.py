@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tl_truncate.weights.holding.offloaded import real
 from tl_truncate.weights.linear import Linear, Point, make_linear
 from tl_truncate.weights.site import Matrix, Site
 from tl_truncate.weights.stored import plain
@@ -49,13 +50,13 @@ def locate_in_bridge(model: Any, block: Any, site: Site) -> Linear:
     return make_linear(
         site,
         stored=stored,
-        whole_bias=lambda: getattr(wrapper.original_component, "bias", None),
+        whole_bias=lambda: real(wrapper.original_component, "bias"),
         output=Point(f"{name}.hook_out", wrapper.hook_out),
         input=Point(f"{name}.hook_in", wrapper.hook_in),
         given=None,
         result=None if result is None else Point(f"{prefix}.hook_result", result),
         returns=None,
-        n_heads=_heads(model, stored.matrix(), site),
+        n_heads=_heads(model, stored.shape, site),
         uses_result=lambda: result is not None and bool(getattr(model.cfg, "use_attn_result", 0)),
         comes_whole=lambda: not (site.mixes_heads and has_inputs_by_head(model)),
     )
@@ -68,11 +69,11 @@ def has_inputs_by_head(model: Any) -> bool:
     )
 
 
-def _heads(model: Any, weight: Tensor, site: Site) -> int:
+def _heads(model: Any, shape: tuple[int, int], site: Site) -> int:
     """Heads of one attention matrix by its own width, which some models vary by layer."""
     if not site.is_attention:
         return 1
-    width = weight.shape[0] if site.matrix == "W_O" else weight.shape[1]
+    width = shape[0] if site.matrix == "W_O" else shape[1]
     d_head = int(getattr(model.cfg, "d_head", 0) or model.cfg.d_model // model.cfg.n_heads)
     if width % d_head == 0:
         return int(width // d_head)

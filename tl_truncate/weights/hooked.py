@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tl_truncate.weights.bridge import has_inputs_by_head
+from tl_truncate.weights.holding.offloaded import real
 from tl_truncate.weights.linear import Argument, Linear, Point, make_linear
 from tl_truncate.weights.site import Matrix, Site
 from tl_truncate.weights.stored import by_head, plain
@@ -52,7 +53,7 @@ def locate_in_hooked(model: Any, block: Any, site: Site) -> Linear:
         stored = plain(part, weight_name, transposed=False)
 
     def whole_bias() -> Tensor | None:
-        stored = None if bias_name is None else getattr(part, bias_name, None)
+        stored = None if bias_name is None else real(part, bias_name)
         return None if stored is None else stored.flatten()
 
     def point(relative: str) -> Point:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_truncate.weights.holding.offloaded import execution_device
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.stored import Stored
 
@@ -37,7 +38,8 @@ class Linear:
 
     `shape` is `(n_in, n_out)`, `weight()` `[n_in, n_out]` and `bias()` `[n_out]` or None, all of the
     site alone: sliced to the head where the site names one. W_O's bias belongs to no head. `live_bias()`
-    has a gradient.
+    has a gradient. `shape` and `dtype` are known without reading the weight, which takes a while where
+    it is quantised or kept on disk.
 
     `output` and `input` are the hook points at y and x (HookedTransformer has none at some inputs, where
     `given` is the argument that is x), `returns` the module that returns y, where that is not the hook
@@ -65,6 +67,22 @@ class Linear:
         """The bias that is added at y, without its gradient."""
         found = self.live_bias()
         return None if found is None else found.detach()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of `weight()`."""
+        return self.stored.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where a pass multiplies by it."""
+        raw = self.stored.raw
+        return raw.device if not raw.is_meta else execution_device(self.stored.module) or raw.device
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the model multiplies by it in a kernel of its own, which rounds."""
+        return self.stored.quantised is not None
 
     @property
     def part(self) -> tuple[slice, slice]:
@@ -112,8 +130,7 @@ def make_linear(
             f"this model, got head {site.head}."
         )
 
-    def weight() -> Tensor:
-        whole = stored.matrix().detach()
+    def of_site(whole: Tensor) -> Tensor:
         if site.head is None:
             return whole
         if site.matrix == "W_O":
@@ -128,12 +145,15 @@ def make_linear(
             return None
         return whole[head_slice(site, whole.shape[0], n_heads)]
 
-    n_in, n_out = _checked(site, weight()).shape
+    problem = stored.problem()
+    if problem is not None:
+        raise ValueError(f"The weight of {site} must {problem}")
+    n_in, n_out = of_site(torch.empty(stored.shape, device="meta")).shape
     return Linear(
         site=site,
         shape=(n_in, n_out),
         stored=stored,
-        weight=weight,
+        weight=lambda: of_site(stored.matrix().detach()),
         live_bias=live_bias,
         output=output,
         input=input,
@@ -144,20 +164,6 @@ def make_linear(
         uses_result=uses_result,
         comes_whole=comes_whole,
     )
-
-
-def _checked(site: Site, weight: Tensor) -> Tensor:
-    if weight.is_meta:
-        raise ValueError(
-            f"The weight of {site} must hold data, got a tensor on the meta device. "
-            "Load the model's weights (not only its configuration) before cutting."
-        )
-    if not weight.is_floating_point() or weight.element_size() < 2:
-        raise ValueError(
-            f"The weight of {site} must be in floating point of 16 bits or more, got "
-            f"{weight.dtype}. Load the model without quantisation."
-        )
-    return weight
 
 
 def head_slice(site: Site, size: int, heads: int) -> slice:

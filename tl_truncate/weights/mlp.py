@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tl_truncate.weights.bridge import is_bridge_block
+from tl_truncate.weights.holding.offloaded import real
 from tl_truncate.weights.locate import available
 
 # What the activation is called inside a Hugging Face or native MLP, or HookedTransformer's.
@@ -50,7 +51,7 @@ def find_activation(model: Any, layer: int) -> Activation | None:
 
     def bias() -> Tensor | None:
         # HookedTransformer adds b_in behind the gate; elsewhere it is part of W_in's output.
-        stored: nn.Parameter | None = getattr(block.mlp, "b_in", None)
-        return None if bridged or not gated or stored is None else stored.detach()
+        stored = None if bridged or not gated else real(block.mlp, "b_in")
+        return None if stored is None else stored.detach()
 
     return Activation(found, gated, bias)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_truncate.weights.holding.offloaded import real
+from tl_truncate.weights.holding.quantised import kinds_of
 from tl_truncate.weights.locate import available, locate, n_layers
 from tl_truncate.weights.site import Site
 
@@ -33,14 +35,19 @@ class Processing:
     centred_writing_weights: bool
     folded_value_biases: bool
     compatibility_mode: bool
+    quantised: tuple[str, ...] = ()
 
     @property
     def is_raw(self) -> bool:
-        """Whether the weights are as they were trained (compatibility mode alone only adds names)."""
+        """Whether nothing was folded or centred (compatibility mode alone only adds names).
+
+        Quantised weights are themselves: what a cut is of is the weight that they stand for.
+        """
         return not (self.folded_layer_norm or self.centred_writing_weights or self.folded_value_biases)
 
     def __str__(self) -> str:
-        found = [name.replace("_", " ") for name, value in asdict(self).items() if value]
+        found = [name.replace("_", " ") for name, value in asdict(self).items() if value is True]
+        found += [f"quantised by {kind}" for kind in self.quantised]
         return "raw" if not found else ", ".join(found)
 
 
@@ -63,6 +70,7 @@ def processing(model: Any) -> Processing:
         folded_value_biases=_all_layers(model, "W_V", _has_zero_bias)
         and _all_layers(model, "W_O", _has_bias),
         compatibility_mode=bool(getattr(model, "compatibility_mode", False)),
+        quantised=kinds_of(model),
     )
 
 
@@ -88,7 +96,7 @@ def warn_if_processed(model: Any) -> None:
 
 def _state(model: Any) -> tuple[Any, ...]:
     """Changes whenever the weights are processed: cheap to look at before every cut."""
-    weight = _weight(model, Site(0, "W_out")) if "W_out" in available(model, 0) else None
+    weight = _raw(model, Site(0, "W_out")) if "W_out" in available(model, 0) else None
     tensor = None if weight is None else (weight.data_ptr(), weight._version)
     return (bool(getattr(model, "compatibility_mode", False)), tensor)
 
@@ -106,8 +114,9 @@ def _folded_layer_norm(model: Any) -> bool:
 
 def _norm_weight(block: Any) -> Tensor | None:
     for name in ("weight", "w"):
-        weight = getattr(getattr(block, "ln1", None), name, None)
-        if isinstance(weight, Tensor):
+        norm = getattr(block, "ln1", None)
+        weight = None if norm is None else real(norm, name)
+        if weight is not None:
             return weight.detach()
     return None
 
@@ -125,6 +134,13 @@ def _is_centred(model: Any, site: Site) -> bool:
     size = weight.abs().mean()
     rounding = 4 * torch.finfo(dtype).eps
     return bool(size > 0) and bool(weight.mean(-1).abs().max() < rounding * size)
+
+
+def _raw(model: Any, site: Site) -> Tensor | None:
+    try:
+        return locate(model, site).stored.raw
+    except ValueError:  # refused for surgery, so nothing is cut there
+        return None
 
 
 def _weight(model: Any, site: Site) -> Tensor | None:

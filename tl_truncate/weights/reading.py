@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tl_truncate.weights.holding.offloaded import real_of
 from tl_truncate.weights.identity.content import content_key
 
 _as_stored: ContextVar[bool] = ContextVar("as_stored", default=False)
@@ -82,11 +83,11 @@ class _Readings:
 
     def read(self, name: str, module: nn.Module) -> Tensor:
         """What stands for the parameter now."""
-        stored = module._parameters[name]
-        assert stored is not None
-        value: Tensor = stored
+        held = module._parameters[name]
+        assert held is not None
         if _as_stored.get():
-            return value
+            return held
+        stored = value = real_of(module, name, held)
         changes = self.changes[name]
         if not all(change.once for change in changes):
             for change in changes:
@@ -112,8 +113,10 @@ def _through(stored: Tensor, changes: list[Change]) -> Tensor:
 
 def _state(stored: Tensor) -> tuple[Any, ...]:
     """What tells that a tensor has changed, also through `.data`, which leaves the version as it was."""
-    version = None if stored.is_inference() else stored._version
-    return (id(stored), version, stored.dtype, stored.device, _content(stored.detach()))
+    kind = (stored.dtype, stored.device, _content(stored.detach()))
+    if stored.device.type == "cpu":
+        return kind  # which is all of it: what is kept elsewhere comes as another tensor each time
+    return (id(stored), None if stored.is_inference() else stored._version, *kind)
 
 
 def _content(stored: Tensor) -> str | float:

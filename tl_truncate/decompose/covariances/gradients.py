@@ -13,6 +13,7 @@ from tl_truncate.decompose.covariances.watching import columns_of, positions_of,
 from tl_truncate.replay.calls import graph_from
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.bridge import is_bridge_block
+from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.linear import Linear
 from tl_truncate.weights.site import Site
 
@@ -56,7 +57,7 @@ def inputs_and_gradients(
     counted = torch.zeros_like(batch.real)
     counted[:, :-1] = batch.real[:, 1:]
     lowest = min(linear.site.layer for linear in linears)
-    device = next(iter(model.parameters())).device
+    device = model_device(model)
     options = {"use_cache": False} if is_bridge_block(model.blocks[0]) else {}
     with torch.inference_mode(False), graph_from(model, lowest):
         tokens = batch.tokens.to(device).clone()  # which the graph can hold, wherever they were made

@@ -129,7 +129,7 @@ class OutputPCA(SiteCut):
                 f"{len(found.values)}, and {len(kept)} are to be kept. Fit the moments on more text, or "
                 f"keep at most {found.seen}."
             )
-        return project_components(found.vectors.to(compute_dtype(linear.weight().dtype)), kept)
+        return project_components(found.vectors.to(compute_dtype(linear.dtype)), kept)
 
     def __repr__(self) -> str:
         more = "" if self.strength == 1.0 else f", strength={self.strength!r}"

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tl_truncate.weights.holding.placement import model_dtype
 from tl_truncate.weights.identity.content import content_key, weights_hash
 from tl_truncate.weights.identity.provenance import of_model
 from tl_truncate.weights.locate import locate
@@ -112,7 +113,7 @@ def warn_of_another_weight(model: Any, site: Site, record: Mapping[str, Any]) ->
 
 
 def _dtype(model: Any) -> str:
-    return str(next(iter(model.parameters())).dtype).removeprefix("torch.")
+    return str(model_dtype(model)).removeprefix("torch.")
 
 
 def _processing(told: str) -> str:

@@ -16,6 +16,8 @@ from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.surgery.masked import masked_cut
 from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.holding.gradients import gradients_through_quantised
+from tl_truncate.weights.holding.placement import model_device, model_dtype
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.site import Site
 
@@ -111,16 +113,15 @@ def masked(
         ValueError: if a site addresses nothing in the model, or overlaps with a cut at work.
     """
     layout = Layout({site: each.shape[1] for site, each in vectors.items()})
-    weight = next(iter(model.parameters()))
+    device, dtype = model_device(model), compute_dtype(model_dtype(model))
     with ExitStack() as stack:
         strengths = {
-            site: torch.zeros(
-                rank, dtype=compute_dtype(weight.dtype), device=weight.device, requires_grad=True
-            )
+            site: torch.zeros(rank, dtype=dtype, device=device, requires_grad=True)
             for site, rank in layout.ranks.items()
         }
         cuts = [masked_cut(site, vectors[site], strengths[site]) for site in vectors]
         stack.enter_context(_frozen(model))
+        stack.enter_context(gradients_through_quantised(model))
         stack.enter_context(truncated(model, cuts))
         yield MaskedModel(model, layout, strengths, batch_size)
 

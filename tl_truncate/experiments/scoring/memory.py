@@ -7,6 +7,7 @@ from tl_truncate.checks import positive
 from tl_truncate.corpora.corpus import Corpus, read_rows
 from tl_truncate.experiments.scoring.answers import plan_batches
 from tl_truncate.tasks.encode import EncodedTask
+from tl_truncate.weights.holding.placement import model_dtype
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import carrier, find_sites, n_layers
 from tl_truncate.weights.site import Site
@@ -26,18 +27,18 @@ def token_bytes(model: Any, longest: int) -> int:
     d_model = int(config.d_model)
     d_mlp, heads = int(getattr(config, "d_mlp", None) or 4 * d_model), int(config.n_heads)
     values = _WIDE * d_mlp + _STREAM * d_model + _SCORES * heads * longest
-    return values * int(next(iter(model.parameters())).element_size())
+    return values * model_dtype(model).itemsize
 
 
 def logit_bytes(model: Any) -> int:
     """Bytes of one position's logits, with what reading answers off them takes."""
     vocabulary = int(getattr(model.cfg, "d_vocab", 0) or 0)
-    return vocabulary * (int(next(iter(model.parameters())).element_size()) + 8)
+    return vocabulary * (model_dtype(model).itemsize + 8)
 
 
 def factor_bytes(model: Any, sites: Iterable[Site]) -> list[int]:
     """Bytes of each site's singular vectors, and of what the edits take from them."""
-    stored = compute_dtype(next(iter(model.parameters())).dtype).itemsize
+    stored = compute_dtype(model_dtype(model)).itemsize
     shapes = [carrier(model, site).shape for site in sites]
     return [(n_in + 3 * n_out) * min(n_in, n_out) * stored for n_in, n_out in shapes]
 

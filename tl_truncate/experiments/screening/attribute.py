@@ -28,6 +28,7 @@ from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.linear import Linear, head_slice
 from tl_truncate.weights.locate import carrier, find_sites
 from tl_truncate.weights.site import Site
@@ -142,7 +143,7 @@ def _values_and_gradients(
     """Each site's output without its bias, and the metric's gradient there, summed over the rows."""
     outputs: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
-    device = next(iter(model.parameters())).device
+    device = model_device(model)
     with torch.enable_grad(), ExitStack() as stack:
         for linear in linears.values():
             _watch(stack, linear.output.name, linear.output.module, outputs)

@@ -17,6 +17,7 @@ from tl_truncate.experiments.sweep.sweep import sweep_cuts
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import truncated
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.holding.placement import model_dtype
 
 Objective = Literal["logit_diff", "accuracy", "p_in_context"]
 Combine = Literal["mean", "worst"]
@@ -198,8 +199,7 @@ def rounding_of(model: Any, objective: Objective, uncut: float) -> float:
         objective: the metric.
         uncut: its mean without a cut, of whose size a probability's rounding is.
     """
-    weight = next(iter(model.parameters()))
-    nats = _ROUNDING.get(weight.dtype, _ROUNDING_HALF)
+    nats = _ROUNDING.get(model_dtype(model), _ROUNDING_HALF)
     return nats * {"logit_diff": 1.0, "accuracy": 0.0, "p_in_context": uncut}[objective]
 
 

@@ -23,6 +23,7 @@ from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.surgery.stack import stack
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.holding.quantised import kinds_of
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Matrix, Site
 
@@ -207,5 +208,7 @@ def _reason_against(model: Any, replayer: Replayer, seen: Recording | None) -> s
     if seen is None:
         return _NOT_IN_ORDER
     if not replayer.accepts(seen):
-        return "its blocks, called again one by one, do not give the logits of a whole pass"
+        reason = "its blocks, called again one by one, do not give the logits of a whole pass"
+        kinds = kinds_of(model)
+        return f"{reason} (its kernels round: {', '.join(kinds)})" if kinds else reason
     return None

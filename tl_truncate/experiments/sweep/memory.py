@@ -13,6 +13,7 @@ from tl_truncate.experiments.scoring.memory import (
     token_bytes,
 )
 from tl_truncate.tasks.encode import EncodedTask
+from tl_truncate.weights.holding.placement import model_dtype
 from tl_truncate.weights.locate import available
 from tl_truncate.weights.site import Site
 
@@ -96,8 +97,7 @@ def _estimate(
     model: Any, sites: Sequence[Site], batches: Sequence[Batch], copies: int, remembers: bool
 ) -> Memory:
     config = model.cfg
-    weight = next(iter(model.parameters()))
-    item, d_model = weight.element_size(), int(config.d_model)
+    item, d_model = model_dtype(model).itemsize, int(config.d_model)
     d_mlp = int(getattr(config, "d_mlp", None) or 4 * d_model)
     tokens = sum(batch.n_tokens for batch in batches)
     largest = max(batch.n_tokens for batch in batches)

@@ -11,6 +11,9 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from tl_truncate.weights.holding.offloaded import real_of
+from tl_truncate.weights.holding.quantised import quantised
+
 # Models with the same weights may still say different things: sequential and parallel blocks, for one.
 _CONFIGURATION = (
     "act_fn",
@@ -40,13 +43,20 @@ def content_key(weight: Tensor) -> str:
     It is read anew at each call, since no counter of torch's sees an edit of `.data`. The hash is XXH3,
     which reads some gigabytes in a second: it is against accidents, not against malice.
 
+    Raises:
+        ValueError: if the weight holds no data.
+
     Examples:
         >>> content_key(torch.zeros(2, 3)) == content_key(torch.zeros(3, 2))
         False
     """
+    if weight.is_meta:
+        raise ValueError(
+            f"A weight must hold data to have a key, got one of shape {tuple(weight.shape)} on the meta "
+            "device, as which all of its shape would be equal. Load the model's weights."
+        )
     digest = xxhash.xxh3_128(f"{tuple(weight.shape)} {weight.dtype}".encode())
-    if not weight.is_meta:
-        digest.update(bytes_of(weight))
+    digest.update(bytes_of(weight))
     return digest.hexdigest()
 
 
@@ -59,14 +69,18 @@ def bytes_of(tensor: Tensor) -> Any:
 def weights_hash(model: nn.Module) -> str:
     """A hash of all parameters and buffers of a model, and of how its configuration uses them.
 
-    Where one number differs, so does the hash. The same weights have the same hash on any device; in
-    another precision, or after processing such as LayerNorm folding, they are others.
+    Where one number differs, so does the hash. The same weights have the same hash on any device, and
+    offloaded; in another precision, quantised, or after processing such as LayerNorm folding, they are
+    others.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
 
     Returns:
         32 hexadecimal digits.
+
+    Raises:
+        ValueError: if a weight holds no data.
 
     Examples:
         >>> before = weights_hash(model)
@@ -94,24 +108,42 @@ def _hash(model: nn.Module) -> str:
     keys: dict[Any, str] = {}
     config = {name: str(getattr(model.cfg, name, None)) for name in _CONFIGURATION}
     digest = hashlib.blake2b(json.dumps(config).encode(), digest_size=16)
-    for name, tensor in sorted(_tensors(model).items()):
-        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+    for name, (module, own, tensor) in sorted(_tensors(model).items(), key=lambda each: each[0]):
+        place: Any = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.is_meta or quantised(module, own) is not None:  # which have no address of their own
+            place = (id(module), own)
         if place not in keys:
-            keys[place] = content_key(tensor)
+            keys[place] = _key(module, own, tensor)
         digest.update(f"{name} {keys[place]}\n".encode())
     return digest.hexdigest()
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by names that neither a Bridge's wrapping nor a parametrization changes."""
-    found: dict[str, Tensor] = {}
+def _key(module: nn.Module, name: str, stored: Tensor) -> str:
+    """Of what a parameter or buffer stands for; of a quantised one with all that a pass makes of it."""
+    beside = quantised(module, "weight") if name == "bias" else None
+    if beside is not None:
+        return content_key(beside.bias(stored))
+    held = quantised(module, name)
+    if held is None:
+        return content_key(real_of(module, name, stored))
+    if held.problem is not None:
+        raise ValueError(f"A weight must be readable to have a key, but {held.problem}.")
+    return f"{content_key(held.weight())} {held.kind}"
+
+
+def _tensors(model: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
+    """Parameters and buffers, each with the module and the name that it is stored under.
+
+    By names that neither a Bridge's wrapping nor a parametrization changes.
+    """
+    found: dict[str, tuple[nn.Module, str, Tensor]] = {}
     # A Bridge holds the model that it wraps outside its own modules.
     for root in (model, model.__dict__.get("original_model")):
         for path, module in () if root is None else nn.Module.named_modules(root):
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
                 plain = _plain_name(f"{path}.{name}")
                 if tensor is not None and plain is not None:
-                    found[plain] = tensor
+                    found[plain] = (module, name, tensor)
     return found
 
 

@@ -6,6 +6,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from tl_truncate.weights.holding.placement import model_device, model_dtype
 from tl_truncate.weights.identity.content import weights_hash
 from tl_truncate.weights.locate import n_layers
 from tl_truncate.weights.processing import processing
@@ -38,13 +39,12 @@ def base_of(model: Any) -> tuple[str, str | None]:
 
 def of_model(model: Any) -> dict[str, Any]:
     """A model's name, class, depth, dtype, device, its weights' processing and hash, as plain data."""
-    weight = next(iter(model.parameters()))
     return dict(
         model=source(model),
         model_class=type(model).__name__,
         n_layers=n_layers(model),
-        dtype=str(weight.dtype).removeprefix("torch."),
-        device=str(weight.device),
+        dtype=str(model_dtype(model)).removeprefix("torch."),
+        device=str(model_device(model)),
         weights=str(processing(model)),
         weights_hash=weights_hash(model),
     )

@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tl_truncate.weights.holding.offloaded import real
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import circuit_factors, locate
 from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.cache import cached_factors, cached_product_factors
 from tl_truncate.weights.spectra.factors import Method, NotFinite
+from tl_truncate.weights.unembedding import unembedding
 
 
 class SingularValues(ABC):
@@ -148,7 +150,7 @@ class Spectrum(SingularValues):
                 f"directions to have tokens, got {self.site}."
             )
         chosen = list(range(min(10, self.max_rank)) if components is None else components)
-        unembed = model.W_U.detach().float().cpu()
+        unembed = unembedding(model).float().cpu()
         directions = self.V[:, chosen].float().T * _final_norm_weight(model)
         logits = directions @ unembed
         rows = []
@@ -172,10 +174,10 @@ class Spectrum(SingularValues):
 
 
 def _final_norm_weight(model: Any) -> Tensor:
-    weight = getattr(getattr(model, "ln_final", None), "weight", None)
-    if not isinstance(weight, Tensor):
-        weight = getattr(getattr(model, "ln_final", None), "w", None)
-    return weight.detach().float().cpu() if isinstance(weight, Tensor) else torch.ones(())
+    norm = getattr(model, "ln_final", None)
+    weights = (None if norm is None else real(norm, name) for name in ("weight", "w"))
+    found = next((weight for weight in weights if weight is not None), None)
+    return torch.ones(()) if found is None else found.detach().float().cpu()
 
 
 def _text(model: Any, token: int) -> str:

@@ -1,0 +1,1 @@
+"""Weights that are no plain parameters: kept elsewhere between passes, or quantised."""
