@@ -332,18 +332,17 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.filterwarnings("ignore::tl_truncate.LargeAdapterWarning")
 def test_what_a_search_found_is_the_same_elsewhere(smollm, tmp_path):
     """Probabilities of the names, by plain transformers and peft in a process of their own."""
-    task = tlt.tasks.ioi(n=8, seed=3, tokenizer=smollm.tokenizer)
-    keeps = [tlt.DropTop(8), tlt.DropTop(64)]
+    task = tlt.tasks.ioi(n=16, seed=3, tokenizer=smollm.tokenizer)
+    keeps = [0.5, tlt.DropTop(8)]
     found = tlt.search(smollm, task, sites=["blocks.23.mlp.W_gate"], keeps=keeps, splits=1)
     assert len(found.cuts) == 1
     scores = tlt.evaluate(smollm, task, found.cuts)
     made = tlt.export_adapter(smollm, found.cuts, tmp_path / "adapter", scores=scores)
     tlt.export_checkpoint(smollm, found.cuts, tmp_path / "checkpoint", scores=scores)
     assert made.compared
-    assert made.nbytes < 600_000
+    assert made.nbytes < 3_000_000
     asked = [(prompt, answers[0] if isinstance(answers, (list, tuple)) else answers)
              for prompt, answers in zip(task.prompts, task.in_context, strict=True)]  # fmt: skip
     (tmp_path / "asked.json").write_text(json.dumps(asked))
