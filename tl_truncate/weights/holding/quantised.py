@@ -119,7 +119,8 @@ class _FourBits(Quantised):
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((self.module.out_features, self.module.in_features))
+        linear: Any = self.module
+        return torch.Size((linear.out_features, linear.in_features))
 
     @property
     def _quant_state(self) -> Any:
