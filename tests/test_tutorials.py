@@ -14,7 +14,7 @@ NOTEBOOKS = execute.notebooks()
 
 
 def test_they_are_numbered():
-    assert [path.name[:2] for path in NOTEBOOKS] == "01 02 03 04 05 06 07 09".split()
+    assert [path.name[:2] for path in NOTEBOOKS] == "01 02 03 04 05 06 07 08 09".split()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
