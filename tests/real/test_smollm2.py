@@ -179,15 +179,17 @@ def test_the_model_knows_facts_and_habits(smollm):
     assert tlt.evaluate(smollm, madrid).p_global == pytest.approx(0.38, abs=0.02)
 
 
-def test_the_readmes_python_runs_from_top_to_bottom(smollm, monkeypatch):
+def test_the_readmes_python_runs_from_top_to_bottom(smollm, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     load = tlt.load_model
     monkeypatch.setattr(
         tlt, "load_model", lambda name, **more: smollm if name == "demo" else load(name, **more)
     )
-    assert len(documents.blocks(README, "python")) == 5
+    assert len(documents.blocks(README, "python")) == 6
     names = documents.run(README, {})
     assert names["scores"].change("p_in_context").low > 0
     assert names["logits"].shape[-1] == smollm.cfg.d_vocab
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < 400_000
     steps = [names["history"].first_step(metric, 0.3) for metric in ("p_global", "p_in_context")]
     assert steps == [64, 1024]
 

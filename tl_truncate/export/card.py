@@ -80,19 +80,25 @@ class Card:
 
     def _head(self) -> str:
         library = "peft" if self.kind == "adapter" else "transformers"
-        # A folder's path is no name that a hub knows.
-        base = (
-            ""
-            if self.base.folder and Path(self.base.name).is_dir()
-            else f"base_model: {self.base.name}\n"
-        )
+        base = "" if self._is_local else f"base_model: {self.base.name}\n"
         head = f"---\n{base}library_name: {library}\ntags: [tl-truncate]\n---"
         what = (
             "A LoRA adapter that takes parts of some weights away"
             if self.kind == "adapter"
             else "A checkpoint of which parts of some weights were taken away"
         )
-        return f"{head}\n\n# {self.base}, cut\n\n{what}, made with tl_truncate. No bias is changed."
+        return f"{head}\n\n# {self._title()}, cut\n\n{what}, made with tl_truncate. No bias is changed."
+
+    @property
+    def _is_local(self) -> bool:
+        """Whether the base is a folder, whose path is no name that a hub knows."""
+        return self.base.folder is not None and Path(self.base.name).is_dir()
+
+    def _title(self) -> str:
+        if not self._is_local:
+            return str(self.base)
+        known = self.record["model"].get("model", self.base.name)
+        return Path(known).name if Path(known).is_dir() else str(known)
 
     def _loading(self) -> str:
         revision = "" if self.base.revision is None else f", revision={self.base.revision!r}"
