@@ -9,10 +9,12 @@ import architectures
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import tl_truncate as tlt
 from tl_truncate.cli import app
+from tl_truncate.weights.files import making, remove_parts
 
 SITE = "blocks.1.mlp.W_out"
 CUT = tlt.Cut(SITE, 0.5)
@@ -271,3 +273,56 @@ def test_the_command(wrong, base, out, monkeypatch):
         wording,
         out,
     )
+
+
+class TestFolders:
+    """What lies in a folder is what transformers would open, or is refused."""
+
+    def test_scores_of_a_folder_are_of_nobody_knows_what(self, model, drinks, base, out):
+        scores = tlt.evaluate(model, drinks, [CUT])
+        refused(lambda: tlt.export_checkpoint(base, CUT, out, scores=scores), ValueError,
+                r"Scores must come with the model that they are of.*Give the model", out)  # fmt: skip
+
+    def test_a_width_that_is_not_the_configurations(self, base, tmp_path, out):
+        config = json.loads((base / "config.json").read_text())
+        folder = edited_folder(base, tmp_path, config__json=json.dumps(config | {"n_inner": 64}))
+        refused(lambda: tlt.export_checkpoint(folder, CUT, out), ValueError,
+                r"must fit its config\.json, but transformer\.h\.\d\.mlp\.c_fc\.\w+ has shape", out)  # fmt: skip
+
+    def test_a_shard_that_is_missing(self, base, tmp_path, out):
+        folder = tmp_path / "sharded"
+        AutoModelForCausalLM.from_pretrained(base).save_pretrained(folder, max_shard_size="20KB")
+        shutil.copy(base / "config.json", folder)
+        next(folder.glob("model-00002*")).unlink()
+        refused(lambda: tlt.export_checkpoint(folder, CUT, out), ValueError,
+                r"files must be whole, but .* names model-00002.*, which is not there", out)  # fmt: skip
+
+    def test_a_file_that_was_cut_off(self, base, tmp_path, out):
+        folder = tmp_path / "short"
+        shutil.copytree(base, folder)
+        whole = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+        refused(lambda: tlt.export_checkpoint(folder, CUT, out), ValueError,
+                r"must be a whole safetensors file", out)  # fmt: skip
+
+    def test_below_a_file(self, model, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ValueError, match=r"must lie in a folder, but .*file is none"):
+            tlt.export_adapter(model, CUT, tmp_path / "file" / "adapter")
+
+
+def test_made_by_another_meanwhile(tmp_path):
+    """What was made is kept under its temporary name, which the message has."""
+    target = tmp_path / "edited"
+    with (
+        pytest.raises(FileExistsError, match=r"made it meanwhile.*\.part: rename it"),
+        making(target) as place,
+    ):
+        (place / "mine").write_text("1")
+        target.mkdir()
+        (target / "theirs").write_text("2")
+    assert (target / "theirs").read_text() == "2"
+    (left,) = tmp_path.glob("edited.*.part")
+    assert (left / "mine").read_text() == "1"
+    remove_parts(tmp_path)  # as a run in that folder would, of what a killed writer left
+    assert not left.exists()

@@ -282,3 +282,41 @@ def test_memory_is_that_of_one_file(tmp_path):
         grown[how] = float(done.stdout.splitlines()[-1])
     assert grown["loaded"] > 0.9 * total > 90  # or the measure would see nothing
     assert grown["exported"] < 50
+
+
+def test_one_file_beside_shards_is_what_transformers_reads(tmp_path):
+    """A folder that was saved whole, and then in shards of another model."""
+    folder = architectures.save_folder("gpt2", tmp_path / "base")
+    wanted = tlt.load_model(str(folder))
+    other = architectures.randomise(architectures.HF["gpt2"](), seed=5)
+    other.save_pretrained(tmp_path / "other", max_shard_size="20KB")
+    for path in (tmp_path / "other").glob("model*"):
+        shutil.copy(path, folder)
+    tlt.export_checkpoint(folder, CUT, tmp_path / "edited")
+    again = tlt.load_model(str(tmp_path / "edited"))
+    tokens = torch.tensor([[5, 9, 14]])
+    with torch.no_grad(), tlt.truncated(wanted, CUT):
+        assert float((again(tokens) - wanted(tokens)).abs().max()) < 1e-5
+
+
+def test_a_folder_is_known_from_another_working_folder(tmp_path, monkeypatch):
+    architectures.save_folder("gpt2", tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    model = tlt.load_model("base")
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    made = tlt.export_adapter(model, CUT, "adapter")
+    assert made.compared
+    assert made.base.name == str(tmp_path / "base")
+
+
+def test_the_command_takes_the_model_that_loading_takes(tmp_path, monkeypatch):
+    """Not a folder that happens to be called as a model that ships is."""
+    architectures.save_folder("gpt2", tmp_path / "nano-pythia")
+    monkeypatch.chdir(tmp_path)
+    words = ["export", "-m", "nano-pythia", "--cut", "blocks.1.mlp.W_out=3", "--as", "checkpoint"]
+    done = CliRunner().invoke(app, [*words, "--out", "edited"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "edited" / "config.json").read_text())["model_type"] == "gpt_neox"
+    wrong = CliRunner().invoke(app, [*words, "--dtype", "nonsense", "--out", "other"])
+    assert wrong.exit_code == 2

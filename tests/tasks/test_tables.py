@@ -56,6 +56,24 @@ def test_from_a_file(tmp_path, ending):
     same(tlt.Task.from_dataset(str(path), **COLUMNS, name="x"))
 
 
+def test_rows_with_a_field_too_many_are_no_rows(tmp_path):
+    """pandas would take the first field of each for an index, and the answers would be the prompt's rest."""
+    path = tmp_path / "facts.csv"
+    path.write_text("q,a,g\nWhen Mary went, John gave a drink to, Mary, the\n")
+    with pytest.raises(ValueError, match=r"facts\.csv must hold a table .*more fields than the header"):
+        tlt.Task.from_dataset(path, **COLUMNS)
+
+
+def test_a_quotation_mark_in_a_tsv_is_a_letter(tmp_path):
+    path = tmp_path / "facts.tsv"
+    path.write_text('q\ta\tg\n"Yes\t John\t the\nParis is\t Rome\t the\nTo "go\t Mary\t the\n')
+    task = tlt.Task.from_dataset(path, **COLUMNS)
+    assert list(task.prompts) == ['"Yes', "Paris is", 'To "go']
+    path.write_text('q\ta\tg\n"Yes"\t John\t the\n')
+    with pytest.raises(ValueError, match=r"a field in quotation marks.*write the file as \.csv"):
+        tlt.Task.from_dataset(path, **COLUMNS)
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_texts_stay_what_they_are(tmp_path, ending):
     """No number, date or gap is read into a text."""
@@ -205,7 +223,8 @@ class TestToLmEval:
         data, choice, greedy = task.to_lm_eval(tmp_path / "new" / "folder")
         rows = [json.loads(line) for line in data.read_text().splitlines()]
         assert [row["prompt"] for row in rows] == list(task.prompts)
-        assert rows[0]["choices"] == [" John", " the"]
+        assert rows[0]["choices"] == [" the", " John"]  # of answers as probable the first is taken
+        assert rows[0]["target"] == 1
         assert choice.read_text().startswith("# of the tests\n# in two lines\n")
         assert greedy.name == "facts_greedy.yaml"
         assert sorted(path.name for path in data.parent.iterdir()) == [

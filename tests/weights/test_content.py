@@ -1,11 +1,13 @@
 """One content hash of a model's weights: equal for equal weights, another after any edit, whoever makes it."""
 
 import copy
+import json
 
 import architectures
 import pytest
 import torch
 
+import tl_truncate as tlt
 from tl_truncate.weights.identity.content import content_key, hashed_once, weights_hash
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
@@ -87,6 +89,31 @@ def test_the_same_weights_used_otherwise_are_another_model(shared):
         for kind in ("parallel", "sequential")
     }
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mistral-window", dict(sliding_window=8)),
+        ("gemma2-post-norm", dict(query_pre_attn_scalar=64)),
+        ("gpt2", dict(scale_attn_by_inverse_layer_idx=True)),
+        ("bloom-alibi", dict(apply_residual_connection_post_layernorm=True)),
+        ("mixtral-sparse", dict(num_experts_per_tok=1)),
+        ("llama-grouped", dict(rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=1e4))),
+    ],
+)
+def test_the_same_weights_in_another_configuration_are_another_model(tmp_path, name, changes):
+    """Of which transformers has more than TransformerLens knows: as files, since a model is built from them."""
+    folder = architectures.save_folder(name, tmp_path / "one")
+    before = weights_hash(tlt.load_model(str(folder)))
+    moved = folder.rename(tmp_path / "another name")
+    file = moved / "config.json"
+    config = json.loads(file.read_text())
+    told = config | dict(transformers_version="5.0.0", use_cache=False, architectures=["Other"])
+    file.write_text(json.dumps(told))
+    assert weights_hash(tlt.load_model(str(moved))) == before
+    file.write_text(json.dumps(config | changes))
+    assert weights_hash(tlt.load_model(str(moved))) != before
 
 
 def test_swapped_layers_and_another_precision_are_other_weights(shared):

@@ -168,13 +168,29 @@ def require_new(path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: if there is something.
     """
-    target = as_path(path)
+    target = as_path(path).resolve()  # of links and dots, since the folder is renamed into its place
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"The folder to export to must be new, got {target}, which exists.")
+    above = next(each for each in target.parents if each.exists())
+    if not above.is_dir():
+        raise ValueError(f"The folder to export to must lie in a folder, but {above} is none.")
     return target
 
 
-def require_scores_of(scores: Any, cuts: Cuts, model: Any = None) -> None:
+def require_no_scores(scores: Any) -> None:
+    """Refuses scores for a folder, of which nobody knows whether they are of its weights.
+
+    Raises:
+        ValueError: if there are some.
+    """
+    if scores is not None:
+        raise ValueError(
+            "Scores must come with the model that they are of, got them with a folder, not loaded. "
+            "Give the model: tlt.load_model(folder)."
+        )
+
+
+def require_scores_of(scores: Any, cuts: Cuts, model: Any) -> None:
     """Refuses scores of another cut or of other weights, which would stand on the card as this one's.
 
     Raises:
@@ -193,7 +209,7 @@ def require_scores_of(scores: Any, cuts: Cuts, model: Any = None) -> None:
             f"The scores must be of the cuts that are exported, {cuts!r}, got scores of "
             f"{len(scores.record.cuts)} cuts: {told}."
         )
-    if model is not None and scores.record.weights_hash != weights_hash(model):
+    if scores.record.weights_hash != weights_hash(model):
         raise ValueError(
             f"The scores must be of the weights that are exported, got scores of {scores.record.model} "
             "with other weights. Score this model."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.export.card import Card, require_new, require_scores_of, write_card
+from tl_truncate.export.card import Card, require_new, require_no_scores, require_scores_of, write_card
 from tl_truncate.export.changed import changed_tensors, require_of_weights
 from tl_truncate.export.published.base import Base, base_in
 from tl_truncate.export.published.home import find_home
@@ -84,7 +84,7 @@ def export_checkpoint(
     target, chosen = require_new(path), Cuts(cuts)
     require_of_weights(chosen)
     if isinstance(model_or_folder, (str, os.PathLike)):
-        require_scores_of(scores, chosen)
+        require_no_scores(scores)
         loaded, compared = None, False
         model, home = read_layers(_of_folder(model_or_folder, base, revision), chosen)
     else:

@@ -75,11 +75,18 @@ def making(target: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    try:
         if path.is_dir():
             path.rmdir()  # which Windows does not replace, and which fails if it has content by now
         os.rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as problem:
+        raise FileExistsError(
+            f"{path} must be new, but somebody else has made it meanwhile. What was to be there is in "
+            f"{temporary}: rename it."
+        ) from problem
 
 
 def is_part(path: Path) -> bool:
@@ -96,7 +103,7 @@ def remove_parts(folder: Path, *, older_than: float = 0.0) -> None:
     """
     for path in folder.glob("*.part"):
         if _PART.fullmatch(path.name) and time.time() - modified(path) >= older_than:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def modified(path: Path) -> float:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tl_truncate.checkpoints import NANO_MODEL
 from tl_truncate.checks import require_extra
 from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.cuts import CutOptions
@@ -47,7 +48,7 @@ def export_command(
     Example: `tl-truncate export -m demo --cut "blocks.27.mlp.W_out=DropTop(8)" --as adapter --out a`
 
     peft and transformers load them without tl_truncate. A checkpoint of a local folder is written
-    without loading the model.
+    without loading the model, unless more is said about it.
     """
     if as_ not in _KINDS:
         raise ValueError(f"--as must be adapter or checkpoint, got {as_!r}.")
@@ -66,9 +67,17 @@ def export_command(
         warn_if_larger(made)
         written = made.save(out)
     else:
-        folder = as_path(source.model)
-        unloaded = folder.is_dir() and source.checkpoint is None and base is None
-        done = export_checkpoint(folder if unloaded else source.load(), cuts, out, link=link, **options)
+        given = source.load() if base is not None or scores is not None else _unloaded(source)
+        done = export_checkpoint(given, cuts, out, link=link, **options)
         console.print(str(done), markup=False, soft_wrap=True)
         written = done.folder
     console.print(f"Written: {written}", markup=False, soft_wrap=True)
+
+
+def _unloaded(source: ModelOptions) -> Any:
+    """A folder that can stay unloaded, or the model: where nothing is asked of its loading."""
+    usual = ModelOptions(model=source.model)
+    folder = as_path(source.model)
+    if source == usual and source.model not in ("demo", NANO_MODEL) and folder.is_dir():
+        return folder
+    return source.load()

@@ -89,6 +89,12 @@ def base_in(folder: Path) -> Base:
             f"{str(folder)!r}. Write them so: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new)."
         )
+    missing = sorted({file for file in shards_of(folder).values() if not (folder / file).is_file()})
+    if missing:
+        raise ValueError(
+            f"A base's files must be whole, but {_INDEX} in {str(folder)!r} names {missing[0]}, which "
+            "is not there. Download or save the model again."
+        )
     return Base(str(folder.resolve()), None, folder)
 
 
@@ -106,10 +112,16 @@ def _cached(name: str, revision: str | None) -> Path | None:
 
 
 def shards_of(folder: Path) -> dict[str, str]:
-    """The file of each tensor of a base, both by name."""
-    from safetensors import safe_open
+    """The file of each tensor of a base, both by name; where one file is there with shards, transformers
+    reads that."""
+    from safetensors import SafetensorError, safe_open
 
-    if (folder / _INDEX).is_file():
+    if not (folder / _WHOLE).is_file():
         return dict(read_json(folder / _INDEX)["weight_map"])
-    with safe_open(folder / _WHOLE, framework="pt") as file:
-        return dict.fromkeys(file.keys(), _WHOLE)
+    try:
+        with safe_open(folder / _WHOLE, framework="pt") as file:
+            return dict.fromkeys(file.keys(), _WHOLE)
+    except SafetensorError as problem:
+        raise ValueError(
+            f"{folder / _WHOLE} must be a whole safetensors file, but: {problem}"
+        ) from problem

@@ -8,7 +8,14 @@ from torch import nn
 
 from tl_truncate.export.published.base import Base
 from tl_truncate.export.published.home import Home
-from tl_truncate.export.published.originals import Held, held_by, in_files, layout_of
+from tl_truncate.export.published.originals import (
+    Held,
+    Layout,
+    Shards,
+    held_by,
+    in_files,
+    layout_of,
+)
 from tl_truncate.surgery.cut import SiteCut
 
 
@@ -27,6 +34,7 @@ def read_layers(base: Base, cuts: Sequence[SiteCut]) -> tuple[Any, Home]:
 
     layout = layout_of(AutoConfig.from_pretrained(base.folder))
     files = in_files(base, layout)
+    _require_shapes(base, layout, files)
     model = layout_of(layout.config).empty  # another one, since the Bridge rewires what it is given
     layers = {str(cut.site.layer) for cut in cuts}
     tensors = {name: files.tensor(name) for name in files.names if layers & set(name.split(".")[:-1])}
@@ -51,3 +59,22 @@ def read_layers(base: Base, cuts: Sequence[SiteCut]) -> tuple[Any, Home]:
     bridge = TransformerBridge.boot_transformers(base.name, hf_model=model, dtype=dtype).eval()
     held = {name: each for name, each in held_by(bridge, layout).items() if name in tensors}
     return bridge, Home(base, layout, files, Held(held))
+
+
+def _require_shapes(base: Base, layout: Layout, files: Shards) -> None:
+    """Refuses files that transformers would not open as this model: they are not loaded here."""
+    expected = layout.empty.state_dict()
+    taken: dict[str, str] = {}
+    for name in files.names:
+        shape, wanted = files.shape(name), tuple(expected[name].shape)
+        if shape != wanted:
+            raise ValueError(
+                f"The files of {base} must fit its config.json, but {name} has shape {shape} for "
+                f"{wanted}."
+            )
+        other = taken.setdefault(files.keys[name], name)
+        if other != name and other not in layout.same_as(name):
+            raise ValueError(
+                f"The files of {base} must have all weights of the model, but have one for {other} and "
+                f"{name}."
+            )

@@ -1,7 +1,9 @@
 """Tasks from tables: a DataFrame, a file, or a dataset of Hugging Face's `datasets`."""
 
+import csv
 import os
 import random
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,37 @@ from tl_truncate.weights.files import as_path
 COLUMNS = ("prompt", "in_context", "global_")
 # Texts stay what they are: no "NA" is a gap, no "007" a number, no "May 1" a date.
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
-    ".tsv": lambda path: pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False),
+    ".csv": lambda path: _read_csv(path),
+    ".tsv": lambda path: _read_tsv(path),
     ".json": lambda path: pd.read_json(path, orient="records", dtype=False, convert_dates=False),
     ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
     ".parquet": pd.read_parquet,
 }
+
+
+def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """Without an index: pandas takes the first of too many fields for one, and all others move."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, **options)
+        except pd.errors.ParserWarning:
+            raise ValueError(
+                "rows have more fields than the header, as unquoted commas make them"
+            ) from None
+
+
+def _read_tsv(path: Path) -> pd.DataFrame:
+    """In which a quotation mark is a letter: read as CSV, one would swallow the rows up to the next."""
+    found = _read_csv(path, sep="\t", quoting=csv.QUOTE_NONE)
+    for name in found:
+        quoted = found[name].str.fullmatch(r'".*"')
+        if bool(quoted.any()):
+            raise ValueError(
+                f"a field in quotation marks, {found[name][quoted].iloc[0]!r}, can be a text with them or "
+                "one without; write the file as .csv or .jsonl"
+            )
+    return found
 
 
 def columns_of(frame: pd.DataFrame, prompt: str, in_context: str, global_: str) -> dict[str, Any]:

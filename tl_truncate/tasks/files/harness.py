@@ -10,7 +10,8 @@ from tl_truncate.weights.files import as_path, replacing
 
 #: What is asked of the answers: by the ending of the task's name, the output type and its metrics.
 _ASKED = {
-    # Whether the in-context answer is more probable than the global one.
+    # Whether the in-context answer is more probable than the global one, which stands first: of answers
+    # that are as probable lm-eval takes the first.
     "": ("multiple_choice", "choices", "target", ("acc",)),
     # Whether the in-context answer is the most probable of all, and how probable it is.
     "_greedy": ("loglikelihood", None, "in_context", ("acc", "perplexity")),
@@ -49,7 +50,7 @@ def write_harness_task(
         )
     place.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps(dict(prompt=prompt, choices=[in_context, global_], target=0, in_context=in_context))
+        json.dumps(dict(prompt=prompt, choices=[global_, in_context], target=1, in_context=in_context))
         for prompt, in_context, global_ in rows
     ]
     texts = ["\n".join(lines) + "\n"]

@@ -32,6 +32,35 @@ _CONFIGURATION = (
     "window_size",
     "n_heads",
     "n_key_value_heads",
+    "num_experts",
+    "experts_per_token",
+    "attn_types",
+    "scale_attn_by_inverse_layer_idx",
+    "use_NTK_by_parts_rope",
+    "NTK_by_parts_low_freq_factor",
+    "NTK_by_parts_high_freq_factor",
+    "NTK_by_parts_factor",
+    "NTK_original_ctx_len",
+    "rotary_base_local",
+    "use_qk_norm",
+)
+# Of a transformers configuration, what says nothing about logits.
+_BESIDE = (
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "dtype",
+    "eos_token_id",
+    "id2label",
+    "label2id",
+    "pad_token_id",
+    "problem_type",
+    "quantization_config",  # the weights say by themselves how they are quantised
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
 )
 # Within `hashed_once` alone.
 _held: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
@@ -106,8 +135,7 @@ def hashed_once(model: nn.Module) -> Iterator[None]:
 def _hash(model: nn.Module) -> str:
     # A weight may stand under several names, as tied ones do: its bytes are read once in this call.
     keys: dict[Any, str] = {}
-    config = {name: str(getattr(model.cfg, name, None)) for name in _CONFIGURATION}
-    digest = hashlib.blake2b(json.dumps(config).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps(_configuration(model)).encode(), digest_size=16)
     for name, (module, own, tensor) in sorted(_tensors(model).items(), key=lambda each: each[0]):
         place: Any = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.is_meta or quantised(module, own) is not None:  # which have no address of their own
@@ -116,6 +144,18 @@ def _hash(model: nn.Module) -> str:
             keys[place] = _key(module, own, tensor)
         digest.update(f"{name} {keys[place]}\n".encode())
     return digest.hexdigest()
+
+
+def _configuration(model: nn.Module) -> dict[str, str]:
+    """TransformerLens' own, and for a model of transformers all that it is built from."""
+    found = {name: str(getattr(model.cfg, name, None)) for name in _CONFIGURATION}
+    source = getattr(getattr(model, "original_model", None), "config", None)
+    told = {} if source is None or not hasattr(source, "to_dict") else source.to_dict()
+    for name, value in sorted(told.items()):
+        beside = name in _BESIDE or name.startswith("output_") or "attn_implementation" in name
+        if not beside:
+            found[f"transformers {name}"] = json.dumps(value, sort_keys=True, default=str)
+    return found
 
 
 def _key(module: nn.Module, name: str, stored: Tensor) -> str:

@@ -6,6 +6,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from tl_truncate.weights.files import as_path
 from tl_truncate.weights.holding.placement import model_device, model_dtype
 from tl_truncate.weights.identity.content import weights_hash
 from tl_truncate.weights.locate import n_layers
@@ -29,7 +30,8 @@ def source(model: Any) -> str:
 
 def note_base(model: Any, name: str, revision: str | None) -> None:
     """Remembers by which name, a folder's or one of the hub, transformers finds a model's weights."""
-    _bases[model] = (name, revision)
+    folder = as_path(name)  # the path may be read from another working folder
+    _bases[model] = (str(folder.resolve()) if folder.is_dir() else name, revision)
 
 
 def base_of(model: Any) -> tuple[str, str | None]:
