@@ -44,8 +44,8 @@ def _read_tsv(path: Path) -> pd.DataFrame:
         quoted = found[name].str.fullmatch(r'".*"')
         if bool(quoted.any()):
             raise ValueError(
-                f"a field in quotation marks, {found[name][quoted].iloc[0]!r}, can be a text with them or "
-                "one without; write the file as .csv or .jsonl"
+                f"a field in quotation marks, {found[name][quoted].iloc[0]!r}, can be a text with them "
+                "or without; write the file as .csv or .jsonl"
             )
     return found
 
