@@ -315,7 +315,8 @@ class TestFiles:
             tlt.write_report(tmp_path)
         (tmp_path / "manifest.json").write_text('{"kind": "nano-pythia"}')
         with pytest.raises(
-            ValueError, match="must be one of search, sweep, dynamics, recall, learn_mask, got kind"
+            ValueError,
+            match="must be one of search, sweep, dynamics, recall, learn_mask, benchmark, got kind",
         ):
             tlt.write_report(tmp_path)
 
