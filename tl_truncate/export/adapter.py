@@ -22,7 +22,8 @@ from tl_truncate.export.card import Card, require_new, require_scores_of, write_
 from tl_truncate.export.changed import Changed, changed_tensors, require_of_weights
 from tl_truncate.export.low_rank import low_rank
 from tl_truncate.export.published.base import Base
-from tl_truncate.export.published.home import Home, find_home
+from tl_truncate.export.published.finding import find_home
+from tl_truncate.export.published.home import Home
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.weights.files import making, save_tensors
 from tl_truncate.weights.linear import compute_dtype

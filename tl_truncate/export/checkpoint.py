@@ -10,9 +10,14 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.export.card import Card, require_new, require_no_scores, require_scores_of, write_card
 from tl_truncate.export.changed import changed_tensors, require_of_weights
 from tl_truncate.export.published.base import Base, base_in
-from tl_truncate.export.published.home import find_home
+from tl_truncate.export.published.finding import find_home
 from tl_truncate.export.published.unloaded import read_layers
-from tl_truncate.export.rewriting import ChangedTensor, write_from_files, write_from_memory
+from tl_truncate.export.rewriting import (
+    ChangedTensor,
+    one_precision,
+    write_from_files,
+    write_from_memory,
+)
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.weights.files import as_path, making
 
@@ -92,6 +97,8 @@ def export_checkpoint(
         loaded = model = model_or_folder
         home = find_home(model, base, revision)
         compared = home.base.folder is not None
+        if not compared:
+            one_precision(home)
     changes = changed_tensors(model, chosen, home)
     card = Card("checkpoint", loaded, home.base, compared, chosen, (), scores)
     metadata = {"tl_truncate": card.as_json()}

@@ -161,8 +161,28 @@ def write_from_memory(
             made.append(told)
         tensors[name] = stored.cpu().contiguous()
     save_torch_state_dict(tensors, folder, metadata={"format": "pt", **metadata})
-    _write_configuration(folder, model, home, next(iter(tensors.values())).dtype)
+    _write_configuration(folder, model, home, one_precision(home))
     return tuple(made)
+
+
+def one_precision(home: Home) -> torch.dtype:
+    """The precision of all tensors of a model without files.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    found: dict[torch.dtype, str] = {}
+    for name in home.originals.names:
+        tensor = home.originals.tensor(name)
+        if tensor.is_floating_point():
+            found.setdefault(tensor.dtype, name)
+    if len(found) > 1:
+        told = ", ".join(f"{name} in {dtype}" for dtype, name in found.items())
+        raise ValueError(
+            "A model without files must be in one precision to be written, since a checkpoint is "
+            f"loaded in one, got {told}. Convert it first: model.to(torch.float32)."
+        )
+    return next(iter(found))
 
 
 def _write_configuration(folder: Path, model: Any, home: Home, dtype: torch.dtype) -> None:

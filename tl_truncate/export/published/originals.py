@@ -184,6 +184,15 @@ def held_by(model: Any, layout: Layout) -> dict[str, Tensor]:
         *nn.Module.named_buffers(root, remove_duplicate=False),
     )
     for path, tensor in everything:
-        name = ".".join(part for part in path.split(".") if part.lstrip("_") != "original_component")
-        found.setdefault(name, tensor)
+        found.setdefault(original_name(path), tensor)
     return {name: found[name] for name in layout.names if name in found}
+
+
+def original_name(path: str) -> str:
+    """The name in the Hugging Face model of what a Bridge has wrapped.
+
+    Examples:
+        >>> original_name("lm_head._original_component.weight")
+        'lm_head.weight'
+    """
+    return ".".join(part for part in path.split(".") if part.lstrip("_") != "original_component")
