@@ -2,8 +2,8 @@
 
 An adapter that was put in (peft's `lora.Linear`), a linear that rounds its weight or its inputs anew in
 each pass (BitNet, quantisation-aware training) or a method that was put onto one module write something
-else, while their `weight` looks like any other. Torch's and transformers' own linears, and the kernels of
-bitsandbytes, are known; any other module is asked, with one random row.
+else, while their `weight` looks like any other. Torch's and transformers' own linears, and the kernels
+of bitsandbytes, are known; any other module is asked, with one random row.
 """
 
 import sys

@@ -44,7 +44,7 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Tensor]) -> Calla
 
 
 def own_forward(module: nn.Module) -> Callable[..., Any]:
-    """What a module computes by, without what stands around it: for gradients, or to put weights in place.
+    """What a module computes by, without what is put around it for gradients or for offloading.
 
     Examples:
         >>> own_forward(torch.nn.Linear(2, 3)).__func__ is torch.nn.Linear.forward

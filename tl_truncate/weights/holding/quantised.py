@@ -31,7 +31,12 @@ class Quantised(ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """What it is quantised by, and all that decides the result of a pass beside the numbers."""
+        """What it is quantised by, in words."""
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What decides a pass beside the kind and the numbers: tensors, and what its own text tells."""
+        return {}
 
     @property
     def problem(self) -> str | None:
@@ -90,10 +95,9 @@ class _EightBits(Quantised):
     def weight(self) -> Tensor:
         from bitsandbytes.functional import int8_vectorwise_dequant
 
-        state, held = self._state, self.stored
-        fresh = getattr(held, "CB", None) if self._is_fresh else held.data
-        numbers = fresh if self._is_fresh or state.CB is None else state.CB
-        found: Tensor = int8_vectorwise_dequant(numbers, self._scales)
+        held: Any = self.stored
+        moved = held.data if self._state.CB is None else self._state.CB
+        found: Tensor = int8_vectorwise_dequant(held.CB if self._is_fresh else moved, self._scales)
         return found
 
 
