@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tl_truncate.weights.holding.offloaded import real
 from tl_truncate.weights.linear import Linear, Point, make_linear
+from tl_truncate.weights.product import require_product
 from tl_truncate.weights.site import Matrix, Site
 from tl_truncate.weights.stored import plain
 
@@ -36,7 +37,8 @@ def locate_in_bridge(model: Any, block: Any, site: Site) -> Linear:
     """The linear of a site that the block is known to have.
 
     Raises:
-        ValueError: if its head cannot be addressed, or its weight holds no numbers to factor.
+        ValueError: if its head cannot be addressed, its weight holds no numbers to factor, or the
+            module that has it multiplies by something else.
     """
     part = block.attn if site.is_attention else block.mlp
     wrapper = getattr(part, _PARTS[site.matrix])
@@ -47,7 +49,7 @@ def locate_in_bridge(model: Any, block: Any, site: Site) -> Linear:
     result = getattr(part, "hook_result", None) if site.matrix == "W_O" else None
 
     stored = plain(wrapper.original_component, "weight", transposed=transposed)
-    return make_linear(
+    found = make_linear(
         site,
         stored=stored,
         whole_bias=lambda: real(wrapper.original_component, "bias"),
@@ -60,6 +62,8 @@ def locate_in_bridge(model: Any, block: Any, site: Site) -> Linear:
         uses_result=lambda: result is not None and bool(getattr(model.cfg, "use_attn_result", 0)),
         comes_whole=lambda: not (site.mixes_heads and has_inputs_by_head(model)),
     )
+    require_product(str(site), stored, real(wrapper.original_component, "bias"))
+    return found
 
 
 def has_inputs_by_head(model: Any) -> bool:

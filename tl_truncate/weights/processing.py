@@ -97,7 +97,9 @@ def warn_if_processed(model: Any) -> None:
 def _state(model: Any) -> tuple[Any, ...]:
     """Changes whenever the weights are processed: cheap to look at before every cut."""
     weight = _raw(model, Site(0, "W_out")) if "W_out" in available(model, 0) else None
-    tensor = None if weight is None else (weight.data_ptr(), weight._version)
+    # accelerate leaves an inference tensor, without a version, after a pass in that mode.
+    version = None if weight is None or weight.is_inference() else weight._version
+    tensor = None if weight is None else (weight.data_ptr(), version)
     return (bool(getattr(model, "compatibility_mode", False)), tensor)
 
 

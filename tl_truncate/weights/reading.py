@@ -87,6 +87,13 @@ class _Readings:
         assert held is not None
         if _as_stored.get():
             return held
+        shown = self._shown(name, module, held)
+        # accelerate makes its next parameter trainable if what it reads here is.
+        if "_hf_hook" in module.__dict__ and shown.is_leaf and shown is not held:
+            shown = shown.detach().requires_grad_(held.requires_grad)
+        return shown
+
+    def _shown(self, name: str, module: nn.Module, held: Tensor) -> Tensor:
         stored = value = real_of(module, name, held)
         changes = self.changes[name]
         if not all(change.once for change in changes):

@@ -88,6 +88,88 @@ def test_hashes_tell_quantisations_apart():
     assert (str(found), found.is_raw) == ("quantised by torchao Int8Tensor", True)
 
 
+def of_torchao(config, **attributes):
+    """A small model with one linear quantised by torchao, and attributes of its weight."""
+    from torchao.quantization import quantize_
+
+    model = drawn()
+    own = model.blocks[1].mlp.out.original_component
+    quantize_(own, config)
+    for name, value in attributes.items():
+        setattr(own.weight, name, value)
+    return model
+
+
+def test_hashes_tell_apart_how_inputs_are_quantised(tokens):
+    pytest.importorskip("torchao")
+    from torchao.quantization import (
+        Int8DynamicActivationInt8WeightConfig,
+        Int8DynamicActivationIntxWeightConfig,
+        Int8WeightOnlyConfig,
+        IntxWeightOnlyConfig,
+        PerAxis,
+        PerRow,
+        PerTensor,
+    )
+    from torchao.quantization.quant_primitives import MappingType
+
+    by_row, whole = PerAxis(0), [PerTensor(), PerRow()]
+    four = dict(weight_dtype=torch.int4)
+    pairs = [
+        [
+            IntxWeightOnlyConfig(**four, granularity=by_row),
+            Int8DynamicActivationIntxWeightConfig(**four, weight_granularity=by_row),
+        ],
+        [
+            Int8WeightOnlyConfig(),
+            Int8DynamicActivationInt8WeightConfig(),
+            Int8DynamicActivationInt8WeightConfig(act_mapping_type=MappingType.ASYMMETRIC),
+            Int8DynamicActivationInt8WeightConfig(granularity=whole),
+        ],
+    ]
+    for configs in pairs:
+        models = [of_torchao(config) for config in configs]
+        spectra = [tlt.spectrum(model, "blocks.1.mlp.W_out").S for model in models]
+        assert all(torch.equal(each, spectra[0]) for each in spectra)  # only the inputs differ
+        assert len({weights_hash(model) for model in models}) == len(models)
+        assert weights_hash(of_torchao(configs[1])) == weights_hash(models[1])
+        assert str(tlt.processing(models[0])).endswith("Tensor")
+        assert str(tlt.processing(models[1])).endswith("(inputs quantised too)")
+    scales = [of_torchao(configs[1], act_quant_scale=torch.tensor([[s]])) for s in (0.02, 0.05)]
+    assert len({weights_hash(model) for model in scales}) == 2
+
+
+def test_eight_bits_that_were_replaced_after_a_pass(tokens):
+    bnb = pytest.importorskip("bitsandbytes")
+    model = bridged("llama", hf_quantised("llama", "int8"))
+    with torch.no_grad():
+        model(tokens)
+    first, linear = weights_hash(model), model.blocks[1].mlp.out.original_component
+    drawn = torch.randn(64, 128, generator=torch.Generator().manual_seed(3))
+    linear.weight = bnb.nn.Int8Params(drawn, requires_grad=False, has_fp16_weights=False).to("cpu")
+    wanted = np.linalg.svd(dequantised(linear), compute_uv=False)
+    found = tlt.spectrum(model, "blocks.1.mlp.W_out").S, weights_hash(model)
+    assert np.abs(found[0].double().numpy() - wanted).max() < 1e-5 * wanted[0]
+    with torch.no_grad():
+        model(tokens)
+    assert torch.equal(tlt.spectrum(model, "blocks.1.mlp.W_out").S, found[0])
+    assert weights_hash(model) == found[1] != first
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_offloaded_weights_stay_trainable_after_a_cut_in_them(mode, tokens):
+    model = offloaded()
+    frozen = model.blocks[2].mlp.out.original_component._parameters["weight"]
+    frozen.requires_grad_(False)
+    before = [(name, each.requires_grad) for name, each in model.named_parameters()]
+    cuts = [tlt.Cut(f"blocks.{layer}.mlp.W_out", 0.25) for layer in (1, 2)]
+    for cut, weights in [(tlt.Cut("blocks.1.attn.W_O.1", 0.25), False), (cuts, True)]:
+        with tlt.truncated(model, cut, weights=weights), mode():
+            model(tokens)
+            model(tokens)
+    assert [(name, each.requires_grad) for name, each in model.named_parameters()] == before
+
+
 @pytest.mark.parametrize("how", ["quantised", "offloaded"])
 def test_what_directions_write_through_an_unembedding_that_is_not_plain(how):
     near, far = drawn(), offloaded()

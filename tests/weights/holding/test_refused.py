@@ -1,5 +1,7 @@
 """Weights in which there are no numbers to factor: what must hold, what was given, what to do."""
 
+from collections.abc import Callable
+
 import architectures
 import pytest
 import torch
@@ -103,6 +105,46 @@ def test_tensors_of_a_kind_that_is_not_known():
     refused(
         model, r"be a plain tensor, or one that bitsandbytes or torchao has quantised, got a .*Odd\."
     )
+
+
+def of_torchao(make: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """A small model with one weight of torchao's, of a kind that is not known."""
+    model = architectures.bridge("llama-grouped")
+    own = model.blocks[1].mlp.out.original_component
+    own.weight = nn.Parameter(make(own.weight.detach()), requires_grad=False)
+    return model
+
+
+def test_what_torchao_rounds_in_each_pass():
+    pytest.importorskip("torchao")
+    from torchao.prototype.quantized_training.bitnet import BitNetTrainingLinearWeight
+
+    wording = "BitNetTrainingLinearWeight is none of the kinds whose product is known .*Int8Tensor"
+    refused(of_torchao(BitNetTrainingLinearWeight), wording)
+
+
+def test_what_torchao_dequantises_by_other_arguments():
+    pytest.importorskip("torchao")
+    from torchao.quantization.quantize_.workflows.nf4.nf4_tensor import to_nf4
+
+    model = of_torchao(lambda weight: to_nf4(weight, 32, 8))
+    refused(model, r"readable, but torchao's NF4Tensor is none of the kinds .*as one of these\.")
+    with pytest.raises(ValueError, match=r"to have a key, but torchao's NF4Tensor is none"):
+        weights_hash(model)
+
+
+def test_what_torchao_smooths():
+    pytest.importorskip("torchao")
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model = architectures.bridge("llama-grouped")
+    own = model.blocks[1].mlp.out.original_component
+    quantize_(own, Int8WeightOnlyConfig())
+    own.weight.act_pre_scale = torch.linspace(0.5, 2, 48)
+    wording = r"Int8Tensor multiplies its inputs by an act_pre_scale first.*without smoothing"
+    refused(model, wording)
+    with pytest.raises(ValueError, match=wording):
+        weights_hash(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])

@@ -43,14 +43,28 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Tensor]) -> Calla
     return undo
 
 
+def own_forward(module: nn.Module) -> Callable[..., Any]:
+    """What a module computes by, without what is put around it for gradients or for offloading.
+
+    Examples:
+        >>> own_forward(torch.nn.Linear(2, 3)).__func__ is torch.nn.Linear.forward
+        True
+    """
+    found = module.forward
+    if isinstance(found, _Through):
+        found = found.inner
+    inner: Callable[..., Any] = module.__dict__.get("_old_forward", found)  # accelerate keeps it there
+    return inner
+
+
 class _Through:
     def __init__(self, held: Quantised, forward: Callable[..., Tensor]) -> None:
-        self._held, self._forward = held, forward
+        self._held, self.inner = held, forward
 
     def __call__(self, x: Tensor) -> Tensor:
         # A kernel without a gradient may fail, or warn, where one is asked for.
         with torch.no_grad():
-            output = self._forward(x.detach())
+            output = self.inner(x.detach())
         if not (torch.is_grad_enabled() and x.requires_grad):
             return output
         found: Tensor = _Linear.apply(x, output, self._held)  # type: ignore[no-untyped-call]

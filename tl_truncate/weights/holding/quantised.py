@@ -31,7 +31,12 @@ class Quantised(ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """What it is quantised by, and all that decides the result of a pass beside the numbers."""
+        """What it is quantised by, in words."""
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What decides a pass beside the kind and the numbers: tensors, and what its own text tells."""
+        return {}
 
     @property
     def problem(self) -> str | None:
@@ -79,16 +84,20 @@ class _EightBits(Quantised):
 
     @property
     def _scales(self) -> Any:
-        own = self._state.SCB
-        return own if own is not None else getattr(self.stored, "SCB", None)
+        fresh = getattr(self.stored, "SCB", None)
+        return fresh if self._is_fresh or self._state.SCB is None else self._state.SCB
+
+    @property
+    def _is_fresh(self) -> bool:
+        """Whether the next pass moves numbers and scales from the parameter to the module's state."""
+        return getattr(self.stored, "CB", None) is not None
 
     def weight(self) -> Tensor:
         from bitsandbytes.functional import int8_vectorwise_dequant
 
-        # The first pass moves both from the parameter to the module.
-        state, held = self._state, self.stored
-        numbers = held.data if state.CB is None else state.CB
-        found: Tensor = int8_vectorwise_dequant(numbers, self._scales)
+        held: Any = self.stored
+        moved = held.data if self._state.CB is None else self._state.CB
+        found: Tensor = int8_vectorwise_dequant(held.CB if self._is_fresh else moved, self._scales)
         return found
 
 
@@ -164,29 +173,50 @@ class _FourBits(Quantised):
         return able and self.stored.device.type == "cpu" and not self.module.training
 
 
+# Those of torchao's tensors whose product was compared with that of what they are dequantised to. Others
+# multiply by something else in training (BitNet's), or take other arguments (NF4).
+_KNOWN_OF_TORCHAO = ("Int8Tensor", "IntxUnpackedToInt8Tensor", "Float8Tensor")
+_PARTS_OF_TORCHAO = (
+    "tensor_attribute_names",
+    "optional_tensor_attribute_names",
+    "optional_tensor_data_names",
+)
+
+
 class _OfTorchao(Quantised):
     """torchao's tensors, which know what they stand for."""
 
     @property
     def kind(self) -> str:
-        act = getattr(self.stored, "act_quant_kwargs", None)
-        return f"torchao {type(self.stored).__name__}{'' if act is None else ' (inputs quantised too)'}"
+        ways = (
+            getattr(self.stored, name, None) for name in ("act_quant_kwargs", "activation_quantization")
+        )
+        inputs = "" if all(way is None for way in ways) else " (inputs quantised too)"
+        return f"torchao {type(self.stored).__name__}{inputs}"
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        lists = (getattr(self.stored, part, ()) for part in _PARTS_OF_TORCHAO)
+        return {name: getattr(self.stored, name, None) for names in lists for name in names}
 
     @property
     def problem(self) -> str | None:
-        if not hasattr(self.stored, "dequantize"):
-            name = type(self.stored).__name__
-            return f"torchao's {name} cannot be dequantised. Take another of its kinds"
+        name = type(self.stored).__name__
+        if name not in _KNOWN_OF_TORCHAO:
+            known = ", ".join(_KNOWN_OF_TORCHAO)
+            return (
+                f"torchao's {name} is none of the kinds whose product is known to be that of the "
+                f"dequantised weight ({known}). Quantise the model as one of these"
+            )
+        if getattr(self.stored, "act_pre_scale", None) is not None:
+            return (
+                f"torchao's {name} multiplies its inputs by an act_pre_scale first, which is no part of "
+                "the weight. Quantise the model without smoothing (SmoothQuant, AWQ)"
+            )
         return super().problem
 
     def weight(self) -> Tensor:
-        try:
-            found: Tensor = self.stored.dequantize()
-        except NotImplementedError as problem:
-            raise ValueError(
-                f"A weight must be one that torchao can dequantise, got {type(self.stored).__name__}: "
-                f"{problem}"
-            ) from None
+        found: Tensor = self.stored.dequantize()
         return found.float()
 
 

@@ -160,15 +160,20 @@ def _configuration(model: nn.Module) -> dict[str, str]:
 
 def _key(module: nn.Module, name: str, stored: Tensor) -> str:
     """Of what a parameter or buffer stands for; of a quantised one with all that a pass makes of it."""
-    beside = quantised(module, "weight") if name == "bias" else None
-    if beside is not None:
-        return content_key(beside.bias(stored))
+    owner = quantised(module, "weight") if name == "bias" else None
+    if owner is not None:
+        return content_key(owner.bias(stored))
     held = quantised(module, name)
     if held is None:
         return content_key(real_of(module, name, stored))
     if held.problem is not None:
         raise ValueError(f"A weight must be readable to have a key, but {held.problem}.")
-    return f"{content_key(held.weight())} {held.kind}"
+    beside = [f"{name}={_shown(value)}" for name, value in sorted(held.beside.items())]
+    return " ".join([content_key(held.weight()), held.kind, *beside])
+
+
+def _shown(value: Any) -> str:
+    return content_key(value) if isinstance(value, Tensor) else repr(value)
 
 
 def _tensors(model: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
