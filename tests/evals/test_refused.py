@@ -1,5 +1,6 @@
 """What cannot be asked is refused before any work, in words that say what to do."""
 
+import contextlib
 import importlib.util
 import json
 import shutil
@@ -225,9 +226,37 @@ class TestModels:
             ("generate_until", [("Mary", {"until": ["."], "max_gen_toks": 3})]),
         ):
             with pytest.raises(
-                ValueError, match="The logits must be numbers, but with no cut they are not"
+                ValueError, match="The logits must be finite, but with no cut they are not"
             ):
                 getattr(lm, kind)(harness.requests(kind, asked))
+
+    @pytest.mark.parametrize(
+        ("where", "value"), [(5, "inf"), (5, "nan"), (slice(None), "-inf"), (5, "-inf")]
+    )
+    @pytest.mark.parametrize("case", [each for each in architectures.CASES if each[1] == "gpt2"])
+    def test_logits_of_which_no_probability_can_be_made(self, shared, case, where, value):
+        """One that is infinite makes every log-probability NaN, which the harness calls the most probable."""
+
+        def changed(module, given, logits):
+            logits = logits.clone()
+            logits[..., where] = float(value)
+            return logits
+
+        model = architectures.with_tokenizer(shared(*case))
+        lm = tlt.evals.TruncatedLM(model)
+        masked = where == 5 and value == "-inf"
+        for kind, asked in (
+            ("loglikelihood", [("Mary", " the")]),
+            ("loglikelihood_rolling", [("Mary gave",)]),
+            ("generate_until", [("Mary", {"until": ["."], "max_gen_toks": 3})]),
+        ):
+            refused = pytest.raises(ValueError, match="The logits must be finite, but with no cut")
+            handle = model.unembed.register_forward_hook(changed)
+            try:
+                with contextlib.nullcontext() if masked else refused:
+                    getattr(lm, kind)(harness.requests(kind, asked))
+            finally:
+                handle.remove()
 
     def test_hooks_where_answers_are_kept(self, place, tmp_path):
         model = tlt.load_model(str(place / "gpt2"))

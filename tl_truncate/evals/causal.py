@@ -13,16 +13,17 @@ from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.locate import n_layers
 
 
-class _RefusesNaN:
+class _RequiresFinite:
     """Of logits no probability can be made of, the harness would make one, or a text."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def __call__(self, tokens: Any, logits: Tensor) -> Tensor:
-        if bool(logits.isnan().any()):
+        # The largest is NaN where one is; and -inf, as a mask of the vocabulary has it, only if all are.
+        if not bool(logits.amax(-1).isfinite().all()):
             raise ValueError(
-                f"The logits must be numbers, but with {told(active_cuts(self._model))} they are not. "
+                f"The logits must be finite, but with {told(active_cuts(self._model))} they are not. "
                 f"{REMEDY}"
             )
         return logits
@@ -39,7 +40,7 @@ class OfBridge:
 
     def __init__(self, model: Any) -> None:
         self._inner = model.original_model
-        self._checked = _RefusesNaN(model)
+        self._checked = _RequiresFinite(model)
         self._keeps_keys = keeps_keys(model)
         self.config = self._inner.config
         self.device = self._inner.device
@@ -68,7 +69,7 @@ class OfHooked:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._checked = _RefusesNaN(model)
+        self._checked = _RequiresFinite(model)
         weight = next(iter(model.parameters()))
         self.config = SimpleNamespace(model_type=model.cfg.original_architecture or "transformer_lens")
         self.device, self.dtype = weight.device, weight.dtype
