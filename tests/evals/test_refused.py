@@ -59,9 +59,9 @@ def few_tasks(monkeypatch):
 @pytest.fixture
 def no_pass(model, monkeypatch):
     """Fails if the model is asked anything."""
-    handle = model.original_model.register_forward_pre_hook(lambda *_: pytest.fail("a pass was run"))
-    yield
-    handle.remove()
+    monkeypatch.setattr(
+        model.original_model, "forward", lambda *_, **__: pytest.fail("a pass was run")
+    )
 
 
 def run(model, place, cuts=CUT, **options):
@@ -268,6 +268,42 @@ class TestModels:
             ),
         ):
             lm.loglikelihood(harness.requests("loglikelihood", [("Mary", " the")]))
+
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [
+            ("a hook", "gpt2"),
+            ("a hook", "opt-learnt"),
+            ("a permanent hook", "gpt2"),
+            ("of torch", "gpt2"),
+            ("of torch, before", "opt-learnt"),
+        ],
+    )
+    def test_hooks_where_a_run_is_finished(self, shared, place, tmp_path, kind, name):
+        """The numbers that the folder has would be given for those of the hooked model."""
+        model = architectures.with_tokenizer(shared("bridge", name))
+        once = dict(run_dir=tmp_path / "run", limit=2)
+        run(model, place, **once)  # the Bridge's own hooks of OPT say nothing
+        inner = model.blocks[1].mlp.original_component
+        handle = None
+        if "torch" not in kind:
+            changed = lambda value, hook: value * 0  # noqa: E731
+            model.add_hook("blocks.1.hook_mlp_out", changed, is_permanent="permanent" in kind)
+        elif "before" in kind:
+            handle = inner.register_forward_pre_hook(lambda module, given: None)
+        else:
+            handle = inner.register_forward_hook(lambda module, given, value: value * 0)
+        try:
+            for options in (once, dict(answers=tmp_path / "answers.jsonl", limit=2)):
+                wording = r"must have no hooks where answers are kept, got one at .*blocks\.1"
+                with pytest.raises(ValueError, match=wording):
+                    run(model, place, **options)
+            run(model, place, (), limit=2)
+        finally:
+            if handle is not None:
+                handle.remove()
+            model.reset_hooks(including_permanent="permanent" in kind)
+        run(model, place, **once)
 
     @pytest.mark.parametrize("text", ["cuts=x.json", "pretrained=demo,cut=x.json"])
     def test_arguments_of_the_harness_command(self, text):

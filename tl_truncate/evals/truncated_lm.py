@@ -18,6 +18,7 @@ from lm_eval.utils import simple_parse_args_string
 from tl_truncate.checks import positive
 from tl_truncate.evals.answers import Answers, key_of
 from tl_truncate.evals.causal import causal
+from tl_truncate.evals.foreign import require_no_hooks
 from tl_truncate.evals.quiet import quiet
 from tl_truncate.evals.tokenizer import plain_tokenizer, tokenizer_key
 from tl_truncate.experiments.scoring.evaluate import check_model
@@ -196,7 +197,7 @@ class TruncatedLM(HFLM):  # type: ignore[misc]
     def _identity(self) -> dict[str, Any]:
         """Who is asked, as plain data: where one thing differs, no answer is shared."""
         model = self.lens_model
-        _require_no_hooks(model)
+        require_no_hooks(model)
         facts = of_model(model)
         own = {name: facts[name] for name in ("model_class", "dtype", "weights_hash")}
         cuts = [cut.to_json() for cut in Cuts(active_cuts(model), self.cuts)]
@@ -235,20 +236,6 @@ def _is_drawn(options: Mapping[str, Any]) -> bool:
 
 def _versions() -> dict[str, str]:
     return {**versions(), "lm_eval": metadata.version("lm_eval")}
-
-
-def _require_no_hooks(model: Any) -> None:
-    """Refuses to keep answers of a model with hooks, which no key can tell apart.
-
-    Raises:
-        ValueError: if it has some.
-    """
-    for name, module in model.named_modules():
-        if getattr(module, "fwd_hooks", None):
-            raise ValueError(
-                f"The model must have no hooks where answers are kept, got one at {name}: what it does "
-                "is in no answer's key. Remove it (model.reset_hooks()), or leave answers away."
-            )
 
 
 def _tokenizer(model: Any, given: Any, add_bos_token: bool | None) -> Any:
