@@ -132,6 +132,21 @@ def test_a_group_has_the_harness_number_and_an_interval(model, folder, tasks):
     assert row["change_low"] <= row["change"] <= row["change_high"]
 
 
+def test_a_group_of_which_one_task_lacks_the_metric(model, folder, tmp_path):
+    tasks = harness.write_tasks(tmp_path)
+    (tasks / "mixed.yaml").write_text(
+        "group: mixed\ntask: [words_choice, words_greedy, words_said]\n"
+        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"
+    )
+    lm = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=4)
+    _, numbers = by_the_harness(lm, tasks, ["mixed"])
+    found = tlt.evals.benchmark(model, CHOSEN, tasks=["mixed"], include_path=tasks, progress=False)
+    row = found.frame[found.frame["group"]].iloc[0]
+    assert row["uncut"] == pytest.approx(numbers["mixed"]["acc,none"], abs=CLOSE)
+    assert row["n"] == 24
+    assert row["change_low"] <= row["change"] <= row["change_high"]
+
+
 def test_changes_are_paired(found):
     frame = found.frame.set_index(["task", "metric"])
     own = (
@@ -224,6 +239,12 @@ class TestTheRunFolder:
         with pytest.raises(ValueError, match=rf"must be of the same model, .* differs in: .*{differs}"):
             self.run(model, tasks, tmp_path, **dict(tasks=["words_choice"]) | change)
 
+    def test_other_settings_of_generation_are_another_run(self, model, tasks, tmp_path, monkeypatch):
+        self.run(model, tasks, tmp_path, tasks=["words_said"])
+        monkeypatch.setattr(model.original_model.generation_config, "repetition_penalty", 1.8)
+        with pytest.raises(ValueError, match=r"differs in: .*generation"):
+            self.run(model, tasks, tmp_path, tasks=["words_said"])
+
     def test_other_weights_are_another_run(self, model, folder, tasks, tmp_path):
         self.run(model, tasks, tmp_path, tasks=["words_choice"])
         other = tlt.load_model(str(folder), dtype="bfloat16")
@@ -261,7 +282,9 @@ class TestTheRunFolder:
             "    return space['WORD']\n"
         )
         head = harness.HEAD.format(name="made", data=tasks / "words.jsonl")
-        head = head.replace('"}', f'", train: "{front}"}}').replace("test_split", "training_split: train\ntest_split")
+        head = head.replace('"}', f'", train: "{front}"}}').replace(
+            "test_split", "training_split: train\ntest_split"
+        )
         (tasks / "made.yaml").write_text(
             head + "output_type: loglikelihood\ndoc_to_text: q\ndoc_to_target: !function utils.target\n"
         )

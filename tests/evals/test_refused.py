@@ -59,9 +59,7 @@ def few_tasks(monkeypatch):
 @pytest.fixture
 def no_pass(model, monkeypatch):
     """Fails if the model is asked anything."""
-    monkeypatch.setattr(
-        model.original_model, "forward", lambda *_, **__: pytest.fail("a pass was run")
-    )
+    monkeypatch.setattr(model.original_model, "forward", lambda *_, **__: pytest.fail("a pass was run"))
 
 
 def run(model, place, cuts=CUT, **options):
@@ -304,6 +302,22 @@ class TestModels:
                 handle.remove()
             model.reset_hooks(including_permanent="permanent" in kind)
         run(model, place, **once)
+
+    def test_what_a_bridge_does_otherwise_than_the_model(self, place, monkeypatch):
+        model = tlt.load_model(str(place / "gpt2"))
+        monkeypatch.setattr(model.original_model.config, "model_type", "openai-gpt")
+        asked = harness.requests("generate_until", harness.generating())
+        assert tlt.evals.TruncatedLM(model, batch_size=1).generate_until(asked)
+        with pytest.raises(
+            ValueError, match=r"Prompts of openai-gpt must be asked one by one .* batch_size=1"
+        ):
+            tlt.evals.TruncatedLM(model, batch_size=3).generate_until(asked)
+        monkeypatch.undo()
+        monkeypatch.setattr(model.original_model.config, "scale_attn_weights", False)
+        with pytest.raises(
+            ValueError, match="A GPT-2 must scale its attention .* got scale_attn_weights=False"
+        ):
+            tlt.evals.TruncatedLM(model)
 
     @pytest.mark.parametrize("text", ["cuts=x.json", "pretrained=demo,cut=x.json"])
     def test_arguments_of_the_harness_command(self, text):

@@ -210,8 +210,9 @@ def _check_task(lm: Any, task: Any, *, greedy: bool) -> None:
             f"{lm.max_length // 4}}}."
         )
     if greedy:
-        from tl_truncate.evals.causal import require_greedy
+        from tl_truncate.evals.causal import require_greedy, require_plain
 
+        require_plain(lm.model.generation)
         require_greedy({each: asked[each] for each in asked if each not in ("until", *_LENGTHS)})
 
 

@@ -180,6 +180,7 @@ def _manifest(
         **how.to_json(),
         tokenizer=lm.tokens_hash,
         max_length=lm.max_length,
+        generation=lm.model.generation,
         batch_size=lm.batch_size,
         lm_eval=metadata.version("lm_eval"),
     )

@@ -20,7 +20,7 @@ from tl_truncate.evals.answers import Answers, key_of
 from tl_truncate.evals.causal import causal
 from tl_truncate.evals.foreign import require_no_hooks
 from tl_truncate.evals.quiet import quiet
-from tl_truncate.evals.tokenizer import plain_tokenizer, tokenizer_key
+from tl_truncate.evals.tokenizer import may_have_borrowed_bos, plain_tokenizer, read_again, tokenizer_key
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.models import load_model
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -202,7 +202,12 @@ class TruncatedLM(HFLM):  # type: ignore[misc]
         own = {name: facts[name] for name in ("model_class", "dtype", "weights_hash")}
         cuts = [cut.to_json() for cut in Cuts(active_cuts(model), self.cuts)]
         return dict(
-            **own, cuts=cuts, tokens=self.tokens_hash, max_length=self.max_length, versions=_versions()
+            **own,
+            cuts=cuts,
+            tokens=self.tokens_hash,
+            max_length=self.max_length,
+            generation=self.model.generation,
+            versions=_versions(),
         )
 
 
@@ -243,6 +248,8 @@ def _tokenizer(model: Any, given: Any, add_bos_token: bool | None) -> Any:
     if given is None and add_bos_token is None:
         return plain_tokenizer(model)
     own = copy.deepcopy(model.tokenizer if given is None else given)
+    if given is None and not add_bos_token and may_have_borrowed_bos(own):
+        own.bos_token = read_again(own).bos_token
     if add_bos_token and own("a")["input_ids"][:1] != [own.bos_token_id]:
         raise ValueError(
             "The tokenizer must put a BOS in front of texts for add_bos_token=True, but it does not. "
