@@ -132,6 +132,21 @@ def test_a_group_has_the_harness_number_and_an_interval(model, folder, tasks):
     assert row["change_low"] <= row["change"] <= row["change_high"]
 
 
+def test_a_group_of_which_one_task_lacks_the_metric(model, folder, tmp_path):
+    tasks = harness.write_tasks(tmp_path)
+    (tasks / "mixed.yaml").write_text(
+        "group: mixed\ntask: [words_choice, words_greedy, words_said]\n"
+        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"
+    )
+    lm = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=4)
+    _, numbers = by_the_harness(lm, tasks, ["mixed"])
+    found = tlt.evals.benchmark(model, CHOSEN, tasks=["mixed"], include_path=tasks, progress=False)
+    row = found.frame[found.frame["group"]].iloc[0]
+    assert row["uncut"] == pytest.approx(numbers["mixed"]["acc,none"], abs=CLOSE)
+    assert row["n"] == 24
+    assert row["change_low"] <= row["change"] <= row["change_high"]
+
+
 def test_changes_are_paired(found):
     frame = found.frame.set_index(["task", "metric"])
     own = (
@@ -224,6 +239,12 @@ class TestTheRunFolder:
         with pytest.raises(ValueError, match=rf"must be of the same model, .* differs in: .*{differs}"):
             self.run(model, tasks, tmp_path, **dict(tasks=["words_choice"]) | change)
 
+    def test_other_settings_of_generation_are_another_run(self, model, tasks, tmp_path, monkeypatch):
+        self.run(model, tasks, tmp_path, tasks=["words_said"])
+        monkeypatch.setattr(model.original_model.generation_config, "repetition_penalty", 1.8)
+        with pytest.raises(ValueError, match=r"differs in: .*generation"):
+            self.run(model, tasks, tmp_path, tasks=["words_said"])
+
     def test_other_weights_are_another_run(self, model, folder, tasks, tmp_path):
         self.run(model, tasks, tmp_path, tasks=["words_choice"])
         other = tlt.load_model(str(folder), dtype="bfloat16")
@@ -245,10 +266,69 @@ class TestTheRunFolder:
                 self.run(model, tasks, tmp_path / "run", tasks=["words_choice"])
         data = tasks / "words.jsonl"
         data.write_text(data.read_text().replace("store", "drink"))
-        with pytest.raises(
-            ValueError, match="must be asked the same samples, but sample 0 of words_choice"
-        ):
-            print(self.run(model, tasks, tmp_path / "run", tasks=["words_choice"]).frame)
+        with pytest.raises(ValueError, match=r"differs in: .*tasks"):
+            self.run(model, tasks, tmp_path / "run", tasks=["words_choice"])
+
+    @pytest.mark.parametrize("change", ["a question", "an example", "a helper", "what is not asked"])
+    def test_a_finished_task_of_which_something_changed(self, model, tmp_path, change):
+        tasks = harness.write_tasks(tmp_path / "tasks")
+        front = tasks / "front.jsonl"
+        front.write_text((tasks / "words.jsonl").read_text())
+        (tasks / "helper.py").write_text("WORD = ' the'\n")
+        (tasks / "utils.py").write_text(
+            "from pathlib import Path\n\n\ndef target(doc):\n"
+            "    space = {}\n"
+            "    exec((Path(__file__).parent / 'helper.py').read_text(), space)\n"
+            "    return space['WORD']\n"
+        )
+        head = harness.HEAD.format(name="made", data=tasks / "words.jsonl")
+        head = head.replace('"}', f'", train: "{front}"}}').replace(
+            "test_split", "training_split: train\ntest_split"
+        )
+        (tasks / "made.yaml").write_text(
+            head + "output_type: loglikelihood\ndoc_to_text: q\ndoc_to_target: !function utils.target\n"
+        )
+        options = dict(tasks=["made"], num_fewshot=1, limit=6)
+        first = self.run(model, tasks, tmp_path / "run", **options)
+        file = tasks / {"a helper": "helper.py", "an example": "front.jsonl"}.get(change, "words.jsonl")
+        lines = file.read_text().splitlines()
+        lines[-1 if change == "what is not asked" else 0] = lines[0].replace("the", "Rome", 1)
+        file.write_text("\n".join(lines) + "\n")
+        if change == "what is not asked":
+            again = self.run(model, tasks, tmp_path / "run", **options)
+            assert again.frame.equals(first.frame)
+            return
+        with pytest.raises(ValueError, match=r"differs in: .*tasks"):
+            self.run(model, tasks, tmp_path / "run", **options)
+
+
+def test_tasks_that_draw_draw_what_the_harness_draws(model, folder, tmp_path):
+    """When they are loaded, when questions are made, and when they are asked; each as if it were alone."""
+    tasks = harness.write_tasks(tmp_path)
+    (tasks / "utils.py").write_text(
+        "import random\n\n\ndef text(doc):\n    return doc['q'] + random.choice([' Mary', ' John', ' Rome'])\n"
+        "\n\ndef chosen(dataset):\n    return dataset.select(random.sample(range(len(dataset)), 6))\n"
+    )
+    rest = "output_type: loglikelihood\ndoc_to_target: a\n"
+    for name, own in (
+        ("drawn_documents", "process_docs: !function utils.chosen\ndoc_to_text: q\n"),
+        ("drawn_texts", "doc_to_text: !function utils.text\n"),
+    ):
+        head = harness.HEAD.format(name=name, data=tasks / "words.jsonl")
+        (tasks / f"{name}.yaml").write_text(head + own + rest)
+    lm = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=4)
+    names = ["drawn_documents", "drawn_texts"]
+    found = tlt.evals.benchmark(
+        model, CHOSEN, tasks=names, include_path=tasks, run_dir=tmp_path / "run", progress=False
+    )
+    frame = found.samples
+    for name in names:
+        samples, _ = by_the_harness(lm, tasks, [name])
+        own = frame[frame["task"] == name]
+        assert len(own) == len(samples)
+        for row in own.itertuples():
+            value = samples[row.task, row.filter, row.metric, row.doc_id]
+            assert abs(row.uncut - value) < CLOSE * max(1.0, abs(value))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What cannot be asked is refused before any work, in words that say what to do."""
 
+import contextlib
 import importlib.util
 import json
 import shutil
@@ -58,9 +59,7 @@ def few_tasks(monkeypatch):
 @pytest.fixture
 def no_pass(model, monkeypatch):
     """Fails if the model is asked anything."""
-    handle = model.original_model.register_forward_pre_hook(lambda *_: pytest.fail("a pass was run"))
-    yield
-    handle.remove()
+    monkeypatch.setattr(model.original_model, "forward", lambda *_, **__: pytest.fail("a pass was run"))
 
 
 def run(model, place, cuts=CUT, **options):
@@ -225,9 +224,37 @@ class TestModels:
             ("generate_until", [("Mary", {"until": ["."], "max_gen_toks": 3})]),
         ):
             with pytest.raises(
-                ValueError, match="The logits must be numbers, but with no cut they are not"
+                ValueError, match="The logits must be finite, but with no cut they are not"
             ):
                 getattr(lm, kind)(harness.requests(kind, asked))
+
+    @pytest.mark.parametrize(
+        ("where", "value"), [(5, "inf"), (5, "nan"), (slice(None), "-inf"), (5, "-inf")]
+    )
+    @pytest.mark.parametrize("case", [each for each in architectures.CASES if each[1] == "gpt2"])
+    def test_logits_of_which_no_probability_can_be_made(self, shared, case, where, value):
+        """One that is infinite makes every log-probability NaN, which the harness calls the most probable."""
+
+        def changed(module, given, logits):
+            logits = logits.clone()
+            logits[..., where] = float(value)
+            return logits
+
+        model = architectures.with_tokenizer(shared(*case))
+        lm = tlt.evals.TruncatedLM(model)
+        masked = where == 5 and value == "-inf"
+        for kind, asked in (
+            ("loglikelihood", [("Mary", " the")]),
+            ("loglikelihood_rolling", [("Mary gave",)]),
+            ("generate_until", [("Mary", {"until": ["."], "max_gen_toks": 3})]),
+        ):
+            refused = pytest.raises(ValueError, match="The logits must be finite, but with no cut")
+            handle = model.unembed.register_forward_hook(changed)
+            try:
+                with contextlib.nullcontext() if masked else refused:
+                    getattr(lm, kind)(harness.requests(kind, asked))
+            finally:
+                handle.remove()
 
     def test_hooks_where_answers_are_kept(self, place, tmp_path):
         model = tlt.load_model(str(place / "gpt2"))
@@ -239,6 +266,58 @@ class TestModels:
             ),
         ):
             lm.loglikelihood(harness.requests("loglikelihood", [("Mary", " the")]))
+
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [
+            ("a hook", "gpt2"),
+            ("a hook", "opt-learnt"),
+            ("a permanent hook", "gpt2"),
+            ("of torch", "gpt2"),
+            ("of torch, before", "opt-learnt"),
+        ],
+    )
+    def test_hooks_where_a_run_is_finished(self, shared, place, tmp_path, kind, name):
+        """The numbers that the folder has would be given for those of the hooked model."""
+        model = architectures.with_tokenizer(shared("bridge", name))
+        once = dict(run_dir=tmp_path / "run", limit=2)
+        run(model, place, **once)  # the Bridge's own hooks of OPT say nothing
+        inner = model.blocks[1].mlp.original_component
+        handle = None
+        if "torch" not in kind:
+            changed = lambda value, hook: value * 0  # noqa: E731
+            model.add_hook("blocks.1.hook_mlp_out", changed, is_permanent="permanent" in kind)
+        elif "before" in kind:
+            handle = inner.register_forward_pre_hook(lambda module, given: None)
+        else:
+            handle = inner.register_forward_hook(lambda module, given, value: value * 0)
+        try:
+            for options in (once, dict(answers=tmp_path / "answers.jsonl", limit=2)):
+                wording = r"must have no hooks where answers are kept, got one at .*blocks\.1"
+                with pytest.raises(ValueError, match=wording):
+                    run(model, place, **options)
+            run(model, place, (), limit=2)
+        finally:
+            if handle is not None:
+                handle.remove()
+            model.reset_hooks(including_permanent="permanent" in kind)
+        run(model, place, **once)
+
+    def test_what_a_bridge_does_otherwise_than_the_model(self, place, monkeypatch):
+        model = tlt.load_model(str(place / "gpt2"))
+        monkeypatch.setattr(model.original_model.config, "model_type", "openai-gpt")
+        asked = harness.requests("generate_until", harness.generating())
+        assert tlt.evals.TruncatedLM(model, batch_size=1).generate_until(asked)
+        with pytest.raises(
+            ValueError, match=r"Prompts of openai-gpt must be asked one by one .* batch_size=1"
+        ):
+            tlt.evals.TruncatedLM(model, batch_size=3).generate_until(asked)
+        monkeypatch.undo()
+        monkeypatch.setattr(model.original_model.config, "scale_attn_weights", False)
+        with pytest.raises(
+            ValueError, match="A GPT-2 must scale its attention .* got scale_attn_weights=False"
+        ):
+            tlt.evals.TruncatedLM(model)
 
     @pytest.mark.parametrize("text", ["cuts=x.json", "pretrained=demo,cut=x.json"])
     def test_arguments_of_the_harness_command(self, text):

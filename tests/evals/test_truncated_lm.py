@@ -1,6 +1,8 @@
 """A cut model as the harness asks it: the harness' own numbers on the same weights, and on edited ones."""
 
 import copy
+import json
+import shutil
 
 import architectures
 import harness
@@ -254,6 +256,18 @@ class TestAnswers:
             harness.requests("generate_until", asked)
         )
 
+    def test_settings_of_generation_are_part_of_who_is_asked(self, folders, tmp_path):
+        """Such as a penalty, which the harness does not name in a request."""
+        model = tlt.load_model(str(folders["gpt2"]))
+        asked = harness.requests("generate_until", harness.generating())
+        said = []
+        for penalty in (1.0, 1.8):
+            model.original_model.generation_config.repetition_penalty = penalty
+            lm = tlt.evals.TruncatedLM(model, answers=tmp_path / "answers.jsonl", batch_size=3)
+            said.append(lm.generate_until(asked))
+            assert said[-1] == tlt.evals.TruncatedLM(model, batch_size=3).generate_until(asked)
+        assert said[0] != said[1]
+
     def test_what_is_drawn_is_not_kept(self, loaded, tmp_path):
         file = tmp_path / "answers.jsonl"
         lm = tlt.evals.TruncatedLM(loaded("bridge", "gpt2"), answers=file)
@@ -279,6 +293,70 @@ class TestAnswers:
             ValueError, match=r"lm-eval's own cache \(use_cache\) must not be used with cuts"
         ):
             CachingLM(lm, str(tmp_path / "cache.db"))
+
+
+@pytest.mark.skipif(not architectures.HOOKED, reason="no HookedTransformer in this version")
+def test_a_hooked_transformer_ends_where_its_files_say(folders, tmp_path):
+    place = tmp_path / "model"
+    shutil.copytree(folders["neox-parallel"], place)
+    asked = harness.requests("generate_until", harness.generating(max_gen_toks=12))
+
+    def by_the_harness():
+        own = HFLM(pretrained=str(place), device="cpu", dtype="float32", batch_size=3)
+        return own.tokenizer, own.generate_until(asked)
+
+    tokenizer, before = by_the_harness()
+    ends = [tokenizer.eos_token_id, *tokenizer(before[0])["input_ids"][-1:]]
+    (place / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    _, wanted = by_the_harness()
+    assert wanted != before
+    model = tlt.load_model(str(place), backend="hooked")
+    assert tlt.evals.TruncatedLM(model, batch_size=2).generate_until(asked) == wanted
+    (place / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.5}))
+    lm = tlt.evals.TruncatedLM(model)
+    with pytest.raises(
+        ValueError, match=r"generation_config.json that asks for repetition_penalty=1.5\. Load"
+    ):
+        lm.generate_until(asked)
+    with pytest.raises(
+        ValueError, match=r"generation_config.json that asks for repetition_penalty=1.5\. Load"
+    ):
+        tlt.evals.benchmark(
+            model,
+            tasks=["words_said"],
+            include_path=harness.write_tasks(tmp_path / "tasks"),
+            progress=False,
+        )
+
+
+@pytest.mark.parametrize("options", [{}, dict(add_bos_token=False)])
+@pytest.mark.parametrize("name", ["neox-parallel", "llama-grouped"])
+def test_a_chat_of_a_tokenizer_without_bos(folders, tmp_path, name, options):
+    """TransformerLens takes EOS for it, which is not in the harness' chat."""
+    place = tmp_path / "model"
+    shutil.copytree(folders[name], place)
+    for file in (place / "tokenizer_config.json", place / "special_tokens_map.json"):
+        if file.exists():
+            facts = json.loads(file.read_text())
+            facts.pop("bos_token", None)
+            if "chat_template" in facts:
+                facts["chat_template"] = "{{ bos_token }}" + harness.TEMPLATE
+            file.write_text(json.dumps(facts))
+    reference = HFLM(pretrained=str(place), device="cpu", dtype="float32", **options)
+    own = tlt.evals.TruncatedLM(tlt.load_model(str(place)), **options)
+    chat = [{"role": "user", "content": "Mary"}]
+    assert own.apply_chat_template(chat) == reference.apply_chat_template(chat)
+    assert own.prefix_token_id == reference.prefix_token_id
+
+
+def test_what_is_done_to_generated_texts_tells_tokenizers_apart(loaded):
+    model = loaded("bridge", "gpt2")
+    tokenizer = tlt.evals.TruncatedLM(model).tokenizer
+    hashes = set()
+    for cleans in (False, True):
+        tokenizer.clean_up_tokenization_spaces = cleans
+        hashes.add(tlt.evals.TruncatedLM(model, tokenizer=tokenizer).tokens_hash)
+    assert len(hashes) == 2
 
 
 def test_what_a_tokenizer_did_last_is_not_what_it_is(folders):

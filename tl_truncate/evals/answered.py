@@ -95,12 +95,23 @@ def require_paired(first: Answered, other: Answered) -> None:
         )
 
 
+def tasks_of(answered: Answered, number: Number) -> tuple[str, ...]:
+    """The tasks that a number is of: of a group, those that have the metric, as the harness has it."""
+    if not number.parts:
+        return (number.task,)
+    having = {
+        each.task
+        for each in answered.numbers
+        if not each.parts and (each.filter, each.metric) == (number.filter, number.metric)
+    }
+    return tuple(part for part in number.parts if part in having)
+
+
 def values_of(answered: Answered, number: Number) -> Sequence[tuple[float, ...]] | None:
     """What a number is put together from, `[sample, 1 or 2]`; None if the samples have no numbers."""
-    tasks = number.parts or (number.task,)
     found = [
         each.values.get(number.metric)
-        for task in tasks
+        for task in tasks_of(answered, number)
         for each in answered.samples
         if each.task == task and each.filter == number.filter
     ]

@@ -2,10 +2,7 @@
 
 import contextlib
 import difflib
-import hashlib
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,8 +11,9 @@ import numpy as np
 
 from tl_truncate.checks import natural, real, whole
 from tl_truncate.evals.answered import Answered, Number, Sample
-from tl_truncate.evals.quiet import quiet, seeded_as_the_harness
+from tl_truncate.evals.quiet import RandomState, quiet, seeded_as_the_harness
 from tl_truncate.evals.sums.folder import SUMS
+from tl_truncate.evals.task_key import task_key
 from tl_truncate.weights.files import as_path
 
 #: The harness' own, of the examples in front.
@@ -67,10 +65,30 @@ def _limit(value: Any) -> int | float:
     )
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A task or group as the harness has loaded it.
+
+    Attributes:
+        found: of the harness' `TaskManager.load`.
+        drawn: random numbers go on from here, as they do in the harness, where a task may draw when it
+            is loaded and when it is asked.
+    """
+
+    found: Mapping[str, Any]
+    drawn: RandomState
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """By name, those of a group too."""
+        tasks: Mapping[str, Any] = self.found["tasks"]
+        return tasks
+
+
 def load_tasks(
     names: Sequence[str], include_path: str | os.PathLike[str] | None, how: How
-) -> dict[str, Any]:
-    """The harness' tasks by the names that were given, each as the harness' `TaskManager.load` has it.
+) -> dict[str, Loaded]:
+    """The harness' tasks by the names that were given, each as if it were the only one.
 
     Raises:
         ValueError: if there is no task of a name, a task is there twice, or its data cannot be read.
@@ -89,18 +107,19 @@ def load_tasks(
     manager = _manager(names, places)
     found = {}
     for name in names:
-        found[name] = _loaded(manager, name)
-        for each in found[name]["tasks"].values():
+        with seeded_as_the_harness():
+            found[name] = Loaded(_loaded(manager, name), RandomState.now())
+        for each in found[name].tasks.values():
             _configure(each, how)
     _require_apart(found)
     return found
 
 
-def _require_apart(loaded: Mapping[str, Any]) -> None:
+def _require_apart(loaded: Mapping[str, Loaded]) -> None:
     """That no task is asked twice, such as by its own name and as part of a group."""
     first: dict[str, str] = {}
     for name, each in loaded.items():
-        for task in each["tasks"]:
+        for task in each.tasks:
             if task in first:
                 raise ValueError(
                     f"Each task must be asked once, but {task!r} is in {first[task]!r} and in {name!r}."
@@ -149,7 +168,7 @@ def _configure(task: Any, how: How) -> None:
         task.set_config(key="num_fewshot", value=0)
 
 
-def check_tasks(lm: Any, loaded: Mapping[str, Any], how: How, *, greedy: bool) -> None:
+def check_tasks(lm: Any, loaded: Mapping[str, Loaded], how: How, *, greedy: bool) -> None:
     """What can be known to fail, before anything is asked.
 
     Args:
@@ -167,7 +186,7 @@ def check_tasks(lm: Any, loaded: Mapping[str, Any], how: How, *, greedy: bool) -
             "The tokenizer must have a chat template for apply_chat_template, got none. Leave that "
             "away, or set tokenizer.chat_template."
         )
-    for each in (task for group in loaded.values() for task in group["tasks"].values()):
+    for each in (task for group in loaded.values() for task in group.tasks.values()):
         _check_task(lm, each, greedy=greedy)
 
 
@@ -191,19 +210,21 @@ def _check_task(lm: Any, task: Any, *, greedy: bool) -> None:
             f"{lm.max_length // 4}}}."
         )
     if greedy:
-        from tl_truncate.evals.causal import require_greedy
+        from tl_truncate.evals.causal import require_greedy, require_plain
 
+        require_plain(lm.model.generation)
         require_greedy({each: asked[each] for each in asked if each not in ("until", *_LENGTHS)})
 
 
-def task_key(loaded: Any) -> str:
-    """A hash of how a task is asked, by which a run folder knows it again."""
-    configs = [task.dump_config() for _, task in sorted(loaded["tasks"].items())]
-    text = json.dumps(configs, sort_keys=True, default=str)
-    return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
+def key_of_task(loaded: Loaded, how: How) -> str:
+    """A hash of a task, by which a run folder knows it again."""
+    with quiet(progress=False), seeded_as_the_harness(loaded.drawn):
+        return task_key(loaded.tasks, how.limit)
 
 
-def ask(lm: Any, name: str, variant: str, loaded: Any, how: How, *, progress: bool = False) -> Answered:
+def ask(
+    lm: Any, name: str, variant: str, loaded: Loaded, how: How, *, progress: bool = False
+) -> Answered:
     """The harness' numbers of one task, and each sample's values.
 
     Args:
@@ -219,12 +240,12 @@ def ask(lm: Any, name: str, variant: str, loaded: Any, how: How, *, progress: bo
     """
     from lm_eval.evaluator import evaluate
 
-    for each in loaded["tasks"].values():
+    for each in loaded.tasks.values():
         each.set_fewshot_seed(seed=how.fewshot_seed)
-    with quiet(progress=progress) as notes, seeded_as_the_harness(), _explained(name):
+    with quiet(progress=progress) as notes, seeded_as_the_harness(loaded.drawn), _explained(name):
         found = evaluate(
             lm=lm,
-            task_dict=loaded,
+            task_dict=loaded.found,
             limit=how.limit,
             bootstrap_iters=0,
             system_instruction=how.system_instruction,

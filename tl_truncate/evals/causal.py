@@ -1,5 +1,8 @@
 """A TransformerLens model as the harness asks a Hugging Face model: logits of tokens, and generation."""
 
+import contextlib
+import json
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,19 +16,24 @@ from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.locate import n_layers
 
 
-class _RefusesNaN:
+class _RequiresFinite:
     """Of logits no probability can be made of, the harness would make one, or a text."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def __call__(self, tokens: Any, logits: Tensor) -> Tensor:
-        if bool(logits.isnan().any()):
+        # The largest is NaN where one is; and -inf, as a mask of the vocabulary has it, only if all are.
+        if not bool(logits.amax(-1).isfinite().all()):
             raise ValueError(
-                f"The logits must be numbers, but with {told(active_cuts(self._model))} they are not. "
+                f"The logits must be finite, but with {told(active_cuts(self._model))} they are not. "
                 f"{REMEDY}"
             )
         return logits
+
+
+#: Architectures of which a Bridge does not read the attention mask.
+_BLIND = ("openai-gpt",)
 
 
 class OfBridge:
@@ -39,11 +47,16 @@ class OfBridge:
 
     def __init__(self, model: Any) -> None:
         self._inner = model.original_model
-        self._checked = _RefusesNaN(model)
+        self._checked = _RequiresFinite(model)
         self._keeps_keys = keeps_keys(model)
         self.config = self._inner.config
         self.device = self._inner.device
         self.dtype = self._inner.dtype
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The settings of `generation_config` that are not everybody's, as plain data."""
+        return _settings(self._inner.generation_config)
 
     def __call__(self, tokens: Int64[Tensor, "batch pos"]) -> Any:
         """An object with `.logits`, `[batch, pos, d_vocab]`; tokens are filled up on the right."""
@@ -52,7 +65,17 @@ class OfBridge:
         return found
 
     def generate(self, **options: Any) -> Int64[Tensor, "batch pos"]:
-        """As `transformers` has it; without a cache where the Bridge would lose it, which is slower."""
+        """As `transformers` has it; without a cache where the Bridge would lose it, which is slower.
+
+        Raises:
+            ValueError: if the Bridge would not see that a row is filled up.
+        """
+        filled = options.get("attention_mask")
+        if self.config.model_type in _BLIND and filled is not None and not bool(filled.all()):
+            raise ValueError(
+                f"Prompts of {self.config.model_type} must be asked one by one to generate, since its "
+                "Bridge does not see which tokens fill a batch up. Use batch_size=1."
+            )
         if not self._keeps_keys:
             options["use_cache"] = False
         chosen: Tensor = self._inner.generate(logits_processor=[self._checked], **options)
@@ -68,10 +91,11 @@ class OfHooked:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._checked = _RefusesNaN(model)
+        self._checked = _RequiresFinite(model)
         weight = next(iter(model.parameters()))
         self.config = SimpleNamespace(model_type=model.cfg.original_architecture or "transformer_lens")
         self.device, self.dtype = weight.device, weight.dtype
+        self.generation = _settings_on_disk(model)
 
     def __call__(self, tokens: Int64[Tensor, "batch pos"]) -> Any:
         """An object with `.logits`, `[batch, pos, d_vocab]`; tokens are filled up on the right."""
@@ -106,7 +130,8 @@ class OfHooked:
             ValueError: if they do.
         """
         require_greedy(options)
-        end = self._model.tokenizer.eos_token_id
+        require_plain(self.generation)
+        ends = torch.tensor(self._ends(), device=input_ids.device)
         cache = _cache(self._model, len(input_ids))
         tokens, fresh, mask = input_ids, input_ids, attention_mask
         done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
@@ -115,8 +140,13 @@ class OfHooked:
             chosen = self._checked(tokens, logits).argmax(-1)
             fresh = torch.where(done, pad_token_id, chosen)[:, None]
             tokens, mask = torch.cat([tokens, fresh], dim=1), torch.ones_like(fresh)
-            done |= (fresh[:, 0] == end) | stopping_criteria(tokens, logits)
+            done |= torch.isin(fresh[:, 0], ends) | stopping_criteria(tokens, logits)
         return tokens
+
+    def _ends(self) -> list[int]:
+        """The tokens that end a text."""
+        found = self.generation.get("eos_token_id", self._model.tokenizer.eos_token_id)
+        return list(found) if isinstance(found, list) else [found] * (found is not None)
 
 
 def require_greedy(options: dict[str, Any]) -> None:
@@ -135,6 +165,52 @@ def require_greedy(options: dict[str, Any]) -> None:
             "A HookedTransformer must generate the most probable tokens here, got a task that asks for "
             f"{asked}. Load the model as a TransformerBridge{remedy}."
         )
+
+
+#: Settings that say nothing of the most probable token, or are asked for with each request.
+_IDLE = ("eos_token_id", "bos_token_id", "pad_token_id", "max_length", "max_new_tokens", "use_cache")
+_IDLE += ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "output_attentions")
+_IDLE += ("epsilon_cutoff", "eta_cutoff", "output_hidden_states", "cache_implementation")
+
+
+def require_plain(generation: Mapping[str, Any]) -> None:
+    """Refuses settings of a `generation_config.json` that a HookedTransformer does not follow.
+
+    Raises:
+        ValueError: if there are some, such as a penalty for repetitions.
+    """
+    other = ", ".join(f"{name}={each!r}" for name, each in generation.items() if name not in _IDLE)
+    if other:
+        raise ValueError(
+            "A HookedTransformer must generate the most probable tokens here, got a "
+            f"generation_config.json that asks for {other}. Load the model as a TransformerBridge."
+        )
+
+
+def _settings(generation: Any) -> dict[str, Any]:
+    """What differs from the defaults of `transformers`."""
+    if generation is None:
+        return {}
+    found: dict[str, Any] = json.loads(generation.to_json_string(use_diff=True))
+    return {name: each for name, each in found.items() if name not in _OF_WHOM}
+
+
+_OF_WHOM = ("transformers_version", "_from_model_config")
+
+
+def _settings_on_disk(model: Any) -> dict[str, Any]:
+    """Of the folder from which the tokenizer is; nothing where there is none."""
+    from transformers import AutoConfig, GenerationConfig
+
+    name = getattr(model.tokenizer, "name_or_path", None)
+    if not name:
+        return {}
+    with contextlib.suppress(OSError):
+        return _settings(GenerationConfig.from_pretrained(name, local_files_only=True))
+    with contextlib.suppress(OSError, ValueError):
+        own = AutoConfig.from_pretrained(name, local_files_only=True)
+        return _settings(GenerationConfig.from_model_config(own))
+    return {}
 
 
 def _cache(model: Any, rows: int) -> Any:
@@ -160,5 +236,10 @@ def causal(model: Any) -> OfBridge | OfHooked:
             "The Bridge must wrap a Hugging Face model to be asked by lm-eval, got one that wraps "
             f"{type(inner).__name__}. Load it with load_model(name), or boot_transformers(name, "
             "hf_model=...)."
+        )
+    if inner.config.model_type == "gpt2" and not inner.config.scale_attn_weights:
+        raise ValueError(
+            "A GPT-2 must scale its attention to be asked through a Bridge, which always does, got "
+            "scale_attn_weights=False."
         )
     return OfBridge(model)

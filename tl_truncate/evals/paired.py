@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import natural, positive, require_extra
 from tl_truncate.evals.answered import Answered
 from tl_truncate.evals.answers import Answers
-from tl_truncate.evals.asking import FEWSHOT_SEED, How, ask, check_tasks, load_tasks, task_key
-from tl_truncate.evals.quiet import quiet, seeded_as_the_harness
+from tl_truncate.evals.asking import FEWSHOT_SEED, How, Loaded, ask, check_tasks, key_of_task, load_tasks
+from tl_truncate.evals.foreign import require_no_hooks
+from tl_truncate.evals.quiet import quiet
 from tl_truncate.evals.result import CUT, KIND, UNCUT, Benchmarks
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.runs.codec import plain, read
@@ -121,9 +122,11 @@ def benchmark(
     with hashed_once(model):
         variants = _variants(model, chosen, controls=controls, draws=draws, seed=seed)
         models = _Models(model, variants, asked)
-        with quiet(progress=False), seeded_as_the_harness():
+        with quiet(progress=False):
             loaded = load_tasks(tasks, include_path, how)
         check_tasks(models.first, loaded, how, greedy=getattr(model, "original_model", None) is None)
+        if run_dir is not None or answers is not None:
+            require_no_hooks(model)
         manifest = _manifest(model, chosen, loaded, how, models, seed)
         with _opened(run_dir, answers, manifest, resume=resume) as place:
             found = _all(models, loaded, how, place, progress=progress)
@@ -163,7 +166,7 @@ def _variants(
 
 
 def _manifest(
-    model: Any, cuts: Cuts, loaded: Mapping[str, Any], how: How, models: _Models, seed: int
+    model: Any, cuts: Cuts, loaded: Mapping[str, Loaded], how: How, models: _Models, seed: int
 ) -> dict[str, Any]:
     lm = models.first
     return make_manifest(
@@ -173,10 +176,11 @@ def _manifest(
         cuts=[cut.to_json() for cut in cuts],
         variants={name: [cut.to_json() for cut in each] for name, each in models.variants.items()},
         seed=seed,
-        tasks={name: task_key(each) for name, each in loaded.items()},
+        tasks={name: key_of_task(each, how) for name, each in loaded.items()},
         **how.to_json(),
         tokenizer=lm.tokens_hash,
         max_length=lm.max_length,
+        generation=lm.model.generation,
         batch_size=lm.batch_size,
         lm_eval=metadata.version("lm_eval"),
     )
@@ -208,7 +212,7 @@ def _opened(
 
 
 def _all(
-    models: _Models, loaded: Mapping[str, Any], how: How, place: _Place, *, progress: bool
+    models: _Models, loaded: Mapping[str, Loaded], how: How, place: _Place, *, progress: bool
 ) -> list[Answered]:
     """Task after task, of each the uncut model first."""
     known = {(each.name, each.variant): each for each in place.found()}

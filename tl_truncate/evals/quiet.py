@@ -7,6 +7,8 @@ import random
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,17 +58,41 @@ def quiet(*, progress: bool) -> Iterator[list[str]]:
             each.setLevel(level)
 
 
+@dataclass(frozen=True)
+class RandomState:
+    """Where the generators of random, NumPy and, on the CPU, torch stand."""
+
+    python: Any
+    numpy: Any
+    torch: Any
+
+    @classmethod
+    def now(cls) -> "RandomState":
+        """As they stand."""
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
+
+    def set(self) -> None:
+        """Puts them back there."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch)
+
+
 @contextlib.contextmanager
-def seeded_as_the_harness() -> Iterator[None]:
-    """Inside, random numbers are those of a fresh call of the harness; outside, as they were."""
-    # By importing torch.random's own context, devices are put back too.
-    own, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+def seeded_as_the_harness(further: RandomState | None = None) -> Iterator[None]:
+    """Inside, random numbers are those of a fresh call of the harness; outside, as they were.
+
+    Args:
+        further: where such a call had come to; its beginning by default.
+    """
+    before = RandomState.now()
+    with torch.random.fork_rng():  # puts devices back too
         try:
             random.seed(0)
             np.random.seed(1234)
             torch.manual_seed(1234)
+            if further is not None:
+                further.set()
             yield
         finally:
-            random.setstate(own)
-            np.random.set_state(numpy)
+            before.set()

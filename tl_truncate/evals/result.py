@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tl_truncate.evals.answered import Answered, Number, require_paired, values_of
+from tl_truncate.evals.answered import Answered, Number, require_paired, tasks_of, values_of
 from tl_truncate.evals.changes import Way, change, over_draws, way_of
 from tl_truncate.experiments.scoring.drawn import verdict
 from tl_truncate.runs.codec import read
@@ -302,5 +302,5 @@ def _value(answered: Answered | None, number: Number) -> float | None:
 
 
 def _count(answered: Answered, number: Number) -> int:
-    tasks = number.parts or (number.task,)
+    tasks = tasks_of(answered, number)
     return sum(each.task in tasks and each.filter == number.filter for each in answered.samples)

@@ -9,7 +9,8 @@ def plain_tokenizer(model: Any) -> Any:
     """A model's tokenizer without the BOS that TransformerLens has it put in front of every text.
 
     TransformerLens reads a tokenizer again with `add_bos_token=True`, also where its files say
-    otherwise, as those of Pythia and GPT-2 do. The harness reads what the files say.
+    otherwise, as those of Pythia and GPT-2 do, and takes EOS for the BOS that a tokenizer lacks, which a
+    chat template then shows. The harness reads what the files say.
 
     Args:
         model: with a tokenizer.
@@ -26,9 +27,9 @@ def plain_tokenizer(model: Any) -> Any:
             "The model must have a tokenizer to be asked by lm-eval, got none. Give tokenizer=..., or "
             "load the model with one."
         )
-    if not _puts_bos(own):
+    if not _puts_bos(own) and not may_have_borrowed_bos(own):
         return copy.deepcopy(own)
-    found = _read_again(own)
+    found = read_again(own)
     found.chat_template = own.chat_template  # may have been set since
     return found
 
@@ -39,7 +40,21 @@ def _puts_bos(tokenizer: Any) -> bool:
     ]
 
 
-def _read_again(own: Any) -> Any:
+def may_have_borrowed_bos(tokenizer: Any) -> bool:
+    """Whether a chat template may show an EOS for the BOS that the files do not have."""
+    return (
+        tokenizer.chat_template is not None
+        and tokenizer.bos_token is not None
+        and tokenizer.bos_token == tokenizer.eos_token
+    )
+
+
+def read_again(own: Any) -> Any:
+    """The tokenizer as its files have it.
+
+    Raises:
+        ValueError: if they cannot be read, or are another one's.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -68,5 +83,6 @@ def tokenizer_key(tokenizer: Any, add_bos_token: bool | None) -> str:
         whole = json.loads(backend.to_str())
         content = {name: part for name, part in whole.items() if name not in ("padding", "truncation")}
     special = {name: str(each) for name, each in tokenizer.special_tokens_map.items()}
-    facts = [type(tokenizer).__name__, content, special, tokenizer.chat_template, add_bos_token]
+    cleans = getattr(tokenizer, "clean_up_tokenization_spaces", None)  # of texts that were generated
+    facts = [type(tokenizer).__name__, content, special, tokenizer.chat_template, add_bos_token, cleans]
     return json.dumps(facts, sort_keys=True)

@@ -18,8 +18,9 @@ from lm_eval.utils import simple_parse_args_string
 from tl_truncate.checks import positive
 from tl_truncate.evals.answers import Answers, key_of
 from tl_truncate.evals.causal import causal
+from tl_truncate.evals.foreign import require_no_hooks
 from tl_truncate.evals.quiet import quiet
-from tl_truncate.evals.tokenizer import plain_tokenizer, tokenizer_key
+from tl_truncate.evals.tokenizer import may_have_borrowed_bos, plain_tokenizer, read_again, tokenizer_key
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.models import load_model
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -196,12 +197,17 @@ class TruncatedLM(HFLM):  # type: ignore[misc]
     def _identity(self) -> dict[str, Any]:
         """Who is asked, as plain data: where one thing differs, no answer is shared."""
         model = self.lens_model
-        _require_no_hooks(model)
+        require_no_hooks(model)
         facts = of_model(model)
         own = {name: facts[name] for name in ("model_class", "dtype", "weights_hash")}
         cuts = [cut.to_json() for cut in Cuts(active_cuts(model), self.cuts)]
         return dict(
-            **own, cuts=cuts, tokens=self.tokens_hash, max_length=self.max_length, versions=_versions()
+            **own,
+            cuts=cuts,
+            tokens=self.tokens_hash,
+            max_length=self.max_length,
+            generation=self.model.generation,
+            versions=_versions(),
         )
 
 
@@ -237,25 +243,13 @@ def _versions() -> dict[str, str]:
     return {**versions(), "lm_eval": metadata.version("lm_eval")}
 
 
-def _require_no_hooks(model: Any) -> None:
-    """Refuses to keep answers of a model with hooks, which no key can tell apart.
-
-    Raises:
-        ValueError: if it has some.
-    """
-    for name, module in model.named_modules():
-        if getattr(module, "fwd_hooks", None):
-            raise ValueError(
-                f"The model must have no hooks where answers are kept, got one at {name}: what it does "
-                "is in no answer's key. Remove it (model.reset_hooks()), or leave answers away."
-            )
-
-
 def _tokenizer(model: Any, given: Any, add_bos_token: bool | None) -> Any:
     """A tokenizer of our own, since the harness writes into it."""
     if given is None and add_bos_token is None:
         return plain_tokenizer(model)
     own = copy.deepcopy(model.tokenizer if given is None else given)
+    if given is None and not add_bos_token and may_have_borrowed_bos(own):
+        own.bos_token = read_again(own).bos_token
     if add_bos_token and own("a")["input_ids"][:1] != [own.bos_token_id]:
         raise ValueError(
             "The tokenizer must put a BOS in front of texts for add_bos_token=True, but it does not. "
