@@ -6,6 +6,7 @@ import json
 import architectures
 import pytest
 import torch
+from torch import nn
 
 import tl_truncate as tlt
 from tl_truncate.weights.identity.content import content_key, hashed_once, weights_hash
@@ -152,3 +153,42 @@ def test_what_holds_no_data_has_no_key():
     for of in (lambda: content_key(torch.zeros(3, device="meta")), lambda: weights_hash(model)):
         with pytest.raises(ValueError, match=r"must hold data to have a key, got one of shape"):
             of()
+
+
+def test_how_much_of_an_adapter_is_added_and_whether():
+    peft = pytest.importorskip("peft")
+
+    def adapted(alpha: float, *, off: bool = False) -> nn.Module:
+        hf = architectures.hf_model("llama-grouped")
+        torch.manual_seed(0)
+        hf.add_adapter(
+            peft.LoraConfig(r=4, lora_alpha=alpha, init_lora_weights=False, target_modules=["down_proj"])
+        )
+        if off:
+            hf.disable_adapters()
+        from transformer_lens.model_bridge import TransformerBridge
+
+        return TransformerBridge.boot_transformers(
+            "llama-grouped", hf_model=hf, tokenizer=architectures.word_tokenizer()
+        )
+
+    models = [adapted(8), adapted(16), adapted(8, off=True)]
+    assert len({weights_hash(model) for model in models}) == 3
+    assert weights_hash(adapted(8)) == weights_hash(models[0])
+
+
+def test_classes_that_do_something_else_with_the_same_weight():
+    from transformers.integrations.bitnet import AutoBitLinear
+
+    def rounding(online: bool) -> nn.Module:
+        model = architectures.bridge("llama-grouped")
+        component = model.blocks[1].mlp.out
+        own = component.original_component
+        linear = AutoBitLinear(48, 32, bias=own.bias is not None, online_quant=online)
+        linear.load_state_dict(own.state_dict(), strict=False)
+        component.set_original_component(linear)
+        return model
+
+    found = [rounding(True), architectures.bridge("llama-grouped")]
+    assert len({weights_hash(model) for model in found}) == 2
+    assert weights_hash(rounding(True)) == weights_hash(found[0])

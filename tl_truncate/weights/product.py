@@ -6,22 +6,12 @@ else, while their `weight` looks like any other. Torch's and transformers' own l
 of bitsandbytes, are known; any other module is asked, with one random row.
 """
 
-import sys
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from tl_truncate.weights.holding.gradients import own_forward
+from tl_truncate.weights.holding.forward import is_known
 from tl_truncate.weights.stored import Stored
 
-# Classes whose `forward` is the product, by where they are, so that nothing is imported for them.
-_KNOWN = (
-    ("torch.nn.modules.linear", "Linear"),
-    ("transformers.pytorch_utils", "Conv1D"),
-    ("bitsandbytes.nn.modules", "Linear8bitLt"),
-    ("bitsandbytes.nn.modules", "Linear4bit"),
-)
 # How far two ways of adding up one product lie apart, of its length.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -38,7 +28,7 @@ def require_product(name: str, stored: Stored, bias: Tensor | None) -> None:
         ValueError: if the module writes something else than `x W + b`, or cannot be asked.
     """
     module = stored.module
-    if _is_known(module):
+    if is_known(module):
         return
     weight = stored.as_read().detach()
     found = _difference(module, weight, bias)
@@ -51,15 +41,6 @@ def require_product(name: str, stored: Stored, bias: Tensor | None) -> None:
         "the weight first (merge_and_unload(), before the Bridge is made); take a plain linear in place "
         "of one that rounds its weight or its inputs in each pass."
     )
-
-
-def _is_known(module: nn.Module) -> bool:
-    forward: Any = own_forward(module)
-    function = getattr(forward, "__func__", None)
-    if getattr(forward, "__self__", None) is not module:
-        return False
-    classes = (getattr(sys.modules.get(place), name, None) for place, name in _KNOWN)
-    return any(function is each.forward for each in classes if each is not None)
 
 
 def _difference(module: nn.Module, weight: Tensor, bias: Tensor | None) -> float | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tl_truncate.weights.holding.offloaded import real_of
 from tl_truncate.weights.holding.quantised import quantised
+from tl_truncate.weights.identity.modules import settings_of
 
 # Models with the same weights may still say different things: sequential and parallel blocks, for one.
 _CONFIGURATION = (
@@ -143,6 +144,9 @@ def _hash(model: nn.Module) -> str:
         if place not in keys:
             keys[place] = _key(module, own, tensor)
         digest.update(f"{name} {keys[place]}\n".encode())
+    for root in _roots(model):
+        for path, settings in settings_of(root):
+            digest.update(f"{_plain_name(path)} {settings}\n".encode())
     return digest.hexdigest()
 
 
@@ -182,14 +186,19 @@ def _tensors(model: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
     By names that neither a Bridge's wrapping nor a parametrization changes.
     """
     found: dict[str, tuple[nn.Module, str, Tensor]] = {}
-    # A Bridge holds the model that it wraps outside its own modules.
-    for root in (model, model.__dict__.get("original_model")):
-        for path, module in () if root is None else nn.Module.named_modules(root):
+    for root in _roots(model):
+        for path, module in nn.Module.named_modules(root):
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
                 plain = _plain_name(f"{path}.{name}")
                 if tensor is not None and plain is not None:
                     found[plain] = (module, name, tensor)
     return found
+
+
+def _roots(model: nn.Module) -> list[nn.Module]:
+    """The model, and what a Bridge wraps, which it holds outside its own modules."""
+    inner = model.__dict__.get("original_model")
+    return [model] if inner is None else [model, inner]
 
 
 def _plain_name(name: str) -> str | None:
