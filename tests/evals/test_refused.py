@@ -315,7 +315,7 @@ class TestModels:
         monkeypatch.undo()
         monkeypatch.setattr(model.original_model.config, "scale_attn_weights", False)
         with pytest.raises(
-            ValueError, match="A GPT-2 must scale its attention .* got scale_attn_weights=False"
+            ValueError, match=r"A GPT-2 must scale its attention .* got scale_attn_weights=False"
         ):
             tlt.evals.TruncatedLM(model)
 

@@ -168,9 +168,11 @@ def require_greedy(options: dict[str, Any]) -> None:
 
 
 #: Settings that say nothing of the most probable token, or are asked for with each request.
-_IDLE = ("eos_token_id", "bos_token_id", "pad_token_id", "max_length", "max_new_tokens", "use_cache")
-_IDLE += ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "output_attentions")
-_IDLE += ("epsilon_cutoff", "eta_cutoff", "output_hidden_states", "cache_implementation")
+_IDLE = frozenset(
+    "eos_token_id bos_token_id pad_token_id max_length max_new_tokens use_cache cache_implementation "
+    "do_sample temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff "
+    "output_attentions output_hidden_states".split()
+)
 
 
 def require_plain(generation: Mapping[str, Any]) -> None:
