@@ -61,8 +61,9 @@ def require_same_architecture(cfg: Any, config: Any, base: Base) -> None:
         ValueError: if a setting is another.
     """
     told = {key: value for key, value in _in_words_of_hooked(config).items() if value is not None}
-    own = {key: getattr(cfg, key) for key in told}
-    own["act_fn"] = _ACTIVATIONS.get(own["act_fn"], own["act_fn"])
+    own = {key: getattr(cfg, key, None) for key in told}
+    if "act_fn" in own:
+        own["act_fn"] = _ACTIVATIONS.get(own["act_fn"], own["act_fn"])
     found = list(differences(own, told))
     if found:
         raise ValueError(
@@ -98,6 +99,8 @@ def _in_words_of_hooked(config: Any) -> dict[str, Any]:
         "parallel_attn_mlp": getattr(config, "use_parallel_residual", None),
         "rotary_base": base,
         "rotary_dim": None if base is None else int(d_head * (share or 1)),
+        "use_NTK_by_parts_rope": None if base is None else rope.get("rope_type") == "llama3",
+        "NTK_by_parts_factor": rope.get("factor") if rope.get("rope_type") == "llama3" else None,
     }
 
 
