@@ -83,7 +83,7 @@ def _in_words_of_hooked(config: Any) -> dict[str, Any]:
         return next((each for each in (getattr(config, name, None) for name in names) if each), None)
 
     heads, width = first("num_attention_heads"), first("hidden_size")
-    act = first("hidden_act", "activation_function", "hidden_activation")
+    act: Any = first("hidden_act", "activation_function", "hidden_activation")
     rope = first("rope_parameters", "rope_scaling") or {}
     base = rope.get("rope_theta") or first("rope_theta", "rotary_emb_base")
     share = rope.get("partial_rotary_factor") or first("partial_rotary_factor", "rotary_pct")
