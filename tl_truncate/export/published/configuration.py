@@ -63,7 +63,7 @@ def require_same_architecture(cfg: Any, config: Any, base: Base) -> None:
     told = {key: value for key, value in _in_words_of_hooked(config).items() if value is not None}
     own = {key: getattr(cfg, key, None) for key in told}
     if "act_fn" in own:
-        own["act_fn"] = _ACTIVATIONS.get(own["act_fn"], own["act_fn"])
+        own["act_fn"] = _ACTIVATIONS.get(str(own["act_fn"]), own["act_fn"])
     found = list(differences(own, told))
     if found:
         raise ValueError(
@@ -95,7 +95,7 @@ def _in_words_of_hooked(config: Any) -> dict[str, Any]:
         "n_heads": heads,
         "d_head": d_head,
         "eps": first("layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon"),
-        "act_fn": _ACTIVATIONS.get(act, act),
+        "act_fn": _ACTIVATIONS.get(str(act), act),
         "parallel_attn_mlp": getattr(config, "use_parallel_residual", None),
         "rotary_base": base,
         "rotary_dim": None if base is None else int(d_head * (share or 1)),
