@@ -222,3 +222,24 @@ class TestHooked:
         model = tlt.load_model(str(folders["neox-parallel"]), backend="hooked")
         setattr(model.cfg, key, value)
         refused(model, rf"must have the configuration of its base, but {key} is {value!r}, and ", out)
+
+    @pytest.mark.parametrize("name", ["gpt2", "opt-learnt"])
+    def test_learnt_positions(self, name, tmp_path, out):
+        """Which the files may have with others before them."""
+        import transformer_lens
+        from transformer_lens.pretrained import weight_conversions
+
+        folder = architectures.save_folder(name, tmp_path / name)
+        convert = getattr(weight_conversions, f"convert_{name.partition('-')[0]}_weights")
+        config = transformer_lens.HookedTransformerConfig(
+            n_layers=3, d_model=32, d_head=8, n_heads=4, d_mlp=48, n_ctx=64, d_vocab=97, device="cpu",
+            normalization_type="LN", act_fn="gelu_new" if name == "gpt2" else "relu",
+        )  # fmt: skip
+        hf = opened(folder)
+        config.d_vocab = config.d_vocab_out = hf.config.vocab_size
+        model = transformer_lens.HookedTransformer(config)
+        model.load_state_dict(convert(hf, config), strict=False)
+        tlt.export_checkpoint(model, CUT, tmp_path / "same", base=folder)
+        with torch.no_grad():
+            model.pos_embed.W_pos[5, 3] += 1e-3
+        refused(model, r"the numbers of pos_embed\.W_pos are nowhere in ", out, base=folder)

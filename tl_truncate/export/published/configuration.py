@@ -61,8 +61,9 @@ def require_same_architecture(cfg: Any, config: Any, base: Base) -> None:
         ValueError: if a setting is another.
     """
     told = {key: value for key, value in _in_words_of_hooked(config).items() if value is not None}
-    own = {key: getattr(cfg, key) for key in told}
-    own["act_fn"] = _ACTIVATIONS.get(own["act_fn"], own["act_fn"])
+    own = {key: getattr(cfg, key, None) for key in told}
+    if "act_fn" in own:
+        own["act_fn"] = _ACTIVATIONS.get(str(own["act_fn"]), own["act_fn"])
     found = list(differences(own, told))
     if found:
         raise ValueError(
@@ -82,7 +83,7 @@ def _in_words_of_hooked(config: Any) -> dict[str, Any]:
         return next((each for each in (getattr(config, name, None) for name in names) if each), None)
 
     heads, width = first("num_attention_heads"), first("hidden_size")
-    act = first("hidden_act", "activation_function", "hidden_activation")
+    act: Any = first("hidden_act", "activation_function", "hidden_activation")
     rope = first("rope_parameters", "rope_scaling") or {}
     base = rope.get("rope_theta") or first("rope_theta", "rotary_emb_base")
     share = rope.get("partial_rotary_factor") or first("partial_rotary_factor", "rotary_pct")
@@ -94,10 +95,12 @@ def _in_words_of_hooked(config: Any) -> dict[str, Any]:
         "n_heads": heads,
         "d_head": d_head,
         "eps": first("layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon"),
-        "act_fn": _ACTIVATIONS.get(act, act),
+        "act_fn": _ACTIVATIONS.get(str(act), act),
         "parallel_attn_mlp": getattr(config, "use_parallel_residual", None),
         "rotary_base": base,
         "rotary_dim": None if base is None else int(d_head * (share or 1)),
+        "use_NTK_by_parts_rope": None if base is None else rope.get("rope_type") == "llama3",
+        "NTK_by_parts_factor": rope.get("factor") if rope.get("rope_type") == "llama3" else None,
     }
 
 

@@ -114,10 +114,10 @@ def _others(model: Any, home: Home) -> Iterator[tuple[str, Tensor]]:
     for path, tensor in nn.Module.named_parameters(_root(model), remove_duplicate=False):
         yield original_name(path), tensor
     owners = {name.rpartition(".")[0] for name in home.layout.names if name.endswith(".weight")}
-    for path, tensor in nn.Module.named_buffers(_root(model), remove_duplicate=False):
+    for path, buffer in nn.Module.named_buffers(_root(model), remove_duplicate=False):
         owner, _, own = original_name(path).rpartition(".")
         if own == "bias" and owner in owners:
-            yield f"{owner}.bias", tensor
+            yield f"{owner}.bias", buffer
 
 
 def _key(tensor: Tensor) -> tuple[int, torch.Size]:

@@ -55,18 +55,26 @@ def _found(path: str, own: Tensor, home: Home) -> Iterator[str]:
     layer = parts[1] if parts[0] == "blocks" else None
     for name in home.originals.names:
         numbers = [part for part in name.split(".") if part.isdigit()]
-        if (layer in numbers) if layer is not None else not numbers:
-            if sorted(home.originals.shape(name)) == sorted(own.shape) and any(
-                same(own, each) for each in _spellings(home.originals.tensor(name), own, home)
-            ):
+        is_near = layer in numbers if layer is not None else not numbers
+        # Its shape is in the head of its file: one of another size is not read.
+        shape = home.originals.shape(name)
+        has_room = sorted(shape) == sorted(own.shape) or (
+            path == "pos_embed.W_pos" and len(shape) == 2 and shape[0] > own.shape[0]
+        )
+        if is_near and has_room:
+            told = home.originals.tensor(name)
+            if any(same(own, each) for each in _spellings(told, own, home)):
                 yield name
 
 
 def _spellings(told: Tensor, own: Tensor, home: Home) -> Iterator[Tensor]:
+    kind = str(home.layout.config.model_type)
     yield told
     if told.ndim == 2:
         yield told.T
-    if str(home.layout.config.model_type).startswith("gemma"):  # as TransformerLens converts it
+        # The first positions; OPT counts from 2.
+        yield told[-len(own) :] if kind == "opt" else told[: len(own)]
+    if kind.startswith("gemma"):  # as TransformerLens converts it
         if told.ndim == 1:
             yield told.to(own.dtype) + 1
         else:
