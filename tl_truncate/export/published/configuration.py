@@ -1,19 +1,11 @@
 """Whether a model computes as its base does: their configurations, key by key."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tl_truncate.export.published.base import Base
+from tl_truncate.weights.identity.configuration import is_silent, plain_configuration
 
-# What changes no number of a model in evaluation mode: how it is run, trained, stored and named, and
-# what only a tokenizer or generation reads. Keys that begin with "output_" or "_" are of this kind too.
-_SILENT = frozenset(
-    "architectures attn_impl attn_implementation auto_map bos_token_id chunk_size_feed_forward dtype "
-    "eos_token_id finetuning_task gradient_checkpointing id2label initializer_range label2id "
-    "pad_token_id prefix problem_type return_dict sep_token_id task_specific_params tokenizer_class "
-    "torch_dtype transformers_version use_cache".split()
-)
 # One function under the names that transformers and TransformerLens have for it.
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "swish": "silu"}
 
@@ -27,7 +19,7 @@ def differences(own: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[tup
         [('num_layers', 2, 3)]
     """
     for key in sorted(own.keys() | told.keys()):
-        if key in _SILENT or key.startswith(("output_", "_")) or "dropout" in key or "pdrop" in key:
+        if is_silent(key):
             continue
         one, other = own.get(key), told.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -45,7 +37,7 @@ def require_same_configuration(config: Any, base: Base) -> None:
     from transformers import AutoConfig
 
     told = AutoConfig.from_pretrained(base.folder, local_files_only=True)
-    found = list(differences(_plain(config), _plain(told)))
+    found = list(differences(plain_configuration(config), plain_configuration(told)))
     if found:
         raise ValueError(
             f"The model must have the configuration of its base, but {_told(found)} in {base}. Others "
@@ -70,12 +62,6 @@ def require_same_architecture(cfg: Any, config: Any, base: Base) -> None:
             f"The model must have the configuration of its base, but {_told(found)} in {base}. Others "
             "would load the base, and not this model. Name the right base, or load it anew."
         )
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    # By way of JSON, in which a tuple is a list and each key a text, as in the base's file.
-    found: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
-    return found
 
 
 def _in_words_of_hooked(config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tl_truncate.weights.holding.offloaded import real_of
 from tl_truncate.weights.holding.quantised import quantised
+from tl_truncate.weights.identity.configuration import is_silent, plain_configuration
 from tl_truncate.weights.identity.modules import settings_of
 
 # Models with the same weights may still say different things: sequential and parallel blocks, for one.
@@ -44,24 +45,6 @@ _CONFIGURATION = (
     "NTK_original_ctx_len",
     "rotary_base_local",
     "use_qk_norm",
-)
-# Of a transformers configuration, what says nothing about logits.
-_BESIDE = (
-    "_name_or_path",
-    "architectures",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "dtype",
-    "eos_token_id",
-    "id2label",
-    "label2id",
-    "pad_token_id",
-    "problem_type",
-    "quantization_config",  # the weights say by themselves how they are quantised
-    "return_dict",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
 )
 # Within `hashed_once` alone.
 _held: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
@@ -154,11 +137,11 @@ def _configuration(model: nn.Module) -> dict[str, str]:
     """TransformerLens' own, and for a model of transformers all that it is built from."""
     found = {name: str(getattr(model.cfg, name, None)) for name in _CONFIGURATION}
     source = getattr(getattr(model, "original_model", None), "config", None)
-    told = {} if source is None or not hasattr(source, "to_dict") else source.to_dict()
+    told = plain_configuration(source) if hasattr(source, "to_json_string") else {}
     for name, value in sorted(told.items()):
-        beside = name in _BESIDE or name.startswith("output_") or "attn_implementation" in name
-        if not beside:
-            found[f"transformers {name}"] = json.dumps(value, sort_keys=True, default=str)
+        # Quantised weights say by themselves how they are quantised.
+        if not is_silent(name) and name != "quantization_config":
+            found[f"transformers {name}"] = json.dumps(value, sort_keys=True)
     return found
 
 
