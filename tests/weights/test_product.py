@@ -8,12 +8,10 @@ import torch
 from accelerate import cpu_offload
 from torch import nn
 from torch.nn.utils import parametrize, prune
+from ways import SITE, refused
 
 import tl_truncate as tlt
 from tl_truncate.weights.locate import available, locate
-
-SITE = "blocks.1.mlp.W_out"
-TASK = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"], global_=" the")
 
 
 def with_linear(make):
@@ -22,20 +20,6 @@ def with_linear(make):
     component = model.blocks[1].mlp.out
     component.set_original_component(make(component.original_component).eval())
     return model
-
-
-def refused(model, wording):
-    """Each way to the weight is closed."""
-    ways = [
-        lambda: tlt.spectrum(model, SITE),
-        lambda: tlt.truncation_hooks(model, tlt.Cut(SITE, 0.1)),
-        lambda: tlt.truncated(model, tlt.Cut(SITE, 0.1)).__enter__(),
-        lambda: tlt.attribute(model, TASK, sites=[SITE]),
-        lambda: tlt.sweep(model, TASK, sites=[SITE], keeps=[0.1]),
-    ]
-    for way in ways:
-        with pytest.raises(ValueError, match=wording):
-            way()
 
 
 def adapted(linear):

@@ -7,11 +7,10 @@ import pytest
 import torch
 from quantised_models import bridged, hf_quantised
 from torch import nn
+from ways import TASK, refused
 
 import tl_truncate as tlt
 from tl_truncate.weights.identity.content import weights_hash
-
-SITE = "blocks.1.mlp.W_out"
 
 
 def with_linear(linear: nn.Module) -> nn.Module:
@@ -19,23 +18,6 @@ def with_linear(linear: nn.Module) -> nn.Module:
     model = architectures.bridge("gpt2")
     model.blocks[1].mlp.out.set_original_component(linear)
     return model
-
-
-def refused(model: nn.Module, wording: str) -> None:
-    """Each way to a weight is closed, before any pass."""
-    ways = [
-        lambda: tlt.spectrum(model, SITE),
-        lambda: tlt.truncation_hooks(model, tlt.Cut(SITE, 0.1)),
-        lambda: tlt.truncated(model, tlt.Cut(SITE, 0.1)).__enter__(),
-        lambda: tlt.attribute(model, TASK, sites=[SITE]),
-        lambda: tlt.sweep(model, TASK, sites=[SITE], keeps=[0.1]),
-    ]
-    for way in ways:
-        with pytest.raises(ValueError, match=wording):
-            way()
-
-
-TASK = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"], global_=" the")
 
 
 class Odd(torch.Tensor):
