@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 
 from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.runs.interrupts import says_how_to_go_on
-from tl_truncate.weights.files import as_path, is_part, remove_parts
+from tl_truncate.runs.shards import SHARDS
+from tl_truncate.weights.files import as_path, is_part, remove_parts, replacing
 from tl_truncate.weights.identity.provenance import versions
 
 _MANIFEST, _BASELINE, _SETTINGS, _LOCK = "manifest.json", "baseline.json", "settings.jsonl", "run.lock"
@@ -30,8 +31,11 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 FORMAT = 1
 #: In the manifest of a run of a model: what its weights were.
 WEIGHTS = "weights_hash"
-# In the manifest: where the run went on under other circumstances, and which.
-_RESUMED, _VERSIONS = "resumed", "versions"
+#: In the manifest: where the run went on under other circumstances, and which.
+RESUMED = "resumed"
+_VERSIONS = "versions"
+#: In the manifest: what two manifests of one run may differ in.
+CIRCUMSTANCES = (_VERSIONS, RESUMED)
 
 
 def make_manifest(kind: str, **facts: Any) -> dict[str, Any]:
@@ -56,14 +60,17 @@ class RunFolder:
         self.path = as_path(path)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, wait: float = 0.0) -> Iterator[None]:
         """Inside, no other process works in the folder; and an interrupt says how to go on.
+
+        Args:
+            wait: seconds, where another process may hold it for a moment.
 
         Raises:
             BlockingIOError: if another process is at work in it.
             ValueError: if the folder has other content.
         """
-        lock = self._lock()
+        lock = self._lock(wait)
         try:
             with says_how_to_go_on(self.path):
                 yield
@@ -74,13 +81,13 @@ class RunFolder:
                     (self.path / _LOCK).unlink()
                 lock.release()
 
-    def _lock(self) -> FileLock | None:
+    def _lock(self, wait: float) -> FileLock | None:
         """The lock, or None where there are none, or a run is read that nothing can be written to."""
-        self._require_room_for_a_run()
+        self.require_room()
         lock = FileLock(self.path / _LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout:
             raise BlockingIOError(
                 "One process at a time must work in a run folder, but another is at work in "
@@ -133,7 +140,7 @@ class RunFolder:
                 without `resume`, or is not empty and no run folder.
         """
         manifest = json.loads(json.dumps(manifest))
-        self._require_room_for_a_run()
+        self.require_room()
         if not self.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             remove_parts(self.path)
@@ -143,27 +150,43 @@ class RunFolder:
             raise ValueError(
                 f"The run folder must be new without resume, got {self.path}, which holds a run."
             )
+        self.require_same_run(manifest, free=free, grows=grows, noted=noted)
         found = self.manifest()
+        self._drop_torn_line()
+        remove_parts(self.path)
+        updated = gone_on(found, manifest, free=free, grows=grows, noted=noted, after=len(self.lines()))
+        if updated != found:
+            write_json(self.path / _MANIFEST, updated)
+        asked = {name: manifest[name] for name in (*free, *grows) if name in manifest}
+        return {**updated, **asked}
+
+    def require_same_run(
+        self,
+        manifest: dict[str, Any],
+        *,
+        free: Collection[str] = (),
+        grows: Collection[str] = (),
+        noted: Collection[str] = (),
+    ) -> None:
+        """That the folder's run is the same; `open` says what may differ.
+
+        Raises:
+            ValueError: if it is another one, saying what differs.
+        """
+        manifest, found = json.loads(json.dumps(manifest)), self.manifest()
         common = {name: _common(found.get(name), manifest.get(name)) for name in grows}
         self._require_same(
             {**found, **common},
             {**manifest, **{name: _common(manifest.get(name), found.get(name)) for name in grows}},
-            {*free, *noted, _VERSIONS, _RESUMED},
+            {*free, *noted, *CIRCUMSTANCES},
         )
-        self._drop_torn_line()
-        remove_parts(self.path)
-        asked = {name: manifest[name] for name in (*free, *grows) if name in manifest}
-        whole = {name: _union(found.get(name), manifest.get(name)) for name in grows}
-        updated = {**found, **asked, **{name: each for name, each in whole.items() if each is not None}}
-        changed = _changed(found, manifest, (*noted, _VERSIONS))
-        if changed:
-            updated[_RESUMED] = [*found.get(_RESUMED, []), {"after": len(self.lines()), **changed}]
-        if updated != found:
-            write_json(self.path / _MANIFEST, updated)
-        return {**updated, **asked}
 
-    def _require_room_for_a_run(self) -> None:
-        """That the folder is new, empty, or holds a run."""
+    def require_room(self) -> None:
+        """That the folder is new, empty, or holds a run or shards of one.
+
+        Raises:
+            ValueError: if it has other content.
+        """
         if self.exists() or not self.path.exists():
             return
         if not self.path.is_dir() or any(map(_is_content, self.path.iterdir())):
@@ -184,13 +207,11 @@ class RunFolder:
             {"format": 1, **{name: value for name, value in each.items() if name not in free}}
             for each in (found, wanted)
         )
-        different = list(_differences(one, other))
+        different = differences(one, other, "in the folder", "now")
         if different:
-            shown = "; ".join(different[:_SHOWN])
-            more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
             raise ValueError(
                 f"The run in {self.path} must be of the same model, prompts and settings to be "
-                f"resumed. It differs in: {shown}{more}. Use another folder."
+                f"resumed. It differs in: {different}. Use another folder."
             )
 
     def manifest(self) -> dict[str, Any]:
@@ -277,6 +298,25 @@ class RunFolder:
                 if not written:
                     os.ftruncate(file.fileno(), before)
 
+    def take(self, manifest: Mapping[str, Any], lines: Sequence[dict[str, Any]]) -> None:
+        """Makes this the folder of a run that was done elsewhere; whoever reads it meanwhile finds it
+        as it was, or as it will be.
+
+        Args:
+            manifest: of the run.
+            lines: all finished settings.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        # A manifest first: without one the rest would be no run's, if a crash left it alone.
+        write_json(self.path / _MANIFEST, dict(manifest))
+        with (
+            replacing(self.path / _SETTINGS) as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+
     def _drop_torn_line(self) -> None:
         path = self.path / _SETTINGS
         if not path.exists():
@@ -287,10 +327,38 @@ class RunFolder:
             os.truncate(path, end)
 
 
+def gone_on(
+    found: dict[str, Any],
+    manifest: Mapping[str, Any],
+    *,
+    free: Collection[str],
+    grows: Collection[str],
+    noted: Collection[str],
+    after: int,
+) -> dict[str, Any]:
+    """The manifest of a run that is gone on with; `RunFolder.open` says what the names stand for.
+
+    Args:
+        found: what the folder says.
+        manifest: what is asked for now, of the same run.
+        free: names of what is asked for anew.
+        grows: names of what both have.
+        noted: names of what is noted where it changes.
+        after: how many lines there were by then.
+    """
+    asked = {name: manifest[name] for name in (*free, *grows) if name in manifest}
+    whole = {name: _union(found.get(name), manifest.get(name)) for name in grows}
+    updated = {**found, **asked, **{name: each for name, each in whole.items() if each is not None}}
+    changed = _changed(found, manifest, (*noted, _VERSIONS))
+    if changed:
+        updated[RESUMED] = [*found.get(RESUMED, []), {"after": after, **changed}]
+    return updated
+
+
 def _is_content(path: os.PathLike[str]) -> bool:
-    """Whether it is more than the lock, or what a crash has left of a file that was being written."""
+    """Whether it is more than the lock, shards, or what a crash has left of a file being written."""
     found = as_path(path)
-    return found.name != _LOCK and not is_part(found)
+    return found.name not in (_LOCK, SHARDS) and not is_part(found)
 
 
 def _common(own: Any, other: Any) -> Any:
@@ -311,17 +379,40 @@ def _union(before: Any, now: Any) -> Any:
     return [*before, *(each for each in now if each not in before)]
 
 
-def _changed(found: dict[str, Any], wanted: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _changed(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
     """What is otherwise than when the run was last gone on with."""
     last = dict(found)
-    for each in found.get(_RESUMED, []):
+    for each in found.get(RESUMED, []):
         last |= each
     return {name: wanted[name] for name in names if name in wanted and wanted[name] != last.get(name)}
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], one: str, other: str) -> str:
+    """In what two manifests differ, with both values; nothing if they do not.
+
+    Args:
+        found: one of them.
+        wanted: the other.
+        one: where the first is.
+        other: where the second is.
+
+    Examples:
+        >>> differences({"seed": 0}, {"seed": 1}, "in the folder", "now")
+        'seed (0 in the folder, 1 now)'
+    """
+    different = [
+        f"{path} ({_short(mine)} {one}, {_short(theirs)} {other})"
+        for path, mine, theirs in _differences(found, wanted)
+    ]
+    more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+    return "; ".join(different[:_SHOWN]) + more
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Paths at which two manifests differ, with both values."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         for key in dict.fromkeys([*found, *wanted]):
             path = f"{name}.{key}" if name else str(key)
             yield from _differences(found.get(key), wanted.get(key), path)
@@ -329,7 +420,7 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
         for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
             yield from _differences(one, other, f"{name}[{place}]")
     elif found != wanted:
-        yield f"{name} ({_short(found)} in the folder, {_short(wanted)} now)"
+        yield name, found, wanted
 
 
 def _short(value: Any) -> str:

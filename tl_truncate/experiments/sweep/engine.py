@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tl_truncate.experiments.scoring.answers import Batch, Outcome, Sheet
 from tl_truncate.experiments.sweep.memory import Plan
+from tl_truncate.experiments.sweep.units import goes_by_itself
 from tl_truncate.replay.calls import Passed, Recording, last_logits, record
 from tl_truncate.replay.layer import LayerState, SiteReplay, observe, shared_matrices
 from tl_truncate.replay.upwards import Replayer
@@ -24,7 +25,6 @@ from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.surgery.stack import stack
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.quantised import kinds_of
-from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Matrix, Site
 
 Found = tuple[SiteCut, list[Outcome]]
@@ -117,12 +117,12 @@ class Engine:
         """
         by_site: dict[Site, list[SiteCut]] = {}
         for cut in cuts:
-            if self._by_itself(cut):
+            if goes_by_itself(self._model, cut):
                 continue
             by_site.setdefault(cut.site, []).append(cut)
         wanted = {site: own for site, own in by_site.items() if not all(map(done, own))}
         for cut in cuts:
-            if self._by_itself(cut) and not done(cut):
+            if goes_by_itself(self._model, cut) and not done(cut):
                 yield [(cut, self._full_passes(cut))]
         for layer in range(self._lowest, self._replayer.last + 1):
             here = {site: own for site, own in wanted.items() if site.layer == layer}
@@ -132,11 +132,6 @@ class Engine:
             for cut in [] if self.replays else [cut for own in here.values() for cut in own]:
                 if not done(cut):
                     yield [(cut, self._full_passes(cut))]
-
-    def _by_itself(self, cut: SiteCut) -> bool:
-        """Whether it has to see the tokens at the embedding, or can be made in the weight alone."""
-        unseen = cut.needs_input and locate(self._model, cut.site).input is None
-        return cut.reads_tokens or unseen
 
     def _layer(
         self,

@@ -1,0 +1,122 @@
+"""All of a sweep that is known before its first pass."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tl_truncate.experiments.scoring.answers import Outcome
+from tl_truncate.experiments.sweep.memory import Plan, make_plan
+from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.experiments.sweep.units import Unit, units_of
+from tl_truncate.runs.codec import plain
+from tl_truncate.runs.folder import make_manifest
+from tl_truncate.runs.record import Record, make_record
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.hooks import active_cuts
+from tl_truncate.tasks.encode import EncodedTask, encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.identity.content import hashed_once
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep before its first pass; the same call prepares the same in every process.
+
+    Attributes:
+        tasks: that are scored.
+        grid: all cuts.
+        encoded: the prompts as tokens, for each task.
+        plan: of batches and of cuts that share a pass.
+        records: what the scores come from, for each task.
+        manifest: of the run folder, as plain data.
+        units: the grid in the order in which one process runs it, by what shares its passes.
+    """
+
+    tasks: tuple[Task, ...]
+    grid: tuple[SiteCut, ...]
+    encoded: tuple[EncodedTask, ...]
+    plan: Plan
+    records: tuple[Record, ...]
+    manifest: Mapping[str, Any]
+    units: tuple[Unit, ...]
+
+    @property
+    def lowest(self) -> int:
+        """The first block that is cut."""
+        return min((cut.site.layer for cut in self.grid), default=0)
+
+    def baseline(self, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+        """What the uncut model says, as plain data for a run folder."""
+        return [
+            dict(
+                record=plain(record),
+                outcome=plain(outcome),
+                n_tokens=[len(each.prompt) for each in encoded.prompts],
+            )
+            for record, outcome, encoded in zip(self.records, outcomes, self.encoded, strict=True)
+        ]
+
+
+def prepare(
+    model: Any, tasks: Sequence[Task], grid: Sequence[SiteCut], options: SweepOptions
+) -> Prepared:
+    """Encodes the prompts, plans the passes, and notes what is computed; runs nothing.
+
+    Raises:
+        ValueError: if a task does not fit the tokenizer, or the memory does not suffice.
+    """
+    encoded = [encode(model, each, prepend_bos=options.prepend_bos) for each in tasks]
+    plan = make_plan(
+        model,
+        encoded,
+        list(dict.fromkeys(cut.site for cut in grid)),
+        batch_size=options.batch_size,
+        tokens_in_flight=options.tokens_in_flight,
+        max_memory=options.max_memory,
+    )
+    with hashed_once(model):
+        records = _records(model, tasks, encoded, options.seed)
+    return Prepared(
+        tuple(tasks),
+        tuple(grid),
+        tuple(encoded),
+        plan,
+        tuple(records),
+        _manifest(tasks, records, grid, plan, options),
+        units_of(model, grid, plan),
+    )
+
+
+def _records(
+    model: Any, tasks: Sequence[Task], encoded: Sequence[EncodedTask], seed: int
+) -> list[Record]:
+    around = Cuts(active_cuts(model))
+    return [
+        make_record(model, task, cuts=around, prepend_bos=each.prepend_bos, seed=seed)
+        for task, each in zip(tasks, encoded, strict=True)
+    ]
+
+
+def _manifest(
+    tasks: Sequence[Task],
+    records: Sequence[Record],
+    grid: Sequence[SiteCut],
+    plan: Plan,
+    options: SweepOptions,
+) -> dict[str, Any]:
+    of_task = ("task", "task_hash", "n_prompts")
+    common = {name: value for name, value in plain(records[0]).items() if name not in of_task}
+    return make_manifest(
+        "sweep",
+        **common
+        | dict(
+            tasks=[task.to_json() for task in tasks],
+            task_hashes={task.name: task.hash for task in tasks},
+            task_order=[task.name for task in tasks],
+            grid=[cut.to_json() for cut in grid],
+            metrics=list(options.metrics),
+            resamples=options.resamples,
+            batches=[[len(batch.rows), len(batch.rows[0])] for batch in plan.batches],
+            cuts_in_a_pass=plan.copies,
+        ),
+    )
