@@ -24,6 +24,7 @@ from tl_truncate.experiments.comparison.compare import Comparison, compare
 from tl_truncate.experiments.comparison.families import Ways
 from tl_truncate.experiments.learning.learn_mask import learn_mask
 from tl_truncate.experiments.learning.result import LearnedMask
+from tl_truncate.experiments.merge import merge
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.prompt_view import PromptView, view_prompt
 from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
@@ -46,6 +47,7 @@ from tl_truncate.export.adapter import Adapter, LargeAdapterWarning, export_adap
 from tl_truncate.export.checkpoint import Checkpoint, export_checkpoint
 from tl_truncate.models import LostKeysWarning, load_model
 from tl_truncate.report import write_report
+from tl_truncate.runs.joining import UnfinishedShardsWarning
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.clustered import Clustered
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
@@ -129,6 +131,7 @@ __all__ = [
     "SweepResult",
     "Task",
     "TokenMeans",
+    "UnfinishedShardsWarning",
     "Ways",
     "Without",
     "attribute",
@@ -150,6 +153,7 @@ __all__ = [
     "learn_mask",
     "load_model",
     "manual_texts",
+    "merge",
     "part_attribution",
     "processing",
     "sample_texts",

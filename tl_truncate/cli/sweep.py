@@ -13,13 +13,22 @@ from tl_truncate.cli.shared.changes import change_of
 from tl_truncate.cli.shared.grid import GridOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import SWEPT, ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import AsJson, Figures, Resume, RunFolder, TaskNames, WithControls
+from tl_truncate.cli.shared.options import (
+    AsJson,
+    Figures,
+    Resume,
+    RunFolder,
+    ShardText,
+    TaskNames,
+    WithControls,
+)
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.experiments.sweep.grid import Control
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
 from tl_truncate.runs.files import rows_of
+from tl_truncate.runs.shards import as_shard
 from tl_truncate.weights.keep.defaults import KEEPS
 
 _SHOWN = 10
@@ -36,6 +45,7 @@ def sweep_command(
     cutting: GridOptions,
     controls: WithControls = False,
     resume: Resume = False,
+    shard: ShardText = None,
     prompts: PromptOptions,
     passes: PassOptions = SWEPT,
     figures: Figures = True,
@@ -47,7 +57,8 @@ def sweep_command(
 
     Writes the run folder with table.csv and heatmap.png in it.
     """
-    check_figures(figures, "plots")
+    part = as_shard(shard)
+    check_figures(figures and part is None, "plots")
     names = [check_task_name(name) for name in task or ["ioi"]]
     grid = cutting.read(KEEPS)
     model = source.load()
@@ -59,11 +70,29 @@ def sweep_command(
         keeps=grid.keeps,
         controls=kinds,
         run_dir=out / "run",
-        resume=resume,
+        shard=None if part is None else (part.index, part.count),
+        resume=resume or part is not None,
         prepend_bos=prompts.prepend_bos,
         seed=prompts.seed,
         **passes.to_arguments(),
     )
+    if part is not None:
+        say_shard(result, out, as_json=as_json)
+    else:
+        say_sweep(result, out, figures=figures, as_json=as_json)
+
+
+def say_shard(result: SweepResult, out: Path, *, as_json: bool) -> None:
+    """What one share has found; its table is no file, since it is not the sweep's."""
+    if as_json:
+        typer.echo(json.dumps(rows_of(result.frame), indent=2))
+        return
+    console.print(str(result).splitlines()[0], markup=False, soft_wrap=True)
+    console.print(f"Once all shards are finished: tl-truncate merge {out}", markup=False, soft_wrap=True)
+
+
+def say_sweep(result: SweepResult, out: Path, *, figures: bool, as_json: bool) -> None:
+    """Writes the tables of a whole sweep, and says what is in them."""
     written = write_tables(out, {"table": result.frame})
     written += _draw(result, out) if figures else []
     if as_json:

@@ -33,7 +33,7 @@ from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
 from tl_truncate.report.page import Page, render
-from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.joining import kind_of
 from tl_truncate.runs.saved import find_result, load_result
 from tl_truncate.toys.recall.train import RecallRun
 from tl_truncate.weights.files import as_path, replacing
@@ -166,7 +166,7 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
     if (path / SEARCH).exists():
         return SearchResult.load(path)
     place = path / "run" if (path / "run").is_dir() else path
-    kind = RunFolder(place).manifest().get("kind") if RunFolder(place).exists() else None
+    kind = kind_of(place)
     if kind in (None, "search"):
         looks = any(path.glob("*/manifest.json"))
         hint = (

@@ -20,6 +20,10 @@ _SHARD, _SHARE = "shard", "share"
 MOMENT = 60.0
 
 
+class UnfinishedShardsWarning(UserWarning):
+    """A run was read of which some shards have something to do."""
+
+
 @dataclass(frozen=True)
 class RunKind:
     """How runs of one kind are told apart and joined.
@@ -172,6 +176,20 @@ def _may_differ_in(kind: RunKind) -> dict[str, Any]:
     return dict(free=(*kind.free, _SHARE), grows=kind.grows, noted=strict)
 
 
+def kind_of(run_dir: str | os.PathLike[str]) -> str | None:
+    """Which kind of run a folder holds, be it in shards; None if none was begun."""
+    whole = RunFolder(run_dir)
+    folders = [whole, *(RunFolder(path) for _, path in shards_in(run_dir))]
+    found = next((folder for folder in folders if folder.exists()), None)
+    return None if found is None else found.manifest().get("kind")
+
+
+def shard_of(manifest: Mapping[str, Any]) -> Shard | None:
+    """Which shard a manifest is of; None if it is of a whole run."""
+    found = manifest.get(_SHARD)
+    return None if found is None else Shard(**found)
+
+
 def _told(shard: Shard) -> dict[str, int]:
     return dict(index=shard.index, count=shard.count)
 
@@ -208,14 +226,23 @@ def join(run_dir: str | os.PathLike[str], kind: RunKind) -> Joined:
     return Joined(manifest, baseline, lines, tuple(_lacking(parts, kind.wanted(manifest), there)))
 
 
-def take_over(run_dir: str | os.PathLike[str], kind: RunKind) -> None:
+def take_over(run_dir: str | os.PathLike[str], kind: RunKind, *, resume: bool) -> None:
     """Writes into a run folder, which is held, what its shards have finished; they stay as they are.
+
+    Args:
+        run_dir: of the run.
+        kind: of run.
+        resume: False refuses a folder in which shards have begun.
 
     Raises:
         ValueError: if the shards are not of one run.
         BlockingIOError: if a process is at work on a shard that is not merged.
     """
     parts = _unmerged(run_dir, kind)
+    if parts and not resume:
+        raise ValueError(
+            f"The run folder must be new without resume, got {run_dir}, in which shards have begun."
+        )
     for part in parts:
         with part.folder.held():
             continue

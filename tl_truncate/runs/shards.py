@@ -89,7 +89,7 @@ def require_folder(shard: Shard | None, run_dir: str | os.PathLike[str] | None) 
 def share(costs: Sequence[float], shard: Shard) -> range:
     """Which units are a shard's: a run of neighbours, each unit where its middle falls.
 
-    Every unit is in exactly one shard, and a shard's cost differs from an n-th of all by no more than the
+    Every unit is in exactly one shard, and a shard's cost differs from an n-th of all by at most the
     largest unit. What is next to each other often shares work, such as a factorisation.
 
     Args:

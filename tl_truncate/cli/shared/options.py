@@ -84,6 +84,13 @@ RunFolder = Annotated[
     Path, typer.Option("--out", help="The folder to write to, made if need be.", **PATH)
 ]
 Resume = Annotated[bool, typer.Option(help="Go on with the run in the folder.")]
+ShardText = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="Such as 3/8: the third of eight shares, each in a process of its own; `merge` joins them.",
+    ),
+]
 Figures = Annotated[
     bool,
     typer.Option("--figures/--no-figures", help="Draw what takes the extras `plots` and `report`."),

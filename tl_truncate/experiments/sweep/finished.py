@@ -5,23 +5,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from tl_truncate.experiments.scoring.answers import Outcome
-from tl_truncate.experiments.sweep.grid import setting_key
+from tl_truncate.experiments.sweep.grid import SWEEP, setting_key
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.result import Setting, SweepResult, result_fields
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.joining import opened_shard, take_over
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 
 # Uncut scores that a resumed run may differ by, in nats: another number of threads rounds otherwise.
 _SAME_BASELINE = 0.02
-# What a run folder may be gone on with: it changes the number of a setting by rounding at most. Of tasks
-# their hashes and their order are compared.
-_MAY_DIFFER: dict[str, Any] = dict(
-    free=("model", "tasks", "metrics", "resamples"),
-    grows=("grid",),
-    noted=("device", "batches", "cuts_in_a_pass"),
-)
 
 
 class Finished:
@@ -31,15 +25,19 @@ class Finished:
         manifest: of the run.
         folder: that they are written to, or None.
         settings: that were there before.
+        baseline: what the uncut model has said before; None if that is not known.
     """
 
     def __init__(
-        self, manifest: Mapping[str, Any], folder: RunFolder | None, settings: Sequence[Setting] = ()
+        self,
+        manifest: Mapping[str, Any],
+        folder: RunFolder | None,
+        settings: Sequence[Setting] = (),
+        baseline: list[dict[str, Any]] | None = None,
     ) -> None:
-        self._manifest, self._folder = manifest, folder
+        self._manifest, self._folder, self._baseline = manifest, folder, baseline
         self.settings = list(settings)
         self._keys = {setting_key(setting.cut) for setting in settings}
-        self._baseline: list[dict[str, Any]] | None = None if folder is None else folder.baseline()
 
     @property
     def has_baseline(self) -> bool:
@@ -63,13 +61,12 @@ class Finished:
         Raises:
             ValueError: if it says something else than when the run began.
         """
+        for now, before in zip(found, self._baseline or found, strict=True):
+            _require_same(read(Outcome, now["outcome"]), read(Outcome, before["outcome"]))
         if self._baseline is None:
             self._baseline = found
-            if self._folder is not None:
-                self._folder.write_baseline(found)
-            return
-        for now, before in zip(found, self._baseline, strict=True):
-            _require_same(read(Outcome, now["outcome"]), read(Outcome, before["outcome"]))
+        if self._folder is not None and self._folder.baseline() is None:
+            self._folder.write_baseline(self._baseline)
 
     def result(self, grid: Sequence[SiteCut]) -> SweepResult:
         """The table of what is finished of a grid."""
@@ -79,26 +76,38 @@ class Finished:
 
 @contextmanager
 def finished_in(
-    manifest: dict[str, Any], tasks: Sequence[Task], options: SweepOptions
+    manifest: dict[str, Any],
+    tasks: Sequence[Task],
+    options: SweepOptions,
+    cuts: Sequence[SiteCut] = (),
 ) -> Iterator[Finished]:
     """What is finished of a sweep; inside, its run folder is held, if it has one.
 
     Args:
         manifest: of the sweep, as `prepare` makes it.
         tasks: that are scored.
-        options: with the run folder, and whether it may hold a run.
+        options: with the run folder, whether it may hold a run, and which shard this is.
+        cuts: that are this shard's.
 
     Raises:
         ValueError: if the folder holds another run.
-        BlockingIOError: if another process works in the folder.
+        BlockingIOError: if another process works in the folder, or on the same shard.
     """
     if options.run_dir is None:
         yield Finished(manifest, None)
-        return
-    folder = RunFolder(options.run_dir)
-    with folder.held():
-        opened = folder.open(manifest, resume=options.resume, **_MAY_DIFFER)
-        yield Finished(opened, folder, read_settings(folder, tasks))
+    elif options.shard is None:
+        folder = RunFolder(options.run_dir)
+        with folder.held():
+            take_over(folder.path, SWEEP, resume=options.resume)
+            opened = folder.open(manifest, resume=options.resume, **SWEEP.may_differ)
+            yield Finished(opened, folder, read_settings(folder, tasks), folder.baseline())
+    else:
+        names = list(map(setting_key, cuts))
+        with opened_shard(
+            options.run_dir, options.shard, manifest, names, SWEEP, resume=options.resume
+        ) as own:
+            settings = [*read_settings(own.folder, tasks), *_settings(own.elsewhere, tasks, own.folder)]
+            yield Finished(own.manifest, own.folder, settings, own.baseline)
 
 
 def read_settings(folder: RunFolder, tasks: Sequence[Task]) -> list[Setting]:
@@ -107,7 +116,13 @@ def read_settings(folder: RunFolder, tasks: Sequence[Task]) -> list[Setting]:
     Raises:
         ValueError: if one has not.
     """
-    return [_checked(read(Setting, line), tasks, folder) for line in folder.lines()]
+    return _settings(folder.lines(), tasks, folder)
+
+
+def _settings(
+    lines: Sequence[Mapping[str, Any]], tasks: Sequence[Task], folder: RunFolder
+) -> list[Setting]:
+    return [_checked(read(Setting, line), tasks, folder) for line in lines]
 
 
 def _checked(setting: Setting, tasks: Sequence[Task], folder: RunFolder) -> Setting:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from tl_truncate.runs.joining import RunKind
 from tl_truncate.surgery.circuits import require_no_overlap
 from tl_truncate.surgery.controls import NormMatched, RandomSubspace, draws_for
 from tl_truncate.surgery.cut import Cut, Cuts, SiteCut, require_sketchable
@@ -88,4 +89,21 @@ def _check_fits(rule: Keep, linear: Linear, site: Site) -> None:
 
 def setting_key(cut: SiteCut) -> str:
     """A text that is the same for equal settings, and only for those."""
-    return json.dumps(cut.to_json(), sort_keys=True)
+    return _key(cut.to_json())
+
+
+def _key(cut: Any) -> str:
+    return json.dumps(cut, sort_keys=True)
+
+
+#: A sweep's run folder. What it may be gone on with changes the number of a setting by rounding at most;
+#: of tasks their hashes and their order are compared.
+SWEEP = RunKind(
+    "sweep",
+    wanted=lambda manifest: list(map(_key, manifest["grid"])),
+    told=lambda line: [_key(line["cut"])],
+    free=("model", "tasks", "metrics", "resamples"),
+    grows=("grid",),
+    noted=("device", "batches", "cuts_in_a_pass"),
+    alike=("batches", "cuts_in_a_pass"),
+)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tl_truncate.checks import as_integers, natural
 from tl_truncate.experiments.scoring.metrics import METRICS, SCORED, Metric
+from tl_truncate.runs.shards import Shard, require_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class SweepOptions:
 
     metrics: Sequence[Metric] = SCORED
     run_dir: str | os.PathLike[str] | None = None
+    shard: Shard | None = None
     resume: bool = True
     prepend_bos: bool | None = None
     batch_size: int = 64
@@ -36,3 +38,4 @@ class SweepOptions:
             raise ValueError(f"metrics must be a list from {', '.join(METRICS)}, got {metrics!r}.")
         as_integers(self, "batch_size", "tokens_in_flight", "resamples")
         as_integers(self, "seed", check=natural)
+        require_folder(self.shard, self.run_dir)

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate.experiments.scoring.answers import Outcome
+from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.memory import Plan, make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.units import Unit, units_of
 from tl_truncate.runs.codec import plain
 from tl_truncate.runs.folder import make_manifest
 from tl_truncate.runs.record import Record, make_record
+from tl_truncate.runs.shards import Shard, share
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
@@ -44,6 +46,12 @@ class Prepared:
     def lowest(self) -> int:
         """The first block that is cut."""
         return min((cut.site.layer for cut in self.grid), default=0)
+
+    def share(self, shard: Shard) -> list[SiteCut]:
+        """The cuts of a shard, in the order of the grid."""
+        units = share([unit.cost for unit in self.units], shard)
+        own = {setting_key(cut) for unit in units for cut in self.units[unit].cuts}
+        return [cut for cut in self.grid if setting_key(cut) in own]
 
     def baseline(self, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         """What the uncut model says, as plain data for a run folder."""

@@ -1,6 +1,7 @@
 """The result of a sweep: a table with intervals, paired with the uncut model."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,10 +16,10 @@ from tl_truncate.experiments.scoring.evaluate import Scores, score_frame
 from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric, column_of
 from tl_truncate.experiments.sweep.beside import beside_controls
-from tl_truncate.experiments.sweep.grid import setting_key
+from tl_truncate.experiments.sweep.grid import SWEEP, setting_key
 from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
 from tl_truncate.runs.codec import read
-from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.joining import UnfinishedShardsWarning, join, lacking_told, shard_of
 from tl_truncate.runs.record import Record
 from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import q_values, shown_in
@@ -187,26 +188,25 @@ class SweepResult:
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str]) -> "SweepResult":
-        """Reads a run folder, also one that is not finished.
+        """Reads a run folder, also one that is not finished, with what its shards have finished.
 
         Args:
             run_dir: that a sweep wrote to.
 
         Raises:
-            ValueError: if the folder holds no sweep, or nothing has been scored yet.
+            ValueError: if the folder holds no sweep, or nothing has been scored yet, or its shards are
+                not of one run.
+            UnfinishedShardsWarning: as a warning, if a shard has something to do, with which.
         """
-        folder = RunFolder(run_dir)
-        manifest, baseline = folder.manifest(), folder.baseline()
-        if manifest.get("kind") != "sweep":
-            raise ValueError(
-                f"The run folder must be a sweep's, got kind {manifest.get('kind')!r} in {run_dir}."
-            )
-        if baseline is None:
+        joined = join(run_dir, SWEEP)
+        if joined.baseline is None:
             raise ValueError(
                 f"The sweep in {run_dir} must have begun to score, but it has not. Resume it."
             )
-        settings = [read(Setting, line) for line in folder.lines()]
-        return cls(**result_fields(manifest, baseline, settings))
+        if joined.lacking:
+            warnings.warn(lacking_told(run_dir, joined), UnfinishedShardsWarning, stacklevel=2)
+        settings = [read(Setting, line) for line in joined.lines]
+        return cls(**result_fields(joined.manifest, joined.baseline, settings))
 
     @property
     def shown(self) -> ShownSweep:
@@ -224,6 +224,8 @@ class SweepResult:
 
     def __str__(self) -> str:
         lines = [f"{len(self.settings)} of {len(self.grid)} settings on {len(self.tasks)} tasks"]
+        if shard := shard_of(self.manifest):
+            lines[0] = f"shard {shard}: {lines[0]}"
         if not self.finished:
             lines[0] += " (unfinished: the same call with the same run_dir goes on)"
         for task in self.tasks:

@@ -11,10 +11,11 @@ from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric
 from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.finished import Finished, finished_in
-from tl_truncate.experiments.sweep.grid import Control, make_grid
+from tl_truncate.experiments.sweep.grid import Control, make_grid, setting_key
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.prepare import Prepared, prepare
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
+from tl_truncate.runs.shards import as_shard
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
@@ -33,6 +34,7 @@ def sweep(
     draws: int | None = None,
     metrics: Sequence[Metric] = SCORED,
     run_dir: str | os.PathLike[str] | None = None,
+    shard: tuple[int, int] | None = None,
     resume: bool = True,
     prepend_bos: bool | None = None,
     batch_size: int = 64,
@@ -64,6 +66,9 @@ def sweep(
         run_dir: a folder for the manifest and one line for each finished setting. Given again, the run
             goes on where it stopped, also with more or other sites, keeps, metrics or resamples. One
             process at a time works in it.
+        shard: `(3, 8)` makes the third of eight shares of the grid, which cost about the same. The
+            others are made by the same call in other processes, on any machine that has the folder;
+            `merge` or `SweepResult.load` joins them. The result is of this shard alone.
         resume: False refuses a folder that holds a run.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
@@ -78,9 +83,9 @@ def sweep(
 
     Raises:
         ValueError: if the task does not fit the tokenizer, a site or keep does not fit the model, the
-            memory does not suffice, or the folder holds another run, such as of other weights; before
-            any pass runs. And if logits are not finite.
-        BlockingIOError: if another process works in the folder.
+            memory does not suffice, or the folder or another shard in it is of another run, such as of
+            other weights; before any pass runs. And if logits are not finite.
+        BlockingIOError: if another process works in the folder, or on the same shard.
         TypeError: if an argument is of the wrong kind.
         FullPassesWarning: as a warning, if the model cannot be run from the middle.
 
@@ -94,10 +99,10 @@ def sweep(
         [['blocks.1.mlp.W_out', 0.0, 0], ['blocks.1.mlp.W_out', 0.5, 16]]
     """
     tasks = check_tasks(model, task)
-    grid = make_grid(model, sites, keeps, controls, seed, cuts, draws)
     options = SweepOptions(
         metrics=metrics,
         run_dir=run_dir,
+        shard=as_shard(shard),
         resume=resume,
         prepend_bos=prepend_bos,
         batch_size=batch_size,
@@ -109,6 +114,7 @@ def sweep(
         label="sweep",
         says_memory=True,
     )
+    grid = make_grid(model, sites, keeps, controls, seed, cuts, draws)
     return sweep_cuts(model, tasks, grid, options)
 
 
@@ -119,21 +125,29 @@ def sweep_cuts(
     prepared = prepare(model, tasks, grid, options)
     if options.progress and options.says_memory:
         tqdm.write(f"{options.label}: about {prepared.plan.memory} beside the model", file=sys.stderr)
-    with finished_in(dict(prepared.manifest), tasks, options) as finished:
-        _finish(model, prepared, finished, options)
-    return finished.result(grid)
+    cuts = grid if options.shard is None else prepared.share(options.shard)
+    with finished_in(dict(prepared.manifest), tasks, options, cuts) as finished:
+        _finish(model, prepared, cuts, finished, options)
+    return finished.result(cuts)
 
 
-def _finish(model: Any, prepared: Prepared, finished: Finished, options: SweepOptions) -> None:
-    """Scores what is missing."""
-    grid = prepared.grid
-    if finished.has_baseline and all(map(finished.done, grid)):
+def _finish(
+    model: Any,
+    prepared: Prepared,
+    cuts: Sequence[SiteCut],
+    finished: Finished,
+    options: SweepOptions,
+) -> None:
+    """Scores what is missing of some cuts, in the company that the whole grid gives them."""
+    if finished.has_baseline and all(map(finished.done, cuts)):
         return
-    before = sum(map(finished.done, grid))
-    with tqdm(total=len(grid), initial=before, disable=not options.progress, desc=options.label) as bar:
+    left = {setting_key(cut) for cut in cuts if not finished.done(cut)}
+    before = len(cuts) - len(left)
+    label = options.label if options.shard is None else f"{options.label} {options.shard}"
+    with tqdm(total=len(cuts), initial=before, disable=not options.progress, desc=label) as bar:
         engine = Engine(model, prepared.tasks, prepared.plan, lowest=prepared.lowest)
         finished.add_baseline(prepared.baseline(engine.baseline))
-        for found in engine.run(grid, finished.done):
+        for found in engine.run(prepared.grid, lambda cut: setting_key(cut) not in left):
             new = [Setting(cut, cut.kept_rank(model), tuple(all_)) for cut, all_ in found]
             finished.add(new)
             bar.update(len(new))
