@@ -91,10 +91,12 @@ def say_shard(result: SweepResult, out: Path, *, as_json: bool) -> None:
     console.print(f"Once all shards are finished: tl-truncate merge {out}", markup=False, soft_wrap=True)
 
 
-def say_sweep(result: SweepResult, out: Path, *, figures: bool, as_json: bool) -> None:
+def say_sweep(result: SweepResult, out: Path | None, *, figures: bool, as_json: bool) -> None:
     """Writes the tables of a whole sweep, and says what is in them."""
-    written = write_tables(out, {"table": result.frame})
-    written += _draw(result, out) if figures else []
+    written: list[str] = []
+    if out is not None:
+        written = write_tables(out, {"table": result.frame})
+        written += _draw(result, out) if figures else []
     if as_json:
         typer.echo(json.dumps(rows_of(result.frame), indent=2))
         return
@@ -104,7 +106,8 @@ def say_sweep(result: SweepResult, out: Path, *, figures: bool, as_json: bool) -
         "Rows are picked by looking at these prompts: test a pick on prompts of its own, as "
         "`tl-truncate search` does."
     )
-    say_written(out, ["run", *written])
+    if out is not None:
+        say_written(out, ["run", *written])
 
 
 def _draw(result: SweepResult, out: Path) -> list[str]:

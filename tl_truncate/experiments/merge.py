@@ -1,0 +1,57 @@
+"""Shards of whatever kind of run, made one run again."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tl_truncate.experiments.sweep.grid import SWEEP
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.runs.joining import kind_of, merge_shards
+from tl_truncate.weights.files import as_path
+
+
+def _sweep(run_dir: Any) -> SweepResult:
+    merge_shards(run_dir, SWEEP)
+    return SweepResult.load(run_dir)
+
+
+_MERGES: Mapping[str, Callable[[Any], Any]] = {"sweep": _sweep}
+
+
+def merge(run_dir: str | os.PathLike[str]) -> Any:
+    """Joins the shards of a run folder into an ordinary one, and gives its result.
+
+    The table is that of one process, and bit for bit so if all had the same number of threads. The
+    folder can be gone on with as any other, and merged again: shards that went on meanwhile are joined
+    then. The shards' own folders stay; once all is merged, `shards` may be deleted.
+
+    Args:
+        run_dir: that all shards were given, or the one around it that `--out` named.
+
+    Returns:
+        The result, of the kind that the folder holds, such as a `SweepResult`.
+
+    Raises:
+        ValueError: if a shard is missing or unfinished, with which, and how to run it; if one is of
+            other weights, prompts or settings than the others; or if the folder holds no run.
+        BlockingIOError: if a process is at work on the whole run.
+
+    Examples:
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        ...             global_=" the")
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> for i in (1, 2):  # two processes, in earnest
+        ...     part = tlt.sweep(model, task, keeps=[0.0, 0.5], run_dir=folder, shard=(i, 2), progress=False)
+        >>> tlt.merge(folder).finished
+        True
+    """
+    path = as_path(run_dir)
+    place = path / "run" if (path / "run").is_dir() else path
+    kind = kind_of(place)
+    if kind not in _MERGES:
+        raise ValueError(
+            f"The folder must hold shards of one of {', '.join(_MERGES)}, got kind {kind!r} in {place}. "
+            "Give the folder that all shards were given."
+        )
+    return _MERGES[kind](place)
