@@ -119,7 +119,7 @@ class TestWeights:
         whole = tlt.dynamics(lambda step: model, [0], drinks, **options)
         path = tmp_path / "settings.jsonl"
         line = json.loads(path.read_text())
-        del line["readings"]["uncut"]["record"]["weights_hash"]
+        del line["tasks"][drinks.name]["readings"]["uncut"]["record"]["weights_hash"]
         path.write_text(json.dumps(line) + "\n")
         with pytest.raises(ValueError, match=r"must say which weights it is of .* by Dynamics\.load"):
             tlt.dynamics(lambda step: model, [0, 1], drinks, **options)
@@ -265,7 +265,7 @@ class TestWhatMayDiffer:
         pd.testing.assert_frame_equal(found.frame, whole.frame, **EXACT)
         pd.testing.assert_frame_equal(tlt.Dynamics.load(tmp_path).frame, whole.frame, **EXACT)
         lines = RunFolder(tmp_path).lines()
-        assert [(each["step"], sorted(each["readings"])) for each in lines] == [
+        assert [(each["step"], sorted(each["tasks"][drinks.name]["readings"])) for each in lines] == [
             (0, ["one", "uncut"]),
             (1, ["one", "uncut"]),
             (0, ["two", "uncut"]),
@@ -546,7 +546,7 @@ class TestAFieldMoreOrLess:
         whole = tlt.dynamics(lambda step: model, [0], drinks, run_dir=tmp_path, progress=False)
         path = tmp_path / "manifest.json"
         data = json.loads(path.read_text())
-        data["later"] = data["task"]["later"] = 1
+        data["later"] = data["tasks"][drinks.name]["later"] = 1
         del data["resamples"]
         path.write_text(json.dumps(data))
         assert tlt.Dynamics.load(tmp_path).frame.equals(whole.frame)

@@ -10,7 +10,8 @@ from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
-from tl_truncate.experiments.training.result import UNCUT, Dynamics
+from tl_truncate.experiments.training.reading import UNCUT
+from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import GLOBAL, IN_CONTEXT
 from tl_truncate.surgery.cut import SiteCut

@@ -9,7 +9,8 @@ from markupsafe import Markup
 from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, first, label_of
 from tl_truncate.experiments.scoring.view import frame_table, scores_table
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
-from tl_truncate.experiments.training.result import UNCUT, Dynamics
+from tl_truncate.experiments.training.reading import UNCUT
+from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.markup import paragraphs
 from tl_truncate.report import prompts
 from tl_truncate.report.charts import estimates

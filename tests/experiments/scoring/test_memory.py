@@ -45,7 +45,9 @@ def ask(name, model, task, **options):
         return tlt.part_attribution(model, task, method="own_path", **options).logits.ravel().tolist()
     if name == "side_effects":
         return tlt.side_effects(model, CUT, TEXTS, **options).frame["kl"].tolist()
-    history = tlt.dynamics(lambda step: model, [0], task, CUT, **options)
+    # Made together, which takes passes of its own; cuts that are made alone have those of a sweep.
+    cuts = [CUT, tlt.Cut("blocks.0.attn.W_O.1", 0.9)]
+    history = tlt.dynamics(lambda step: model, [0], task, cuts, **options)
     return history.frame[["p_global", "p_in_context"]].to_numpy().ravel().tolist()
 
 

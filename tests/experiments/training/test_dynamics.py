@@ -39,7 +39,7 @@ def test_every_checkpoint_is_an_evaluation(kind):
         pytest.skip("TransformerLens 4 has only the Bridge")
 
     def load(step):
-        model = architectures.build(kind, "neox-parallel")
+        model = architectures.build(kind, "neox-parallel", torch.float64)
         return architectures.with_tokenizer(architectures.randomise(model, step))
 
     history = tlt.dynamics(load, [5, 0, 2], PAIRS, CUTS, **OPTIONS)
@@ -54,7 +54,7 @@ def test_every_checkpoint_is_an_evaluation(kind):
         for name, cuts in {"uncut": (), **CUTS}.items():
             expected = tlt.evaluate(model, PAIRS, cuts, baseline=uncut if cuts else None, **OPTIONS)
             found = history.scores(step, name)
-            pd.testing.assert_frame_equal(found.frame, expected.frame, check_exact=True)
+            pd.testing.assert_frame_equal(found.frame, expected.frame, rtol=0, atol=1e-9)
             assert found.record == expected.record
             row = history.frame.set_index(["step", "cut"]).loc[(step, name)]
             for metric in ("accuracy", "p_in_context", "p_global", "logit_diff"):
@@ -62,11 +62,11 @@ def test_every_checkpoint_is_an_evaluation(kind):
                 for ending, value in dict(zip(("", "_se", "_low", "_high"),
                                               (estimate, estimate.se, estimate.low, estimate.high),
                                               strict=True)).items():  # fmt: skip
-                    assert row[f"{metric}{ending}"] == pytest.approx(float(value), abs=1e-12)
+                    assert row[f"{metric}{ending}"] == pytest.approx(float(value), abs=1e-9)
                 if cuts:
                     change = expected.change(metric)
-                    assert row[f"{metric}_change"] == pytest.approx(float(change), abs=1e-12)
-                    assert row[f"{metric}_change_low"] == pytest.approx(change.low, abs=1e-12)
+                    assert row[f"{metric}_change"] == pytest.approx(float(change), abs=1e-9)
+                    assert row[f"{metric}_change_low"] == pytest.approx(change.low, abs=1e-9)
 
 
 def test_cuts_without_a_name_are_made_together(drinks):
@@ -334,7 +334,7 @@ class TestParts:
 
 
 def test_room_for_parts_is_asked_for_before_anything_is_scored(drinks, monkeypatch):
-    from tl_truncate.experiments.training import dynamics as module
+    from tl_truncate.experiments.training import checkpoint as module
 
     def load(step):
         return architectures.with_tokenizer(architectures.bridge("gpt2"))

@@ -229,7 +229,7 @@ def _evaluate(
     encoded = encode(model, task, prepend_bos=prepend_bos)
     around = Cuts(active_cuts(model))  # of contexts that the caller has entered
     uncut_record = make_record(model, task, cuts=around, prepend_bos=encoded.prepend_bos, seed=seed)
-    _check_baseline(baseline, uncut_record)
+    check_baseline(baseline, uncut_record)
     sites = [cut.site for cut in chosen]
     rows = prompts_that_fit(model, encoded, sites, batch_size=batch_size, max_memory=max_memory)
 
@@ -255,6 +255,24 @@ def check_task(task: Any) -> None:
         raise TypeError(f"task must be a Task, such as tlt.tasks.ioi(n=100), got {task!r}.")
 
 
+def as_tasks(task: Any) -> list[Task]:
+    """One task or several.
+
+    Raises:
+        ValueError: if there is none, or two have the same name.
+        TypeError: if something is not a task.
+    """
+    tasks = [task] if isinstance(task, Task) else list(task) if isinstance(task, (list, tuple)) else task
+    if not isinstance(tasks, list):
+        raise TypeError(f"task must be a Task or a list of tasks, got {task!r}.")
+    for each in tasks:
+        check_task(each)
+    names = [each.name for each in tasks]
+    if not tasks or len(set(names)) < len(names):
+        raise ValueError(f"Tasks must be one or more with different names, got {names}.")
+    return tasks
+
+
 def check_model(model: Any) -> None:
     """Checks that a model can be scored.
 
@@ -272,7 +290,13 @@ def _check_arguments(model: Any, task: Any, batch_size: Any) -> None:
     check_model(model)
 
 
-def _check_baseline(baseline: Any, wanted: Record) -> None:
+def check_baseline(baseline: Any, wanted: Record) -> None:
+    """Checks that a baseline, if there is one, is of the uncut model that a record is of.
+
+    Raises:
+        TypeError: if it is no Scores.
+        ValueError: if it has cuts of its own, or is of other prompts or weights.
+    """
     if baseline is None:
         return
     if not isinstance(baseline, Scores):

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tl_truncate.experiments.scoring.evaluate import check_model, check_task
+from tl_truncate.experiments.scoring.evaluate import as_tasks, check_model
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric
 from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.finished import Finished, finished_in
@@ -161,13 +161,6 @@ def check_tasks(model: Any, task: Any) -> list[Task]:
         ValueError: if there is none, two have the same name, or the model has active dropout.
         TypeError: if something is not a task.
     """
-    tasks = [task] if isinstance(task, Task) else list(task) if isinstance(task, (list, tuple)) else task
-    if not isinstance(tasks, list):
-        raise TypeError(f"task must be a Task or a list of tasks, got {task!r}.")
-    for each in tasks:
-        check_task(each)
-    names = [each.name for each in tasks]
-    if not tasks or len(set(names)) < len(names):
-        raise ValueError(f"Tasks must be one or more with different names, got {names}.")
+    tasks = as_tasks(task)
     check_model(model)
     return tasks

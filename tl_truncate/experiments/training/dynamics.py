@@ -1,43 +1,44 @@
-"""A task asked of every checkpoint of a training run, uncut and cut, one model at a time."""
+"""Tasks asked of every checkpoint of a training run, uncut and cut, one model at a time."""
 
 import gc
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive, whole
-from tl_truncate.experiments.scoring.evaluate import Scores, check_task, evaluate
-from tl_truncate.experiments.scoring.memory import prompts_that_fit
+from tl_truncate.experiments.scoring.evaluate import Scores, as_tasks
+from tl_truncate.experiments.training.checkpoint import Passes, Request, Work, read_checkpoint
 from tl_truncate.experiments.training.parts_over_training import Parts
-from tl_truncate.experiments.training.reading import Reading
-from tl_truncate.experiments.training.result import UNCUT, Dynamics, dynamics_fields
-from tl_truncate.runs.codec import plain, read
+from tl_truncate.experiments.training.reading import PARTS, UNCUT, Reading, said_of
+from tl_truncate.experiments.training.result import Dynamics, dynamics_fields, tasks_of
+from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
 from tl_truncate.surgery.cut import Cuts, SiteCut
-from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.identity.content import hashed_once
 from tl_truncate.weights.identity.provenance import of_model
 
 Load = Callable[[int], Any]
 AnyCuts = SiteCut | Sequence[SiteCut]
-_PARTS = "parts"
-# What a run folder may be gone on with: nothing of it changes a number that is there.
+# What a run folder may be gone on with: nothing of it changes a number that is there. Of tasks their
+# hashes are compared.
 _MAY_DIFFER: dict[str, Any] = dict(
-    free=("model", "task", "resamples"),  # of the task its hash and name are compared
-    grows=("checkpoints", "cuts", _PARTS),
+    free=("model", "tasks", "resamples"),
+    grows=("checkpoints", "cuts", "task_hashes", PARTS),
 )
+
+
+# Of the passes' options those that a run is of.
+_OF_A_RUN = ("prepend_bos", "seed", "resamples")
 
 
 def dynamics(
     load: Load,
     checkpoints: Sequence[int],
-    task: Task,
+    task: Task | Sequence[Task],
     cuts: AnyCuts | Mapping[str, AnyCuts] = (),
     *,
     parts: Parts | None = None,
@@ -51,13 +52,16 @@ def dynamics(
     seed: int = 0,
     progress: bool = True,
 ) -> Dynamics:
-    """Scores a task at each checkpoint, uncut and cut; one model is in memory at a time.
+    """Scores tasks at each checkpoint, uncut and cut; one model is in memory at a time.
+
+    The numbers are those of `evaluate`, to rounding. Cuts that are each made alone share the uncut pass
+    and the blocks below them, as in `sweep`, and all tasks share the loading of a checkpoint.
 
     Args:
         load: gives the model of a training step, such as `run.at` of a recall run, or
             `lambda step: tlt.load_model("EleutherAI/pythia-160m", checkpoint=step)`.
         checkpoints: training steps, in any order.
-        task: prompts and answers, the same at each checkpoint.
+        task: prompts and answers, the same at each checkpoint; or several tasks with different names.
         cuts: made together; or several such by name, each scored by itself. The spectra are those of
             each checkpoint. A control's further draws have its name with #2, #3, ... after it, and share
             its row.
@@ -65,8 +69,8 @@ def dynamics(
             to the two answers; means are fitted anew for each checkpoint.
         name: of the training run, for the record and the figure.
         run_dir: a folder with a line for each finished checkpoint. Given again, the run goes on where it
-            stopped, also with more checkpoints or cuts; the last finished checkpoint is loaded again, to
-            see that `load` gives the same weights.
+            stopped, also with more checkpoints, cuts or tasks; the last finished checkpoint is loaded
+            again, to see that `load` gives the same weights.
         resume: False refuses a folder that holds a run.
         prepend_bos: overrides the models' default.
         batch_size: prompts in a pass.
@@ -92,26 +96,25 @@ def dynamics(
         >>> history.frame[["step", "cut"]].values.tolist()
         [[0, 'uncut'], [0, 'cut'], [1, 'uncut'], [1, 'cut']]
     """
-    check_task(task)
+    tasks = as_tasks(task)
     steps, named = check_checkpoints(checkpoints), _named(cuts)
-    batch_size, resamples = positive("batch_size", batch_size), positive("resamples", resamples)
-    seed = natural("seed", seed)
     if not callable(load):
         raise TypeError(f"load must be a function from a training step to a model, got {load!r}.")
-    settings: dict[str, Any] = dict(prepend_bos=prepend_bos, seed=seed, resamples=resamples)
-    if parts is not None:
-        settings["parts"] = parts.to_json()
-    manifest = _manifest(name, task, steps, named, settings)
+    passes = Passes(
+        prepend_bos=prepend_bos,
+        batch_size=positive("batch_size", batch_size),
+        max_memory=max_memory,
+        resamples=positive("resamples", resamples),
+        seed=natural("seed", seed),
+    )
+    manifest = _manifest(name, tasks, steps, named, parts, passes)
     folder = None if run_dir is None else RunFolder(run_dir)
-    options: dict[str, Any] = dict(prepend_bos=prepend_bos, resamples=resamples, seed=seed)
-    options |= dict(batch_size=batch_size, max_memory=max_memory, progress=False)
     with nullcontext() if folder is None else folder.held():
         lines: list[dict[str, Any]] = []
         if folder is not None:
-            manifest = folder.open(manifest, resume=resume, **_MAY_DIFFER)
+            manifest = _open(folder, manifest, load, resume=resume)
             lines = folder.lines()
-            _require_same_weights(load, lines, folder)
-        left = [(step, missing) for step in steps if (missing := _missing(step, lines, named, parts))]
+        left = requests(steps, tasks, named, parts, lines, passes)
         with tqdm(
             total=len(steps),
             initial=len(steps) - len(left),
@@ -119,13 +122,10 @@ def dynamics(
             unit="checkpoint",
             disable=not progress,
         ) as bar:
-            for step, missing in left:
-                bar.set_postfix_str(f"step {step}")
+            for request in left:
+                bar.set_postfix_str(f"step {request.step}")
                 gc.collect()  # models may hold themselves in cycles, and the next one needs the room
-                wanted = {each: named[each] for each in missing if each in named}
-                divided = parts if _PARTS in missing else None
-                before = _uncut(step, lines, task)
-                line = dict(step=step, **_read(load(step), task, wanted, divided, before, options))
+                line = read_checkpoint(load(request.step), request)
                 if folder is not None:
                     folder.append([line])
                 lines.append(line)
@@ -133,32 +133,83 @@ def dynamics(
     return Dynamics(**dynamics_fields(manifest, lines))
 
 
-def _missing(
-    step: int, lines: Sequence[Mapping[str, Any]], named: Mapping[str, Cuts], parts: Parts | None
-) -> list[str]:
-    """What has not been said about a step: names of cuts, `uncut`, and parts."""
-    wanted = [UNCUT, *named, *([] if parts is None else [_PARTS])]
-    there: set[str] = set()
-    for line in lines:
-        if line["step"] == step:
-            there |= {*line["readings"], *({_PARTS} & line.keys())}
-    return [each for each in wanted if each not in there]
+def _open(folder: RunFolder, manifest: dict[str, Any], load: Load, *, resume: bool) -> dict[str, Any]:
+    """The manifest of a folder that is begun or gone on with, as this call asks for it.
+
+    A call that is refused leaves no trace in the folder.
+    """
+    own, options = manifest["tasks"], dict(resume=resume, renewed=_renewed, **_MAY_DIFFER)
+    if folder.exists():
+        before = tasks_of(folder.require_same(manifest, **options))
+        _require_same_weights(load, folder.lines(), folder)
+        manifest = {**manifest, "tasks": {**before, **own}}
+    found = folder.open(manifest, **options)
+    return {**found, "tasks": {task: found["tasks"][task] for task in own}}
 
 
-def _uncut(step: int, lines: Sequence[Mapping[str, Any]], task: Task) -> Scores | None:
-    """The uncut model's scores of a step that is gone on with."""
-    for line in lines:
-        if line["step"] == step:
-            return read(dict[str, Reading], line["readings"])[UNCUT].scores(task, None, resamples=1)
-    return None
+def _renewed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an earlier version, which had one task."""
+    if "task_name" not in manifest:
+        return manifest
+    kept = {name: each for name, each in manifest.items() if not name.startswith("task")}
+    hashes = {manifest["task_name"]: manifest["task_hash"]}
+    return {**kept, "tasks": tasks_of(manifest), "task_hashes": hashes}
+
+
+def requests(
+    steps: Sequence[int],
+    tasks: Sequence[Task],
+    named: Mapping[str, Cuts],
+    parts: Parts | None,
+    lines: Sequence[Mapping[str, Any]],
+    passes: Passes,
+) -> list[Request]:
+    """What is left to be said about each step, in order; nothing of a step that is finished.
+
+    Args:
+        steps, tasks, named, parts: that are asked for.
+        lines: of the run folder, which say what is there.
+        passes: how prompts are run.
+    """
+    found = []
+    for step in steps:
+        works: dict[tuple[str, ...], list[Task]] = {}
+        before: dict[str, Scores] = {}
+        for task in tasks:
+            said = [said_of(line)[task.name] for line in lines
+                    if line["step"] == step and task.name in said_of(line)]  # fmt: skip
+            if said:
+                uncut = read(dict[str, Reading], said[0]["readings"])[UNCUT]
+                before[task.name] = uncut.scores(task, None, resamples=1)
+            there = {name for each in said for name in (*each["readings"], *({PARTS} & each.keys()))}
+            wanted = (UNCUT, *named, *([] if parts is None else [PARTS]))
+            missing = tuple(name for name in wanted if name not in there)
+            if missing:
+                works.setdefault(missing, []).append(task)
+        found += [Request(step, tuple(_works(works, named, parts, before)), passes)] if works else []
+    return found
+
+
+def _works(
+    works: Mapping[tuple[str, ...], Sequence[Task]],
+    named: Mapping[str, Cuts],
+    parts: Parts | None,
+    before: Mapping[str, Scores],
+) -> Iterator[Work]:
+    for missing, tasks in works.items():
+        wanted = {name: named[name] for name in missing if name in named}
+        known = {task.name: before[task.name] for task in tasks if task.name in before}
+        yield Work(tuple(tasks), wanted, parts if PARTS in missing else None, known)
 
 
 def _require_same_weights(load: Load, lines: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
     """That the last finished checkpoint is loaded with the weights that its line is of."""
-    if not lines:
+    finished = [line for line in lines if said_of(line)]
+    if not finished:
         return
-    last = max(lines, key=lambda line: int(line["step"]))
-    before = read(dict[str, Reading], last["readings"])[UNCUT].record
+    last = max(finished, key=lambda line: int(line["step"]))
+    said = next(iter(said_of(last).values()))
+    before = read(dict[str, Reading], said["readings"])[UNCUT].record
     if before.weights_hash == Record().weights_hash:
         raise ValueError(
             f"The run in {folder.path} must say which weights it is of to be resumed, but an earlier "
@@ -178,62 +229,24 @@ def _require_same_weights(load: Load, lines: Sequence[Mapping[str, Any]], folder
 
 def _manifest(
     name: str | None,
-    task: Task,
+    tasks: Sequence[Task],
     steps: tuple[int, ...],
     named: Mapping[str, Cuts],
-    settings: Mapping[str, Any],
+    parts: Parts | None,
+    passes: Passes,
 ) -> dict[str, Any]:
+    settings: dict[str, Any] = {name: getattr(passes, name) for name in _OF_A_RUN}
+    if parts is not None:
+        settings[PARTS] = parts.to_json()
     return make_manifest(
         "dynamics",
         model=name,
-        task=task.to_json(),
-        task_name=task.name,
-        task_hash=task.hash,
+        tasks={task.name: task.to_json() for task in tasks},
+        task_hashes={task.name: task.hash for task in tasks},
         checkpoints=steps,
         cuts={name: [cut.to_json() for cut in each] for name, each in named.items()},
         **settings,
     )
-
-
-def _read(
-    model: Any,
-    task: Task,
-    named: Mapping[str, Cuts],
-    parts: Parts | None,
-    before: Scores | None,
-    options: Mapping[str, Any],
-) -> dict[str, dict[str, Any]]:
-    """The readings of one checkpoint as plain data; nothing of the model is kept.
-
-    `before` are its uncut scores, if something of it has been said, which it must be of the weights of.
-    """
-    _require_room(model, task, named, parts, options)
-    with hashed_once(model):
-        uncut = replace(evaluate(model, task, baseline=before, **options), baseline=None)
-        scores: dict[str, Scores] = {UNCUT: uncut}
-        for name, each in named.items():
-            scores[name] = evaluate(model, task, each, baseline=uncut, **options)
-        line = dict(readings=plain({name: Reading.of(each) for name, each in scores.items()}))
-        if parts is not None:
-            line[_PARTS] = plain(parts.attribute(model, task, **options))
-    return line
-
-
-def _require_room(
-    model: Any,
-    task: Task,
-    named: Mapping[str, Cuts],
-    parts: Parts | None,
-    options: Mapping[str, Any],
-) -> None:
-    """Cuts take room for their factors, and parts for theirs: asked for before the uncut pass."""
-    limits = {name: options[name] for name in ("batch_size", "max_memory")}
-    if limits["max_memory"] is not None:
-        encoded = encode(model, task, prepend_bos=options["prepend_bos"])
-        for each in named.values():
-            prompts_that_fit(model, encoded, [cut.site for cut in each], **limits)
-        if parts is not None:
-            parts.require_room(model, encoded, **limits)
 
 
 def check_checkpoints(checkpoints: Any) -> tuple[int, ...]:

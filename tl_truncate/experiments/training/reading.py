@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -9,6 +10,10 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS
 from tl_truncate.runs.record import Record
 from tl_truncate.tasks.task import Task
+
+UNCUT = "uncut"
+#: In a line of a run folder: what is said to each task, why nothing could be, and of a task its parts.
+TASKS, FAILED, PARTS = "tasks", "failed", "parts"
 
 
 @dataclass(frozen=True)
@@ -35,3 +40,22 @@ class Reading:
         return pd.concat(
             [task.to_frame(), pd.DataFrame(self.values).assign(n_tokens=list(self.n_tokens))], axis=1
         )
+
+
+def said_of(line: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a line of a run folder says, by the name of the task; nothing if the checkpoint failed.
+
+    A line of earlier versions is of one task, which its records name.
+
+    Examples:
+        >>> said_of({"step": 0, "readings": {"uncut": {"record": {"task": "ioi"}}}})
+        {'ioi': {'readings': {'uncut': {'record': {'task': 'ioi'}}}}}
+    """
+    if TASKS in line:
+        found: dict[str, dict[str, Any]] = line[TASKS]
+        return found
+    if "readings" not in line:
+        return {}
+    first = next(iter(line["readings"].values()))
+    kept = {name: line[name] for name in ("readings", PARTS) if name in line}
+    return {first["record"].get("task", Record().task): kept}

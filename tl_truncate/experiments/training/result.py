@@ -1,156 +1,195 @@
-"""The history of a task over training: a table with intervals, paired with each step's uncut model."""
+"""The history of one task or several over training."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from tl_truncate.checks import positive
-from tl_truncate.experiments.scoring.drawn import spreads, table_columns
-from tl_truncate.experiments.scoring.estimates import estimate_values
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
-from tl_truncate.experiments.training.reading import Reading
-from tl_truncate.experiments.training.steps import FirstStep, first_lasting
+from tl_truncate.experiments.training.history import History
+from tl_truncate.experiments.training.reading import FAILED, PARTS, UNCUT, Reading, said_of
+from tl_truncate.experiments.training.steps import FirstStep, steps_told
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.tables import own_table
-from tl_truncate.statistics import q_values, shown_in
+from tl_truncate.statistics import shown_in
 from tl_truncate.tasks.task import Task
 
-UNCUT = "uncut"
 _TOLD = (*PROBABILITIES, "accuracy")
+
+
+class MissingStepsWarning(UserWarning):
+    """An answer about all of training that some of the checkpoints which were asked for are not in."""
 
 
 @dataclass(frozen=True, repr=False)
 class Dynamics:
-    """A task over training.
+    """One task or several over training.
 
     Attributes:
-        task: that was asked.
-        readings: by step, and by `uncut` or the name of the cuts.
+        histories: of each task, by its name.
         asked: the checkpoints that were asked for; those that are not in `readings` are not finished.
         manifest: what the result came from, as plain data.
-        parts: by step, what the parts of MLP outputs add to the answers; empty if they were not asked.
+        failed: the steps whose model could not be read, each with the reason.
     """
 
-    task: Task
-    readings: Mapping[int, Mapping[str, Reading]]
+    histories: Mapping[str, History]
     asked: tuple[int, ...]
     manifest: Mapping[str, Any]
-    parts: Mapping[int, PartAttribution] = field(default_factory=dict)
-    resamples: int = field(default=2000, kw_only=True)
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those that were asked, in order."""
+        return tuple(history.task for history in self.histories.values())
+
+    @property
+    def task(self) -> Task:
+        """The only task.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        return self._of(None).task
+
+    @property
+    def readings(self) -> Mapping[int, Mapping[str, Reading]]:
+        """Of the only task: by step, and by `uncut` or the name of the cuts.
+
+        Raises:
+            ValueError: if there are several tasks.
+        """
+        return self._of(None).readings
+
+    @property
+    def parts(self) -> Mapping[int, PartAttribution]:
+        """Of the only task: by step, what parts of MLP outputs add to the answers, if that was asked.
+
+        Raises:
+            ValueError: if there are several tasks.
+        """
+        return self._of(None).parts
+
+    def of(self, task: str) -> "Dynamics":
+        """The same history with one of its tasks alone.
+
+        Raises:
+            ValueError: if there is no such task.
+        """
+        return replace(self, histories={task: self._of(task)})
+
+    def _of(self, task: str | None) -> History:
+        if task is None and len(self.histories) == 1:
+            return next(iter(self.histories.values()))
+        if task is None:
+            raise ValueError(
+                f"The task must be named where there are several, {', '.join(self.histories)}: give "
+                "task=..., or take .of(name)."
+            )
+        if task not in self.histories:
+            raise ValueError(f"The task must be one of {', '.join(self.histories)}, got {task!r}.")
+        return self.histories[task]
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
-        """The finished steps, in order."""
-        return tuple(sorted(self.readings))
+        """The steps that there is something of, in order."""
+        return tuple(sorted(set[int]().union(*(each.readings for each in self.histories.values()))))
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The steps that were asked for and lack something: not finished yet, or failed."""
+        lacking = set[int]().union(*(each.missing for each in self.histories.values()))
+        return tuple(sorted(lacking))
 
     @property
     def names(self) -> tuple[str, ...]:
         """`uncut` and the names of the cuts; of a control's draws that of the first."""
-        return tuple(self._draws)
-
-    @cached_property
-    def _draws(self) -> dict[str, list[str]]:
-        """The readings that each name stands for: the draws of a control are one."""
-        found = {UNCUT: [UNCUT]}
-        for name in self.manifest["cuts"]:
-            first, sign, number = name.rpartition(" #")
-            of_another = sign and number.isdigit() and first in found
-            found.setdefault(first if of_another else name, []).append(name)
-        return found
+        return tuple(next(iter(self.histories.values())).draws)
 
     @property
     def finished(self) -> bool:
         """Whether every checkpoint has been scored."""
-        return self._left == 0
+        return not self.missing
 
-    @property
-    def _left(self) -> int:
-        """How many checkpoints lack something; a cut that was asked for later may be missing in some."""
-        wanted = {UNCUT, *self.manifest["cuts"]}
-        return sum(not wanted <= self.readings.get(step, {}).keys() for step in self.asked)
-
-    def names_at(self, step: int) -> list[str]:
+    def names_at(self, step: int, *, task: str | None = None) -> list[str]:
         """The names that there are scores of at a checkpoint: all, but for one that is gone on with."""
-        here = self.readings[step].keys()
-        return [name for name, draws in self._draws.items() if here >= set(draws)]
+        return self._of(task).names_at(step)
 
     @own_table
     def frame(self) -> pd.DataFrame:
-        """One row per (step, cut).
+        """One row per (task, step, cut).
 
-        Columns: step, cut, and for each metric its mean, `<metric>_se`, `<metric>_low`,
-        `<metric>_high`, and with the same endings `<metric>_change`, the paired change from the uncut
-        model of the same step (0 for the uncut model itself), with `<metric>_change_q`, the false
-        discovery rate among the changes of that metric at all steps, and `<metric>_change_spread`, the
-        standard deviation over a control's draws.
+        Columns: task, if there are several; step, cut, and for each metric its mean, `<metric>_se`,
+        `<metric>_low`, `<metric>_high`, and with the same endings `<metric>_change`, the paired change
+        from the uncut model of the same step (0 for the uncut model itself), with `<metric>_change_q`,
+        the false discovery rate among the changes of that metric and task at all steps, and
+        `<metric>_change_spread`, the standard deviation over a control's draws. A step that is missing
+        has rows without numbers.
         """
-        rows = [self._row(step, name) for step in self.checkpoints for name in self.names_at(step)]
-        table = pd.DataFrame(rows)
-        for metric in METRICS:
-            table[f"{metric}_change_q"] = q_values(table[f"{metric}_change_q"])
-        return table
+        return self._together({name: each.table() for name, each in self.histories.items()})
 
     @own_table
     def parts_frame(self) -> pd.DataFrame:
         """One row per (step, layer, part, answer): logits with se, low, high, and the part's energy.
 
+        With a column for the task if there are several.
+
         Raises:
             ValueError: if the parts were not asked.
         """
-        if not self.parts:
+        if not any(each.parts for each in self.histories.values()):
             raise ValueError(
                 "Dynamics must have been asked for parts to have a table of them. Call "
                 "dynamics(..., parts=tlt.Parts(corpus))."
             )
-        tables = [found.frame.assign(step=step) for step, found in sorted(self.parts.items())]
-        table = pd.concat(tables, ignore_index=True)
-        return table[["step", *(name for name in table if name != "step")]]
+        found = {name: each.parts_table() for name, each in self.histories.items() if each.parts}
+        return self._together(found)
 
-    def _row(self, step: int, name: str) -> dict[str, Any]:
-        here, base = self.readings[step], self.readings[step][UNCUT]
-        draws = self._draws[name]
-        together = [list(range(len(draws)))]
-        row: dict[str, Any] = dict(step=step, cut=name, draws=len(draws))
-        for metric in METRICS:
-            values = np.array([here[draw].values[metric] for draw in draws]).T
-            changes = values - np.array(base.values[metric])[:, None]
-            columns = table_columns(metric, values, together).named(metric)
-            found = table_columns(metric, changes, together, changes=True)
-            columns |= found.named(f"{metric}_change")
-            columns[f"{metric}_change_q"] = np.full(1, np.nan) if name == UNCUT else found.p
-            columns[f"{metric}_change_spread"] = spreads(changes, together)
-            row |= {title: float(each[0]) for title, each in columns.items()}
-        return row
+    def _together(self, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        if len(self.histories) == 1:
+            return next(iter(tables.values()))
+        named = []
+        for name, table in tables.items():
+            table.insert(0, "task", name)
+            named.append(table)
+        return pd.concat(named, ignore_index=True)
 
-    def scores(self, step: int, name: str = UNCUT) -> Scores:
+    def scores(self, step: int, name: str = UNCUT, *, task: str | None = None) -> Scores:
         """The scores at a checkpoint, prompt by prompt; of a cut paired with the uncut model, and of a
         control those of its first draw, or of the one whose name is given.
 
-        Raises:
-            ValueError: if there is no such checkpoint or name.
-        """
-        known = (UNCUT, *self.manifest["cuts"])
-        if name not in known or name not in self.readings.get(step, {}):
-            raise ValueError(
-                f"The step must be one of {', '.join(map(str, self.checkpoints))} and the name one of "
-                f"{', '.join(known)}, got {step!r} and {name!r}."
-            )
-        uncut = self._scores(step, UNCUT, None)
-        return uncut if name == UNCUT else self._scores(step, name, uncut)
+        Args:
+            step: of training.
+            name: `uncut`, or that of a cut.
+            task: its name; may be left away if there is one.
 
-    def _scores(self, step: int, name: str, baseline: Scores | None) -> Scores:
-        return self.readings[step][name].scores(self.task, baseline, resamples=self.resamples)
+        Raises:
+            ValueError: if there is no such checkpoint, name or task.
+        """
+        history = self._of(task)
+        known = (UNCUT, *history.cuts)
+        if name not in known or name not in history.readings.get(step, {}):
+            why = f" Step {step} failed: {self.failed[step]}" if step in self.failed else ""
+            raise ValueError(
+                f"The step must be one of {', '.join(map(str, sorted(history.readings)))} and the name "
+                f"one of {', '.join(known)}, got {step!r} and {name!r}.{why}"
+            )
+        return history.scores(step, name)
 
     def first_step(
-        self, metric: Metric, above: float, *, name: str = UNCUT, lasting: int = 2
+        self,
+        metric: Metric,
+        above: float,
+        *,
+        name: str = UNCUT,
+        lasting: int = 2,
+        task: str | None = None,
     ) -> FirstStep | None:
         """The first checkpoint from which on a metric's mean is above a value; None if there is none.
 
@@ -160,13 +199,15 @@ class Dynamics:
             name: `uncut`, or that of a cut.
             lasting: at so many checkpoints in a row, that one being the first, or at all that are left
                 if there are fewer.
+            task: its name; may be left away if there is one.
 
         Returns:
             The step, an int, with an interval over prompts: `.low`, from which on the mean may be above
-            the value, and `.high`, from which on it is for sure.
+            the value, and `.high`, from which on it is for sure. `.missing` are the steps about which
+            nothing is known; if there is no such step without them, a `MissingStepsWarning` says so.
 
         Raises:
-            ValueError: if there is no such metric or name, or lasting is not positive.
+            ValueError: if there is no such metric, name or task, or lasting is not positive.
         """
         positive("lasting", lasting)
         if metric not in METRICS or name not in self.names:
@@ -174,9 +215,17 @@ class Dynamics:
                 f"The metric must be one of {', '.join(METRICS)} and the name one of "
                 f"{', '.join(self.names)}, got {metric!r} and {name!r}."
             )
-        steps = [step for step in self.checkpoints if name in self.names_at(step)]
-        found = [estimate_values(metric, self.readings[step][name].values[metric]) for step in steps]
-        return first_lasting(steps, found, above, lasting)
+        history = self._of(task)
+        found = history.first_step(metric, above, name, lasting)
+        lacking = [step for step in self.asked if name not in history.names_at(step)]
+        if found is None and lacking:
+            warnings.warn(
+                f"At no step is {metric} above {above}, but {steps_told(lacking)} of those that were "
+                "asked for must be finished to know; nothing is known of them.",
+                MissingStepsWarning,
+                stacklevel=2,
+            )
+        return found
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str]) -> "Dynamics":
@@ -187,7 +236,7 @@ class Dynamics:
         """
         folder = RunFolder(run_dir)
         manifest, lines = folder.manifest(), folder.lines()
-        if manifest.get("kind") != "dynamics" or not lines:
+        if manifest.get("kind") != "dynamics" or not any(map(said_of, lines)):
             raise ValueError(
                 f"The run folder must hold dynamics with a finished checkpoint, got kind "
                 f"{manifest.get('kind')!r} with {len(lines)} in {run_dir}."
@@ -195,42 +244,66 @@ class Dynamics:
         return cls(**dynamics_fields(manifest, lines))
 
     def __str__(self) -> str:
-        left = self._left
+        return "\n".join(line for name in self.histories for line in self._told(name))
+
+    def _told(self, name: str) -> list[str]:
+        history = self.histories[name]
+        failed = [step for step in history.missing if step in self.failed]
+        left = len(history.missing) - len(failed)
         lines = [
-            f"{self.task.name}: {len(self.task)} prompts at {len(self.readings)} checkpoints"
+            f"{name}: {len(history.task)} prompts at {len(history.readings)} checkpoints"
             + (f" ({left} to go: the same call with the same run_dir goes on)" if left else "")
         ]
-        last = self.checkpoints[-1]
-        for name in self.names_at(last):
-            row = self._row(last, name)
-            told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in _TOLD)
-            lines.append(f"  step {last}, {name}: {told}")
-        return "\n".join(lines)
+        if failed:
+            lines.append(
+                f"  missing: {steps_told(failed)}, which could not be read ({self.failed[failed[0]]})"
+            )
+        for last in sorted(history.readings)[-1:]:
+            for cut in history.names_at(last):
+                row = history.row(last, cut)
+                told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in _TOLD)
+                lines.append(f"  step {last}, {cut}: {told}")
+        return lines
 
     def __repr__(self) -> str:
         return str(self)
 
 
+def tasks_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The tasks in a run's manifest as plain data, by name; an earlier version had one."""
+    if "tasks" in manifest:
+        found: dict[str, Any] = manifest["tasks"]
+        return found
+    return {manifest["task_name"]: manifest["task"]}
+
+
 def dynamics_fields(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The fields of a result, from what a run folder holds, so far as the manifest asks for it.
 
-    A step has several lines if cuts or parts were asked for later; what is there twice counts once.
+    A step has several lines if cuts, tasks or parts were asked for later; what is there twice counts
+    once. One that failed and was read later has not failed.
     """
-    names, asked = {UNCUT, *manifest["cuts"]}, set(manifest["checkpoints"])
-    readings: dict[int, dict[str, Reading]] = {}
-    parts: dict[int, PartAttribution] = {}
-    for line in lines:
-        step = line["step"]
-        for name, reading in read(dict[str, Reading], line["readings"]).items():
-            if step in asked and name in names:
-                readings.setdefault(step, {}).setdefault(name, reading)
-        if step in asked and "parts" in line and manifest.get("parts") is not None:
-            parts.setdefault(step, read(PartAttribution, line["parts"]))
+    asked, cuts = tuple(manifest["checkpoints"]), tuple(manifest["cuts"])
+    histories = {}
+    for name, task in tasks_of(manifest).items():
+        readings: dict[int, dict[str, Reading]] = {}
+        parts: dict[int, PartAttribution] = {}
+        for line in lines:
+            step, said = line["step"], said_of(line).get(name)
+            if step not in asked or said is None:
+                continue
+            for cut, reading in read(dict[str, Reading], said["readings"]).items():
+                if cut in (UNCUT, *cuts):
+                    readings.setdefault(step, {}).setdefault(cut, reading)
+            if PARTS in said and manifest.get(PARTS) is not None:
+                parts.setdefault(step, read(PartAttribution, said[PARTS]))
+        resamples = manifest.get("resamples", 2000)
+        histories[name] = History(read(Task, task), readings, asked, cuts, parts, resamples=resamples)
+    lacking = {step for history in histories.values() for step in history.missing}
+    failed = {line["step"]: line[FAILED] for line in lines if FAILED in line}
     return dict(
-        task=read(Task, manifest["task"]),
-        readings=readings,
-        asked=tuple(manifest["checkpoints"]),
+        histories=histories,
+        asked=asked,
         manifest=manifest,
-        parts=parts,
-        resamples=manifest.get("resamples", 2000),
+        failed={step: told for step, told in sorted(failed.items()) if step in lacking},
     )

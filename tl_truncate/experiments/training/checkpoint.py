@@ -1,0 +1,175 @@
+"""One checkpoint read: the unit of work, from plain settings to a line of plain data.
+
+Cuts that are each made alone are scored as a sweep scores them: they share the uncut pass and the blocks
+below them, and so do the tasks. Cuts that are made together take passes of their own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tl_truncate.experiments.scoring.evaluate import (
+    Scores,
+    check_baseline,
+    check_model,
+    evaluate,
+    score_frame,
+)
+from tl_truncate.experiments.scoring.memory import prompts_that_fit
+from tl_truncate.experiments.sweep.engine import Engine
+from tl_truncate.experiments.sweep.grid import make_grid
+from tl_truncate.experiments.sweep.memory import Plan, make_plan
+from tl_truncate.experiments.training.parts_over_training import Parts
+from tl_truncate.experiments.training.reading import PARTS, TASKS, UNCUT, Reading
+from tl_truncate.runs.codec import plain
+from tl_truncate.runs.record import Record, make_record
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.surgery.hooks import active_cuts
+from tl_truncate.tasks.encode import EncodedTask, encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.identity.content import hashed_once
+
+# Of a pass that several cuts of a site share, as a sweep has it by default.
+_TOKENS_IN_FLIGHT = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How prompts are run; `dynamics` says what each option means."""
+
+    prepend_bos: bool | None = None
+    batch_size: int = 32
+    max_memory: int | None = None
+    resamples: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What has not been said about a step, for tasks that lack the same.
+
+    Attributes:
+        tasks: with different names.
+        cuts: by name; what stands under one name is made together.
+        parts: to divide MLP outputs into, if that is lacking.
+        before: the uncut scores by the task's name, where they are known: of the same weights.
+    """
+
+    tasks: tuple[Task, ...]
+    cuts: Mapping[str, Cuts]
+    parts: Parts | None
+    before: Mapping[str, Scores]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be said about one checkpoint."""
+
+    step: int
+    works: tuple[Work, ...]
+    passes: Passes
+
+
+def read_checkpoint(model: Any, request: Request) -> dict[str, Any]:
+    """The line of a run folder about one checkpoint, as plain data; nothing of the model is kept.
+
+    Args:
+        model: of the step.
+        request: what to say about it.
+
+    Raises:
+        ValueError: if the memory does not suffice, before any pass; if logits are not finite; or if the
+            weights are others than those of what was said before.
+    """
+    said: dict[str, Any] = {}
+    check_model(model)
+    with hashed_once(model):
+        for work in request.works:
+            _require_room(model, work, request.passes)
+        for work in request.works:
+            said |= _said(model, work, request.passes)
+    return {"step": request.step, TASKS: said}
+
+
+def _said(model: Any, work: Work, passes: Passes) -> dict[str, dict[str, Any]]:
+    alone = {name: each[0] for name, each in work.cuts.items() if len(each) == 1}
+    options: dict[str, Any] = dict(vars(passes), progress=False)
+    found = _shared(model, work, alone, passes) if alone else {}
+    said = {}
+    for task in work.tasks:
+        scores = found.get(task.name)
+        if scores is None:
+            before = work.before.get(task.name)
+            scores = {UNCUT: replace(evaluate(model, task, baseline=before, **options), baseline=None)}
+        for name in [name for name in work.cuts if name not in alone]:
+            scores[name] = evaluate(model, task, work.cuts[name], baseline=scores[UNCUT], **options)
+        in_order = {name: Reading.of(scores[name]) for name in (UNCUT, *work.cuts)}
+        said[task.name] = dict(readings=plain(in_order))
+        if work.parts is not None:
+            said[task.name][PARTS] = plain(work.parts.attribute(model, task, **options))
+    return said
+
+
+def _shared(
+    model: Any, work: Work, alone: Mapping[str, SiteCut], passes: Passes
+) -> dict[str, dict[str, Scores]]:
+    """The scores of cuts that are each made alone, and of the uncut model, by task and name."""
+    encoded = [encode(model, task, prepend_bos=passes.prepend_bos) for task in work.tasks]
+    records = [
+        _record(model, task, each, passes) for task, each in zip(work.tasks, encoded, strict=True)
+    ]
+    for task, record in zip(work.tasks, records, strict=True):
+        check_baseline(work.before.get(task.name), record)
+    different: list[SiteCut] = []
+    for cut in alone.values():
+        different += [] if cut in different else [cut]
+    grid = make_grid(model, None, (), (), passes.seed, different)
+    lowest = min(cut.site.layer for cut in grid)
+    engine = Engine(model, work.tasks, _plan(model, encoded, grid, passes), lowest=lowest)
+    made = [each for group in engine.run(grid) for each in group]
+
+    def scores(place: int, cut: SiteCut | None) -> Scores:
+        task, n_tokens = work.tasks[place], [len(each.prompt) for each in encoded[place].prompts]
+        said = engine.baseline if cut is None else next(found for each, found in made if each == cut)
+        frame = score_frame(task, n_tokens, said[place])
+        cuts = Cuts(active_cuts(model), () if cut is None else cut)
+        return Scores(frame, replace(records[place], cuts=tuple(each.to_json() for each in cuts)))
+
+    return {
+        task.name: {UNCUT: scores(place, None)}
+        | {name: scores(place, cut) for name, cut in alone.items()}
+        for place, task in enumerate(work.tasks)
+    }
+
+
+def _record(model: Any, task: Task, encoded: EncodedTask, passes: Passes) -> Record:
+    around = Cuts(active_cuts(model))
+    return make_record(model, task, cuts=around, prepend_bos=encoded.prepend_bos, seed=passes.seed)
+
+
+def _plan(model: Any, encoded: Sequence[EncodedTask], cuts: Sequence[SiteCut], passes: Passes) -> Plan:
+    return make_plan(
+        model,
+        encoded,
+        list(dict.fromkeys(cut.site for cut in cuts)),
+        batch_size=passes.batch_size,
+        tokens_in_flight=_TOKENS_IN_FLIGHT,
+        max_memory=passes.max_memory,
+    )
+
+
+def _require_room(model: Any, work: Work, passes: Passes) -> None:
+    """Cuts take room for their factors, and parts for theirs: asked for before the uncut pass."""
+    limits: dict[str, Any] = dict(batch_size=passes.batch_size, max_memory=passes.max_memory)
+    if passes.max_memory is None:
+        return
+    encoded = [encode(model, task, prepend_bos=passes.prepend_bos) for task in work.tasks]
+    alone = [each[0] for each in work.cuts.values() if len(each) == 1]
+    if alone:
+        _plan(model, encoded, alone, passes)
+    for each in encoded:
+        for cuts in work.cuts.values():
+            if len(cuts) > 1:
+                prompts_that_fit(model, each, [cut.site for cut in cuts], **limits)
+        if work.parts is not None:
+            work.parts.require_room(model, each, **limits)

@@ -1,0 +1,114 @@
+"""One task over training: a table with intervals, paired with each step's uncut model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tl_truncate.experiments.scoring.drawn import spreads, table_columns
+from tl_truncate.experiments.scoring.estimates import estimate_values
+from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.metrics import METRICS, Metric
+from tl_truncate.experiments.screening.part_attribution import PartAttribution
+from tl_truncate.experiments.training.reading import UNCUT, Reading
+from tl_truncate.experiments.training.steps import FirstStep, first_lasting
+from tl_truncate.statistics import q_values
+from tl_truncate.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class History:
+    """What the checkpoints said to one task.
+
+    Attributes:
+        task: that was asked.
+        readings: by step, and by `uncut` or the name of the cuts.
+        asked: the checkpoints that were asked for; those that are not in `readings` are missing.
+        cuts: their names, a control's draws one by one.
+        parts: by step, what the parts of MLP outputs add to the answers; empty if they were not asked.
+    """
+
+    task: Task
+    readings: Mapping[int, Mapping[str, Reading]]
+    asked: tuple[int, ...]
+    cuts: tuple[str, ...]
+    parts: Mapping[int, PartAttribution] = field(default_factory=dict)
+    resamples: int = field(default=2000, kw_only=True)
+
+    @cached_property
+    def draws(self) -> dict[str, list[str]]:
+        """The readings that each name stands for: the draws of a control are one."""
+        found = {UNCUT: [UNCUT]}
+        for name in self.cuts:
+            first, sign, number = name.rpartition(" #")
+            of_another = sign and number.isdigit() and first in found
+            found.setdefault(first if of_another else name, []).append(name)
+        return found
+
+    def names_at(self, step: int) -> list[str]:
+        """The names that there are scores of at a checkpoint."""
+        here = self.readings.get(step, {}).keys()
+        return [name for name, draws in self.draws.items() if here >= set(draws)]
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The steps that were asked for and lack the uncut model or one of the cuts."""
+        wanted = {UNCUT, *self.cuts}
+        return tuple(step for step in self.asked if not wanted <= self.readings.get(step, {}).keys())
+
+    def table(self) -> pd.DataFrame:
+        """One row per (step, cut); `Dynamics.frame` says what is in it."""
+        steps = sorted({*self.asked, *self.readings})
+        rows = [self.row(step, name) for step in steps for name in self.draws]
+        # In the order of a row that has numbers.
+        table = pd.DataFrame(rows, columns=max(map(list, rows), key=len))
+        for metric in METRICS:
+            table[f"{metric}_change_q"] = q_values(table[f"{metric}_change_q"])
+        return table
+
+    def row(self, step: int, name: str) -> dict[str, Any]:
+        """A row of the table, whose numbers are left out where the step is missing."""
+        draws = self.draws[name]
+        row: dict[str, Any] = dict(step=step, cut=name, draws=len(draws))
+        if name not in self.names_at(step):
+            return row
+        here, base = self.readings[step], self.readings[step][UNCUT]
+        together = [list(range(len(draws)))]
+        for metric in METRICS:
+            values = np.array([here[draw].values[metric] for draw in draws]).T
+            changes = values - np.array(base.values[metric])[:, None]
+            columns = table_columns(metric, values, together).named(metric)
+            found = table_columns(metric, changes, together, changes=True)
+            columns |= found.named(f"{metric}_change")
+            columns[f"{metric}_change_q"] = np.full(1, np.nan) if name == UNCUT else found.p
+            columns[f"{metric}_change_spread"] = spreads(changes, together)
+            row |= {title: float(each[0]) for title, each in columns.items()}
+        return row
+
+    def parts_table(self) -> pd.DataFrame:
+        """One row per (step, layer, part, answer)."""
+        tables = [found.frame.assign(step=step) for step, found in sorted(self.parts.items())]
+        table = pd.concat(tables, ignore_index=True)
+        return table[["step", *(name for name in table if name != "step")]]
+
+    def scores(self, step: int, name: str) -> Scores:
+        """The scores at a checkpoint, of a cut paired with the uncut model's."""
+        uncut = self._scores(step, UNCUT, None)
+        return uncut if name == UNCUT else self._scores(step, name, uncut)
+
+    def _scores(self, step: int, name: str, baseline: Scores | None) -> Scores:
+        return self.readings[step][name].scores(self.task, baseline, resamples=self.resamples)
+
+    def first_step(self, metric: Metric, above: float, name: str, lasting: int) -> FirstStep | None:
+        """The first step from which on a metric's mean is above a value; None if there is none."""
+        steps = sorted({*self.asked, *self.readings})
+        found = [
+            estimate_values(metric, self.readings[step][name].values[metric])
+            if name in self.names_at(step)
+            else None
+            for step in steps
+        ]
+        return first_lasting(steps, found, above, lasting)
