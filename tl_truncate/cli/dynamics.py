@@ -23,7 +23,7 @@ from tl_truncate.cli.shared.options import (
     Figures,
     Resume,
     RunFolder,
-    TaskName,
+    TaskNames,
     WithControls,
 )
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
@@ -54,7 +54,7 @@ def dynamics_command(
         str,
         typer.Option(help="Training steps; `...` between two stands for all published ones between."),
     ] = "all",
-    task: TaskName = "ioi",
+    task: TaskNames = None,
     cutting: CutOptions,
     controls: WithControls = False,
     parts: Annotated[
@@ -71,7 +71,7 @@ def dynamics_command(
     figures: Figures = True,
     as_json: AsJson = False,
 ) -> None:
-    """Scores a task at each training step, uncut and with all the cuts together.
+    """Scores tasks at each training step, uncut and with all the cuts together.
 
     Example: `tl-truncate dynamics --model EleutherAI/pythia-1b --steps 0,1,2,...,143000 --task ioi
     --out runs/pythia-1b`
@@ -80,13 +80,16 @@ def dynamics_command(
     --controls scores random subspaces of each cut's rank: the mean of a few draws.
     """
     check_figures(figures, "plots")
-    check_task_name(task)
+    names = [check_task_name(name) for name in task or ["ioi"]]
     cuts = cutting.read()
     divided = _parts(parts, corpus)
     checkpoints = read_steps(steps, model)
     at_step = partial(loading.load_step, model)
     last = at_step(checkpoints[-1])  # its tokenizer and its shapes are those of all
-    asked, named = prompts.make(task, last), _named(last, cuts, controls, prompts.seed)
+    asked, named = (
+        [prompts.make(each, last) for each in names],
+        _named(last, cuts, controls, prompts.seed),
+    )
     del last
     history = dynamics(
         at_step,
@@ -105,7 +108,8 @@ def dynamics_command(
     if as_json:
         typer.echo(json.dumps(rows_of(history.frame), indent=2))
         return
-    console.print(_table(history))
+    for each in history.tasks:
+        console.print(_table(history.of(each.name)))
     say_written(out, ["run", *written])
 
 
@@ -147,9 +151,11 @@ def _write(history: Dynamics, out: Path, divided: bool, figures: bool) -> list[s
     from tl_truncate.plots import parts_over_training, save
 
     save(draw(history), out / "dynamics.png")
-    if divided:
-        save(parts_over_training(history), out / "parts.png")
-    return [*written, "dynamics.png", *(["parts.png"] if divided else [])]
+    written.append("dynamics.png")
+    for place, task in enumerate(history.tasks if divided else ()):
+        written.append(f"parts{'' if place == 0 else f'-{task.name}'}.png")
+        save(parts_over_training(history.of(task.name)), out / written[-1])
+    return written
 
 
 def read_steps(text: str, model: str) -> list[int]:
@@ -185,7 +191,7 @@ def _table(history: Dynamics) -> Table:
         table.add_column(column, justify="left" if column == "cut" else "right", no_wrap=True)
     rows = history.frame.set_index(["step", "cut"])
     for step in history.checkpoints:
-        for name in history.names:
+        for name in history.names_at(step):
             row = rows.loc[(step, name)]
             told = (shown_in(row, metric) for metric in ("p_global", "p_in_context"))
             table.add_row(*map(Text, (str(step), name, *told)))

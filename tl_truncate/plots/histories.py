@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -27,7 +27,8 @@ def dynamics(history: Dynamics) -> "Figure":
     """p(global) and p(in-context) against the training step: a panel for the uncut model and each cut.
 
     Bands are 95% intervals over prompts. The axis is logarithmic from step 1 on. In the panels of cuts
-    the uncut model is drawn thin.
+    the uncut model is drawn thin. Several tasks are one row of panels each. Lines are interrupted at
+    steps that are missing, which have a cross at the bottom.
 
     Args:
         history: of `dynamics`.
@@ -37,40 +38,57 @@ def dynamics(history: Dynamics) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    names = history.names
-    figure = Figure(figsize=(4.2 * len(names) + 0.6, 3.2), layout="constrained", dpi=130)
-    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    frame = history.frame
-    uncut = frame[frame["cut"] == UNCUT]
-    for axis, name in zip(axes, names, strict=True):
-        part = frame[frame["cut"] == name]
-        for metric, colour in _COLOURS.items():
-            if name != UNCUT:
-                axis.plot(uncut["step"], uncut[metric], color=colour, linewidth=0.8, linestyle=":")
-            axis.plot(
-                part["step"],
-                part[metric],
-                "o-",
-                markersize=3,
-                color=colour,
-                label=label_of(metric).title,
-            )
-            low, high = part[f"{metric}_low"], part[f"{metric}_high"]
-            axis.fill_between(part["step"], low, high, color=colour, alpha=0.2, linewidth=0)
-        axis.set_xscale("symlog", linthresh=1)
-        axis.set_xlim(left=_left(frame["step"]))
-        axis.set_ylim(0, 1)
-        axis.set_title(_title(history, name), fontsize=9)
-        axis.set_xlabel("training step", fontsize=8)
-        axis.tick_params(labelsize=7)
-    axes[0].set_ylabel("probability", fontsize=8)
-    axes[0].legend(fontsize=8, frameon=False)
+    names, tasks = history.names, [task.name for task in history.tasks]
+    size = (4.2 * len(names) + 0.6, 2.9 * len(tasks) + 0.3)
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    rows = figure.subplots(len(tasks), len(names), squeeze=False, sharey=True)
+    for axes, task in zip(rows, tasks, strict=True):
+        own = history.of(task)
+        for axis, name in zip(axes, names, strict=True):
+            _draw_probabilities(axis, own, name)
+        axes[0].set_ylabel("probability" if len(tasks) == 1 else f"{task}: probability", fontsize=8)
+    rows[0, 0].legend(fontsize=8, frameon=False)
     run = history.manifest["model"]
     whose = "" if run is None else f", {Path(run).name}"
-    figure.suptitle(
-        f"{history.task.name} over training ({len(history.task)} prompts{whose})", fontsize=9
+    told = " and ".join(
+        f"{task.name} over training ({len(task)} prompts{whose})" for task in history.tasks
     )
+    figure.suptitle(told, fontsize=9)
     return figure
+
+
+def _draw_probabilities(axis: Any, history: Dynamics, name: str) -> None:
+    frame = history.frame
+    uncut, part = (frame[frame["cut"] == each] for each in (UNCUT, name))
+    for metric, colour in _COLOURS.items():
+        if name != UNCUT:
+            axis.plot(uncut["step"], uncut[metric], color=colour, linewidth=0.8, linestyle=":")
+        label = label_of(metric).title
+        axis.plot(part["step"], part[metric], "o-", markersize=3, color=colour, label=label)
+        low, high = part[f"{metric}_low"], part[f"{metric}_high"]
+        axis.fill_between(part["step"], low, high, color=colour, alpha=0.2, linewidth=0)
+    _mark_missing(axis, part.loc[part["p_global"].isna(), "step"])
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xlim(left=_left(frame["step"]))
+    axis.set_ylim(0, 1)
+    axis.set_title(_title(history, name), fontsize=9)
+    axis.set_xlabel("training step", fontsize=8)
+    axis.tick_params(labelsize=7)
+
+
+def _mark_missing(axis: Any, steps: pd.Series) -> None:
+    """Crosses at the bottom, where there is nothing to draw."""
+    if len(steps):
+        at_the_bottom = axis.get_xaxis_transform()
+        axis.plot(
+            steps,
+            [0.02] * len(steps),
+            "x",
+            color="grey",
+            markersize=4,
+            label="missing",
+            transform=at_the_bottom,
+        )
 
 
 @needs_matplotlib
@@ -88,11 +106,11 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
         A matplotlib figure.
 
     Raises:
-        ValueError: if the history has no parts.
+        ValueError: if the history has no parts, or is of several tasks: take `history.of(name)`.
     """
     from matplotlib.figure import Figure
 
-    frame = history.parts_frame
+    task, frame = history.task, history.parts_frame
     chosen = list(dict.fromkeys(frame["layer"])) if layers is None else list(layers)
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -111,6 +129,7 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
             axis.fill_between(
                 own["step"], own["low"], own["high"], color=colour, alpha=0.15, linewidth=0
             )
+        _mark_missing(axis, own.loc[own["logits"].isna(), "step"])
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xlim(left=_left(frame["step"]))
@@ -123,9 +142,7 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     method = history.manifest["parts"]["method"]
-    figure.suptitle(
-        f"{history.task.name} over training: MLP outputs in two parts ({method})", fontsize=9
-    )
+    figure.suptitle(f"{task.name} over training: MLP outputs in two parts ({method})", fontsize=9)
     return figure
 
 

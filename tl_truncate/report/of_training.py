@@ -1,6 +1,8 @@
 """Reports of what happens in training: a task over checkpoints, and noisy in-context recall."""
 
+import warnings
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -10,8 +12,8 @@ from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, firs
 from tl_truncate.experiments.scoring.view import frame_table, scores_table
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.training.reading import UNCUT
-from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.markup import paragraphs
+from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
+from tl_truncate.markup import join, paragraphs
 from tl_truncate.report import prompts
 from tl_truncate.report.charts import estimates
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
@@ -22,30 +24,37 @@ from tl_truncate.toys.recall.train import RecallRun
 
 def dynamics_page(history: Dynamics) -> Page:
     """Summary, curves over training, the parts' curves if there are some, prompts and provenance."""
-    last = history.checkpoints[-1]
-    told = Markup("<p>Bars are 95% intervals over prompts; the steps are on a logarithmic axis.</p>")
+    every = [history.of(task.name) for task in history.tasks]
+    each = [own for own in every if own.checkpoints]
+    told = Markup(
+        "<p>Bars are 95% intervals over prompts; the steps are on a logarithmic axis. Lines are "
+        "interrupted where a step is missing.</p>"
+    )
+    tables = [(own.checkpoints[-1], own) for own in each]
     sections = [
-        Section("summary", "Summary", paragraphs(_words(history))),
+        Section("summary", "Summary", paragraphs([word for own in each for word in _words(own)])),
         Section(
             "baseline",
-            f"The uncut model after step {last}",
-            scores_table(history.scores(last).shown, history.task.name),
+            f"The uncut model after step {history.checkpoints[-1]}",
+            join([scores_table(own.scores(last).shown, own.task.name) for last, own in tables]),
         ),
-        Section("curves", "Over training", told, (_curves(history),)),
+        Section("curves", "Over training", told, (_curves(each),)),
     ]
-    if history.parts:
+    divided = [own for own in each if own.parts]
+    if divided:
         told = Markup(
             "<p>What the global and the in-context part of each MLP's output add to the logits of the "
             "two answers, with 95% intervals over prompts.</p>"
         )
-        sections.append(Section("parts", "MLP outputs in two parts", told, (_parts(history),)))
+        sections.append(Section("parts", "MLP outputs in two parts", told, (_parts(divided),)))
     sections += [
         Section("prompts", "Prompt by prompt", prompts=True),
         Section("provenance", "Where this comes from", provenance(history.manifest)),
     ]
-    model = history.manifest["model"] or history.scores(last).record.model
-    groups = (_group(history),)
-    return Page(f"{history.task.name} over the training of {model}", tuple(sections), groups)
+    model = history.manifest["model"] or tables[0][1].scores(tables[0][0]).record.model
+    groups = tuple(_group(own, prompts.share(len(each))) for own in each)
+    names = ", ".join(own.task.name for own in each)
+    return Page(f"{names} over the training of {model}", tuple(sections), groups)
 
 
 def _words(history: Dynamics) -> list[str]:
@@ -54,10 +63,16 @@ def _words(history: Dynamics) -> list[str]:
         f"{len(history.task)} prompts of {history.task.name} were asked at {done} of {asked} "
         f"checkpoints, of the uncut model and of {len(history.names) - 1} cut ones."
     ]
-    if not history.finished:
+    words += [
+        f"Step {step} is missing, since it could not be read: {why}"
+        for step, why in history.failed.items()
+    ]
+    if set(history.missing) - set(history.failed):
         words.append("The run is not finished; the same call with the same folder goes on.")
     for metric in reversed(PROBABILITIES):
-        step = history.first_step(metric, 0.3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MissingStepsWarning)  # which the page has said above
+            step = history.first_step(metric, 0.3)
         told = (
             "at none of them for good"
             if step is None
@@ -76,23 +91,23 @@ def _words(history: Dynamics) -> list[str]:
     return words
 
 
-def _curves(history: Dynamics) -> Chart:
-    frame = history.frame
-    panels = []
-    for metric in first("p_in_context", METRICS):
+def _curves(histories: Sequence[Dynamics]) -> Chart:
+    panels, names = [], histories[0].names
+    for history, metric in product(histories, first("p_in_context", METRICS)):
+        frame = history.frame
         for kind, ending in (("value", ""), ("change from uncut", "_change")):
             series = [
                 _series(frame[frame["cut"] == name], name, place, f"{metric}{ending}")
-                for place, name in enumerate(history.names)
+                for place, name in enumerate(names)
                 if not (ending and name == UNCUT)
             ]
             if series:
                 title = label_of(metric).short if not ending else f"change of {label_of(metric).short}"
-                panels.append(
-                    dict(key=[label_of(metric).short, kind], x="training step", y=title, series=series)
-                )
-    kinds = ("value", "change from uncut") if len(history.names) > 1 else ("value",)
+                key = [*_key(histories, history), label_of(metric).short, kind]
+                panels.append(dict(key=key, x="training step", y=title, series=series))
+    kinds = ("value", "change from uncut") if len(names) > 1 else ("value",)
     choices = [
+        *_choice(histories),
         Choice("metric", tuple(label_of(metric).short for metric in first("p_in_context", METRICS))),
         Choice("show", kinds),
     ]
@@ -100,17 +115,26 @@ def _curves(history: Dynamics) -> Chart:
     return Chart("curves", "lines", label, tuple(choices), tuple(panels))
 
 
+def _choice(histories: Sequence[Dynamics]) -> list[Choice]:
+    """The menu of tasks, if there are several."""
+    names = tuple(history.task.name for history in histories)
+    return [Choice("task", names)] if len(names) > 1 else []
+
+
+def _key(histories: Sequence[Dynamics], history: Dynamics) -> list[str]:
+    return [history.task.name] if len(histories) > 1 else []
+
+
 def _series(part: pd.DataFrame, name: str, colour: int, metric: str) -> dict[str, Any]:
     x = [int(step) for step in part["step"]]
     return dict(name=name, colour=colour, control=False, x=x, **estimates(part, metric))
 
 
-def _parts(history: Dynamics) -> Chart:
-    frame = history.parts_frame
-    layers = [str(layer) for layer in dict.fromkeys(frame["layer"])]
+def _parts(histories: Sequence[Dynamics]) -> Chart:
+    layers = [str(layer) for layer in dict.fromkeys(histories[0].parts_frame["layer"])]
     panels = []
-    for layer in layers:
-        series = []
+    for history, layer in product(histories, layers):
+        frame, series = history.parts_frame, []
         for place, (part, answer) in enumerate(
             (p, a) for p in ("global", "in_context") for a in ANSWERS
         ):
@@ -127,21 +151,22 @@ def _parts(history: Dynamics) -> Chart:
                     high=rounded(own["high"]),
                 )
             )
-        panels.append(dict(key=[layer], x="training step", y="logits added, nats", series=series))
+        key = [*_key(histories, history), layer]
+        panels.append(dict(key=key, x="training step", y="logits added, nats", series=series))
     label = "Curves: the logits that each part of an MLP's output adds, against the training step."
-    return Chart("parts", "lines", label, (Choice("layer", tuple(layers)),), tuple(panels))
+    choices = (*_choice(histories), Choice("layer", tuple(layers)))
+    return Chart("parts", "lines", label, choices, tuple(panels))
 
 
-def _group(history: Dynamics) -> dict[str, Any]:
-    uncut = {step: history.scores(step).frame for step in history.checkpoints}
+def _group(history: Dynamics, most: int) -> dict[str, Any]:
     settings = []
     for step in reversed(history.checkpoints):
+        uncut = history.scores(step).frame
         for name in history.names_at(step):
-            own = uncut[step] if name == UNCUT else history.scores(step, name).frame
-            base = None if name == UNCUT else uncut[step]
+            own = uncut if name == UNCUT else history.scores(step, name).frame
+            base = None if name == UNCUT else uncut
             settings.append(prompts.Setting(f"step {step}, {name}", own, base, change=float(step)))
-    frame = history.task.to_frame()
-    return prompts.group(history.task.name, frame, settings, prompts.MOST_READINGS)
+    return prompts.group(history.task.name, history.task.to_frame(), settings, most)
 
 
 def recall_page(run: RecallRun) -> Page:

@@ -15,7 +15,8 @@ _LONG = ("grid", "batches", "tasks", "task", "metrics", "checkpoints", "cuts", "
 def provenance(manifest: Mapping[str, Any]) -> Markup:
     """A table of the model, its weights, versions, seeds, and the prompts' hashes."""
     facts = {name: value for name, value in manifest.items() if name not in _LONG}
-    for task in manifest.get("tasks") or [manifest[name] for name in ("task",) if name in manifest]:
+    tasks = manifest.get("tasks") or [manifest[name] for name in ("task",) if name in manifest]
+    for task in tasks.values() if isinstance(tasks, Mapping) else tasks:
         if isinstance(task, Mapping) and task.get("description"):
             facts[f"about {task['name']}"] = task["description"]
     return record_table(facts)

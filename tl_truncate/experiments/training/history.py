@@ -16,7 +16,14 @@ from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.training.reading import UNCUT, Reading
 from tl_truncate.experiments.training.steps import FirstStep, first_lasting
 from tl_truncate.statistics import q_values
+from tl_truncate.statistics.columns import ENDINGS
 from tl_truncate.tasks.task import Task
+
+_COLUMNS = ["step", "cut", "draws"] + [
+    f"{metric}{end}"
+    for metric in METRICS
+    for end in (*ENDINGS, *(f"_change{end}" for end in (*ENDINGS, "_q", "_spread")))
+]
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,7 @@ class History:
         """One row per (step, cut); `Dynamics.frame` says what is in it."""
         steps = sorted({*self.asked, *self.readings})
         rows = [self.row(step, name) for step in steps for name in self.draws]
-        # In the order of a row that has numbers.
-        table = pd.DataFrame(rows, columns=max(map(list, rows), key=len))
+        table = pd.DataFrame(rows, columns=_COLUMNS)
         for metric in METRICS:
             table[f"{metric}_change_q"] = q_values(table[f"{metric}_change_q"])
         return table
@@ -89,10 +95,14 @@ class History:
         return row
 
     def parts_table(self) -> pd.DataFrame:
-        """One row per (step, layer, part, answer)."""
-        tables = [found.frame.assign(step=step) for step, found in sorted(self.parts.items())]
+        """One row per (step, layer, part, answer), without numbers where the step is missing."""
+        found = {step: each.frame for step, each in self.parts.items()}
+        keys = next(iter(found.values()))[["layer", "part", "answer"]]
+        steps = sorted({*self.asked, *found})
+        tables = [found.get(step, keys).assign(step=step) for step in steps]
         table = pd.concat(tables, ignore_index=True)
-        return table[["step", *(name for name in table if name != "step")]]
+        names = list(next(iter(found.values())))
+        return table[["step", *names]]
 
     def scores(self, step: int, name: str) -> Scores:
         """The scores at a checkpoint, of a cut paired with the uncut model's."""
