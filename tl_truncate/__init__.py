@@ -41,8 +41,9 @@ from tl_truncate.experiments.sweep.engine import FullPassesWarning
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
 from tl_truncate.experiments.training.dynamics import dynamics
+from tl_truncate.experiments.training.failing import BadCheckpointWarning
 from tl_truncate.experiments.training.parts_over_training import Parts
-from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
 from tl_truncate.export.adapter import Adapter, LargeAdapterWarning, export_adapter
 from tl_truncate.export.checkpoint import Checkpoint, export_checkpoint
 from tl_truncate.models import LostKeysWarning, load_model
@@ -79,6 +80,7 @@ __all__ = [
     "Ablated",
     "Adapter",
     "Attribution",
+    "BadCheckpointWarning",
     "Band",
     "Checkpoint",
     "ChosenComparison",
@@ -108,6 +110,7 @@ __all__ = [
     "LostKeysWarning",
     "MLPDecomposition",
     "MarchenkoPastur",
+    "MissingStepsWarning",
     "NormMatched",
     "NormMatchedTo",
     "OptimalThreshold",

@@ -6,10 +6,13 @@ when a model is loaded.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, get_args
 
 import torch
+from safetensors import SafetensorError
 
 from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, folder_of, hub_name
 from tl_truncate.checks import whole
@@ -18,6 +21,8 @@ from tl_truncate.models.hooked import hooked_transformer, load_hooked_folder
 from tl_truncate.models.keys import warn_of_lost_keys
 from tl_truncate.models.wanted import Backend, Wanted
 from tl_truncate.weights.identity.provenance import note_base, note_source
+
+_OF_FILES = ("PytorchStreamReader", "ignore_mismatched_sizes")
 
 
 def load_model(
@@ -163,12 +168,24 @@ def _pythia_revision(name: str, checkpoint: int) -> str:
     return f"step{checkpoint}"
 
 
+class IncompleteWeights(ValueError):
+    """The files of a model lack some of its weights."""
+
+
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
+    shown = name if revision is None else f"{name} at {revision}"
     try:
         yield
+    except (SafetensorError, UnpicklingError, EOFError, JSONDecodeError, RuntimeError) as problem:
+        # Of all that a load may raise as a RuntimeError, these two are about files.
+        if isinstance(problem, RuntimeError) and not any(each in str(problem) for each in _OF_FILES):
+            raise
+        raise OSError(
+            f"{shown} could not be loaded: its files are damaged, or of another model "
+            f"({type(problem).__name__}: {' '.join(str(problem).split())[:200]}). Get them again."
+        ) from problem
     except OSError as problem:
-        shown = name if revision is None else f"{name} at {revision}"
         raise OSError(
             f"{shown} could not be loaded: it is not in the local Hugging Face cache, and the hub "
             "could not be reached or does not have it. Connect once to fetch it, give a local folder, "
@@ -201,7 +218,7 @@ def _nothing_missing(name: str) -> Iterator[None]:
         PreTrainedModel.from_pretrained = original
     if missing:
         shown = ", ".join(sorted(missing)[:4]) + (" ..." if len(missing) > 4 else "")
-        raise ValueError(
+        raise IncompleteWeights(
             f"All weights of {name} must be in its files, but transformers {__version__} did not find "
             f"{shown} there, and would go on with random numbers. Install the version of transformers "
             "that wrote them, or a newer one."

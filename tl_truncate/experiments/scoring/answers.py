@@ -228,18 +228,22 @@ def _asked(batch: Batch) -> Iterator[Answer]:
         yield from answers
 
 
+class NotFinite(ValueError):
+    """The model's logits say nothing about an answer."""
+
+
 def require_finite(
     tasks: Sequence[Task], cuts: Sequence[SiteCut], batch: Batch, values: Sequence[float]
 ) -> None:
     """Refuses answers about which the logits say nothing.
 
     Raises:
-        ValueError: if a value is not finite, with the cuts and the prompt.
+        NotFinite: if a value is not finite, with the cuts and the prompt.
     """
     for answer, value in zip(_asked(batch), values, strict=True):
         if not math.isfinite(value):
             task = tasks[answer.task]
-            raise ValueError(
+            raise NotFinite(
                 f"The logits must be finite, but with {told(cuts)} the log-probability of an answer to "
                 f"prompt {answer.prompt} of {task.name!r} is {value}: {task.prompts[answer.prompt]!r}. "
                 f"{REMEDY}"

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -10,9 +11,14 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive, whole
 from tl_truncate.experiments.scoring.evaluate import Scores, as_tasks
-from tl_truncate.experiments.training.checkpoint import Passes, Request, Work, read_checkpoint
+from tl_truncate.experiments.training.checkpoint import Passes, Request, Work
+from tl_truncate.experiments.training.failing import (
+    BadCheckpointWarning,
+    read_or_note,
+    require_some,
+)
 from tl_truncate.experiments.training.parts_over_training import Parts
-from tl_truncate.experiments.training.reading import PARTS, UNCUT, Reading, said_of
+from tl_truncate.experiments.training.reading import FAILED, PARTS, UNCUT, Reading, said_of
 from tl_truncate.experiments.training.result import Dynamics, dynamics_fields, tasks_of
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder, make_manifest
@@ -85,8 +91,12 @@ def dynamics(
 
     Raises:
         ValueError: if an argument does not fit, or the folder holds another run; before a model is
-            loaded. And if `load` gives other weights than those of a finished checkpoint.
+            loaded. If `load` gives other weights than those of a finished checkpoint. And if not even one
+            checkpoint can be read.
         TypeError: if an argument is of the wrong kind.
+        BadCheckpointWarning: as a warning, if a checkpoint is passed over: its files are not there, not
+            whole or of another model, or its logits are not finite, twice. It is in `.failed`, has rows
+            without numbers, and is tried again by the next call with the same folder.
         BlockingIOError: if another process works in the folder.
 
     Examples:
@@ -125,12 +135,24 @@ def dynamics(
             for request in left:
                 bar.set_postfix_str(f"step {request.step}")
                 gc.collect()  # models may hold themselves in cycles, and the next one needs the room
-                line = read_checkpoint(load(request.step), request)
+                line = read_or_note(load, request)
+                if FAILED in line:
+                    _warn(line)
                 if folder is not None:
                     folder.append([line])
                 lines.append(line)
                 bar.update()
+    require_some(lines)
     return Dynamics(**dynamics_fields(manifest, lines))
+
+
+def _warn(line: Mapping[str, Any]) -> None:
+    warnings.warn(
+        f"Step {line['step']} could not be read twice and is passed over: {line[FAILED]} The same call "
+        "with the same run_dir tries it again.",
+        BadCheckpointWarning,
+        stacklevel=3,
+    )
 
 
 def _open(folder: RunFolder, manifest: dict[str, Any], load: Load, *, resume: bool) -> dict[str, Any]:
