@@ -46,7 +46,7 @@ from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
 from tl_truncate.export.adapter import Adapter, LargeAdapterWarning, export_adapter
 from tl_truncate.export.checkpoint import Checkpoint, export_checkpoint
-from tl_truncate.models import LostKeysWarning, load_model
+from tl_truncate.models import Checkpoints, LostKeysWarning, load_model
 from tl_truncate.report import write_report
 from tl_truncate.runs.joining import UnfinishedShardsWarning
 from tl_truncate.statistics import Estimate
@@ -83,6 +83,7 @@ __all__ = [
     "BadCheckpointWarning",
     "Band",
     "Checkpoint",
+    "Checkpoints",
     "ChosenComparison",
     "Clustered",
     "Comparison",

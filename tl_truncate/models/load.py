@@ -4,6 +4,7 @@ Nothing is fetched but what the caller names. TransformerLens and transformers a
 when a model is loaded.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -18,8 +19,10 @@ from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, 
 from tl_truncate.checks import whole
 from tl_truncate.models.demo import DEMO_MODEL, load_demo
 from tl_truncate.models.hooked import hooked_transformer, load_hooked_folder
+from tl_truncate.models.hub import Repository
 from tl_truncate.models.keys import warn_of_lost_keys
 from tl_truncate.models.wanted import Backend, Wanted
+from tl_truncate.weights.files import as_path
 from tl_truncate.weights.identity.provenance import note_base, note_source
 
 _OF_FILES = ("PytorchStreamReader", "ignore_mismatched_sizes")
@@ -34,6 +37,7 @@ def load_model(
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str | None = None,
     raw: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Loads a model for TransformerLens, with the weights as they were trained.
 
@@ -49,6 +53,8 @@ def load_model(
         device: where to put them; the library's choice by default.
         raw: False applies TransformerLens' processing (LayerNorm folding, centring), with which rank
             reduction does not commute.
+        cache_dir: the cache to look for a model of the hub in and to download it to, laid out as the
+            hub's own, which it is by default.
 
     Returns:
         A TransformerBridge or HookedTransformer in evaluation mode. The demo model has
@@ -62,6 +68,8 @@ def load_model(
     chosen_dtype = _check_dtype(dtype)
     checkpoint = None if checkpoint is None else _check_checkpoint(checkpoint)
     _check_arguments(name, backend, revision, checkpoint)
+    if cache_dir is not None:
+        require_of_the_hub(name, "cache_dir")
     if name == "demo":
         with _nothing_missing(name):
             model = load_demo(chosen_dtype, device, raw)
@@ -73,12 +81,28 @@ def load_model(
     target = str(folder) if folder is not None else hub_name(name)
     if checkpoint is not None and folder is None:
         revision = _pythia_revision(target, checkpoint)
-    wanted = Wanted(target, folder is not None, revision, chosen_dtype, device, raw)
     with _explained(target, revision), _nothing_missing(target):
+        if cache_dir is not None and folder is None:
+            folder = Repository(target, str(as_path(cache_dir))).fetch(revision or "main")
+        found = target if folder is None else str(folder)
+        wanted = Wanted(found, folder is not None, revision, chosen_dtype, device, raw)
         model = _load_bridge(wanted) if backend == "bridge" else _load_hooked(wanted)
     note_source(model, _source_name(name, target, revision, checkpoint))
     note_base(model, target, revision)
     return _ready(model)
+
+
+def require_of_the_hub(name: str, option: str) -> None:
+    """That a model is one of the hub, where an option is about its downloads.
+
+    Raises:
+        ValueError: if it lies on this machine.
+    """
+    if name in ("demo", NANO_MODEL) or folder_of(name).is_dir():
+        raise ValueError(
+            f"{option} must go with a model of the hub, got {name!r}, which lies on this machine: of it "
+            "nothing is downloaded, and nothing is deleted."
+        )
 
 
 def _ready(model: Any) -> Any:
@@ -228,7 +252,8 @@ def _nothing_missing(name: str) -> Iterator[None]:
 def _load_bridge(wanted: Wanted) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    options = {} if wanted.revision is None else {"revision": wanted.revision}
+    revision = None if wanted.local else wanted.revision
+    options = {} if revision is None else {"revision": revision}
     model = TransformerBridge.boot_transformers(
         wanted.name, dtype=wanted.dtype, device=wanted.device, **options
     )

@@ -2,9 +2,10 @@
 
 import gc
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -20,6 +21,7 @@ from tl_truncate.experiments.training.failing import (
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.reading import FAILED, PARTS, UNCUT, Reading, said_of
 from tl_truncate.experiments.training.result import Dynamics, dynamics_fields, tasks_of
+from tl_truncate.models.checkpoints import Checkpoints
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
@@ -64,8 +66,8 @@ def dynamics(
     and the blocks below them, as in `sweep`, and all tasks share the loading of a checkpoint.
 
     Args:
-        load: gives the model of a training step, such as `run.at` of a recall run, or
-            `lambda step: tlt.load_model("EleutherAI/pythia-160m", checkpoint=step)`.
+        load: gives the model of a training step, such as `run.at` of a recall run; or
+            `tlt.Checkpoints("EleutherAI/pythia-160m")`, which fetches the next while one is scored.
         checkpoints: training steps, in any order.
         task: prompts and answers, the same at each checkpoint; or several tasks with different names.
         cuts: made together; or several such by name, each scored by itself. The spectra are those of
@@ -83,7 +85,7 @@ def dynamics(
         max_memory: most bytes beside a model, by an estimate; fewer prompts share a pass then.
         resamples: has no effect; of versions whose intervals were drawn.
         seed: for the record; nothing is drawn.
-        progress: shows a bar.
+        progress: shows a bar, and before it what `Checkpoints` will download.
 
     Returns:
         The history: `.frame`, `.scores(step, name)`, `.first_step(metric, above)`, and with parts
@@ -91,7 +93,7 @@ def dynamics(
 
     Raises:
         ValueError: if an argument does not fit, or the folder holds another run; before a model is
-            loaded. If `load` gives other weights than those of a finished checkpoint. And if not even one
+            loaded. If `load` gives other weights than those of a finished checkpoint. And if no single
             checkpoint can be read.
         TypeError: if an argument is of the wrong kind.
         BadCheckpointWarning: as a warning, if a checkpoint is passed over: its files are not there, not
@@ -120,22 +122,28 @@ def dynamics(
     manifest = _manifest(name, tasks, steps, named, parts, passes)
     folder = None if run_dir is None else RunFolder(run_dir)
     with nullcontext() if folder is None else folder.held():
-        lines: list[dict[str, Any]] = []
-        if folder is not None:
-            manifest = _open(folder, manifest, load, resume=resume)
-            lines = folder.lines()
+        before, lines = ({}, []) if folder is None else _found(folder, manifest, resume=resume)
         left = requests(steps, tasks, named, parts, lines, passes)
-        with tqdm(
-            total=len(steps),
-            initial=len(steps) - len(left),
-            desc="dynamics",
-            unit="checkpoint",
-            disable=not progress,
-        ) as bar:
+        checked = _last_finished(lines)
+        if progress:
+            _say_downloads(load, [request.step for request in left], checked)
+        if folder is not None:
+            _require_same_weights(load, checked, folder)
+            manifest = _open(folder, manifest, before)
+        with (
+            _in_turn(load, [request.step for request in left]) as at,
+            tqdm(
+                total=len(steps),
+                initial=len(steps) - len(left),
+                desc="dynamics",
+                unit="checkpoint",
+                disable=not progress,
+            ) as bar,
+        ):
             for request in left:
                 bar.set_postfix_str(f"step {request.step}")
                 gc.collect()  # models may hold themselves in cycles, and the next one needs the room
-                line = read_or_note(load, request)
+                line = read_or_note(at, request)
                 if FAILED in line:
                     _warn(line)
                 if folder is not None:
@@ -144,6 +152,19 @@ def dynamics(
                 bar.update()
     require_some(lines)
     return Dynamics(**dynamics_fields(manifest, lines))
+
+
+def _in_turn(load: Load, steps: Sequence[int]) -> AbstractContextManager[Load]:
+    """The models of the steps; of `Checkpoints` the files of the next are fetched meanwhile."""
+    return load.in_turn(steps) if isinstance(load, Checkpoints) else nullcontext(load)
+
+
+def _say_downloads(load: Load, steps: Sequence[int], checked: Mapping[str, Any] | None) -> None:
+    """What will be downloaded, before any of it is."""
+    if isinstance(load, Checkpoints):
+        told = load.told(sorted({*steps, *([] if checked is None else [checked["step"]])}))
+        if told is not None:
+            tqdm.write(f"dynamics: {told}", file=sys.stderr)
 
 
 def _warn(line: Mapping[str, Any]) -> None:
@@ -155,17 +176,21 @@ def _warn(line: Mapping[str, Any]) -> None:
     )
 
 
-def _open(folder: RunFolder, manifest: dict[str, Any], load: Load, *, resume: bool) -> dict[str, Any]:
-    """The manifest of a folder that is begun or gone on with, as this call asks for it.
+def _found(
+    folder: RunFolder, manifest: dict[str, Any], *, resume: bool
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The tasks and the lines of a folder that is gone on with; nothing is written."""
+    if not folder.exists():
+        return {}, []
+    found = folder.require_same(manifest, resume=resume, renewed=_renewed, **_MAY_DIFFER)
+    return tasks_of(found), folder.lines()
 
-    A call that is refused leaves no trace in the folder.
-    """
-    own, options = manifest["tasks"], dict(resume=resume, renewed=_renewed, **_MAY_DIFFER)
-    if folder.exists():
-        before = tasks_of(folder.require_same(manifest, **options))
-        _require_same_weights(load, folder.lines(), folder)
-        manifest = {**manifest, "tasks": {**before, **own}}
-    found = folder.open(manifest, **options)
+
+def _open(folder: RunFolder, manifest: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a folder that is begun or gone on with, as this call asks for it."""
+    own = manifest["tasks"]
+    asked = {**manifest, "tasks": {**before, **own}}
+    found = folder.open(asked, resume=True, renewed=_renewed, **_MAY_DIFFER)
     return {**found, "tasks": {task: found["tasks"][task] for task in own}}
 
 
@@ -224,12 +249,16 @@ def _works(
         yield Work(tuple(tasks), wanted, parts if PARTS in missing else None, known)
 
 
-def _require_same_weights(load: Load, lines: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
-    """That the last finished checkpoint is loaded with the weights that its line is of."""
+def _last_finished(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line of the last step that something is said about."""
     finished = [line for line in lines if said_of(line)]
-    if not finished:
+    return max(finished, key=lambda line: int(line["step"]), default=None)
+
+
+def _require_same_weights(load: Load, last: Mapping[str, Any] | None, folder: RunFolder) -> None:
+    """That the last finished checkpoint is loaded with the weights that its line is of."""
+    if last is None:
         return
-    last = max(finished, key=lambda line: int(line["step"]))
     said = next(iter(said_of(last).values()))
     before = read(dict[str, Reading], said["readings"])[UNCUT].record
     if before.weights_hash == Record().weights_hash:

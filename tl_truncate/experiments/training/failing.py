@@ -32,20 +32,16 @@ class BadCheckpointWarning(UserWarning):
     """A checkpoint could not be read and was passed over."""
 
 
-def read_or_note(
-    load: Callable[[int], Any], request: Request, again: Callable[[int], None] = lambda step: None
-) -> dict[str, Any]:
+def read_or_note(load: Callable[[int], Any], request: Request) -> dict[str, Any]:
     """The line about one checkpoint; if it cannot be read the second time either, a line that says why.
 
     Args:
         load: gives the model of a step.
         request: what to say about it.
-        again: is called with the step before the second try.
     """
     line = _tried(load, request)
     if FAILED in line:
         gc.collect()
-        again(request.step)
         line = _tried(load, request)
     return line
 
