@@ -27,9 +27,23 @@ def matrix(seed: int = 0, shape=(12, 20)) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def all_of(weight: torch.Tensor):
+    """The singular values and all vectors of a weight, one a row."""
+    found = cache.cached_vectors(weight)
+    rows = found.rows(slice(None))
+    return found.vectors.S.clone(), rows.clone()
+
+
 def same(first, second) -> bool:
-    pairs = zip((first.U, first.S, first.V), (second.U, second.S, second.V), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def is_that_of(found, weight: torch.Tensor) -> bool:
+    """Whether `W V V^T = W`, and the lengths of `W V` are the singular values."""
+    values, rows = found
+    written = weight @ rows.T
+    near = torch.allclose(written @ rows, weight, atol=1e-5)
+    return near and torch.allclose(written.norm(dim=0), values, atol=1e-5)
 
 
 def counted(monkeypatch) -> list[int]:
@@ -41,12 +55,13 @@ def counted(monkeypatch) -> list[int]:
 
 def test_computed_once_then_read(own_folder, monkeypatch):
     calls = counted(monkeypatch)
-    first = cache.cached_factors(matrix())
-    assert cache.cached_factors(matrix()) is first
+    first, wanted = cache.cached_vectors(matrix()), all_of(matrix())
+    assert cache.cached_vectors(matrix()).vectors is first.vectors
     cache._memory.clear()
-    again = cache.cached_factors(matrix())
-    assert same(first, again)
-    assert (again.method, again.defect) == (first.method, first.defect)
+    again = cache.cached_vectors(matrix())
+    assert same(wanted, all_of(matrix()))
+    told = [(each.vectors.method, each.vectors.defect) for each in (first, again)]
+    assert told[0] == told[1]
     assert len(calls) == 1
     assert len(list(own_folder.iterdir())) == 1
 
@@ -54,11 +69,11 @@ def test_computed_once_then_read(own_folder, monkeypatch):
 def test_the_key_is_the_content(monkeypatch):
     calls = counted(monkeypatch)
     weight = matrix()
-    cache.cached_factors(weight)
+    all_of(weight)
     weight.data[0, 0] += 1  # unseen by autograd's version counter
-    changed = cache.cached_factors(weight)
+    changed = all_of(weight)
     assert len(calls) == 2
-    assert torch.allclose((changed.U * changed.S) @ changed.V.T, weight, atol=1e-5)
+    assert is_that_of(changed, weight)
     keys = {
         cache.content_key(each) for each in (weight, weight.T, weight.double(), weight.reshape(20, 12))
     }
@@ -68,7 +83,7 @@ def test_the_key_is_the_content(monkeypatch):
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign"])
 def test_a_damaged_file_is_computed_anew_with_a_warning(own_folder, damage):
-    first = cache.cached_factors(matrix())
+    first = all_of(matrix())
     (path,) = own_folder.iterdir()
     content = bytearray(path.read_bytes())
     if damage == "truncated":
@@ -82,10 +97,10 @@ def test_a_damaged_file_is_computed_anew_with_a_warning(own_folder, damage):
     path.write_bytes(bytes(content))
     cache._memory.clear()
     with pytest.warns(UserWarning, match="damaged.*computed anew"):
-        again = cache.cached_factors(matrix())
+        again = all_of(matrix())
     assert same(first, again)
     cache._memory.clear()
-    assert same(first, cache.cached_factors(matrix())), "and it was stored again"
+    assert same(first, all_of(matrix())), "and it was stored again"
 
 
 def test_two_processes_share_it(own_folder):
@@ -93,8 +108,8 @@ def test_two_processes_share_it(own_folder):
         "import torch\nfrom tl_truncate.weights.spectra import cache\n"
         "for seed in range(12):\n"
         "    w = torch.randn(60, 90, generator=torch.Generator().manual_seed(seed))\n"
-        "    f = cache.cached_factors(w)\n"
-        "    assert torch.allclose((f.U * f.S) @ f.V.T, w, atol=1e-4)\n"
+        "    v = cache.cached_vectors(w).rows(slice(None))\n"
+        "    assert torch.allclose(w @ v.T @ v, w, atol=1e-4)\n"
     )
     processes = [
         subprocess.Popen([sys.executable, "-W", "error", "-c", code], stderr=subprocess.PIPE)
@@ -108,7 +123,7 @@ def test_two_processes_share_it(own_folder):
 
 def test_off_keeps_nothing(own_folder, monkeypatch):
     monkeypatch.setenv("TL_TRUNCATE_CACHE", "off")
-    cache.cached_factors(matrix())
+    all_of(matrix())
     assert not own_folder.exists()
     assert "switched off" in str(tlt.cache_info())
     assert tlt.cache_clear().files == 0
@@ -116,7 +131,7 @@ def test_off_keeps_nothing(own_folder, monkeypatch):
 
 def test_size_and_clearing_touch_only_spectra(own_folder):
     for seed in range(3):
-        cache.cached_factors(matrix(seed))
+        all_of(matrix(seed))
     (own_folder / "notes.txt").write_text("mine")
     before = tlt.cache_info()
     assert before.files == 3
@@ -127,11 +142,11 @@ def test_size_and_clearing_touch_only_spectra(own_folder):
 
 
 def test_the_oldest_go_when_it_outgrows_its_limit(own_folder, monkeypatch):
-    cache.cached_factors(matrix(0))
+    all_of(matrix(0))
     one = tlt.cache_info().size
     monkeypatch.setenv("TL_TRUNCATE_CACHE_GB", str(3.5 * one / 1e9))
     for seed in range(1, 6):
-        cache.cached_factors(matrix(seed))
+        all_of(matrix(seed))
     assert tlt.cache_info().files == 3
     newest = own_folder / f"{cache.content_key(matrix(5))}.safetensors"
     assert newest.exists()
@@ -142,29 +157,29 @@ def test_a_disk_that_cannot_be_written_does_not_stop_an_analysis(tmp_path, monke
     blocked.write_text("in the way")
     monkeypatch.setenv("TL_TRUNCATE_CACHE", str(blocked))
     with pytest.warns(UserWarning, match="could not be stored"):
-        factors = cache.cached_factors(matrix())
-    assert torch.allclose((factors.U * factors.S) @ factors.V.T, matrix(), atol=1e-5)
+        found = all_of(matrix())
+    assert is_that_of(found, matrix())
 
 
 def test_nothing_is_pickled(own_folder):
     from safetensors import safe_open
 
-    cache.cached_factors(matrix())
+    all_of(matrix())
     (path,) = own_folder.iterdir()
     with safe_open(path, framework="pt") as file:
-        assert set(file.keys()) == {"U", "S", "V"}
-        assert set(file.metadata()) == {"format", "method", "defect", "checksum"}
+        assert set(file.keys()) == {"S", "vectors"}
+        assert set(file.metadata()) == {"format", "method", "defect", "rows", "blocks", "checksum"}
 
 
 def test_a_file_under_another_key_is_not_believed(own_folder):
     """A copy of another weight's spectrum of the same shape is whole, and wrong."""
-    cache.cached_factors(matrix(0))
-    right = cache.cached_factors(matrix(1))
+    all_of(matrix(0))
+    right = all_of(matrix(1))
     one, other = (own_folder / f"{cache.content_key(matrix(seed))}.safetensors" for seed in (0, 1))
     other.write_bytes(one.read_bytes())
     cache._memory.clear()
     with pytest.warns(UserWarning, match="its checksum does not match its name and content"):
-        found = cache.cached_factors(matrix(1))
+        found = all_of(matrix(1))
     assert same(found, right)
 
 
@@ -175,19 +190,19 @@ def test_a_file_without_its_metadata_is_computed_anew(own_folder, left):
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    first = cache.cached_factors(matrix())
+    first = all_of(matrix())
     (path,) = own_folder.iterdir()
     with safe_open(path, framework="pt") as file:
-        note, tensors = file.metadata(), {name: file.get_tensor(name) for name in ("S", "U", "V")}
+        note, tensors = file.metadata(), {name: file.get_tensor(name) for name in ("S", "vectors")}
     save_file(tensors, path, metadata=None if left is None else {name: note[name] for name in left})
     cache._memory.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert same(cache.cached_factors(matrix()), first)
+        assert same(all_of(matrix()), first)
     cache._memory.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert same(cache.cached_factors(matrix()), first), "and it was stored again"
+        assert same(all_of(matrix()), first), "and it was stored again"
 
 
 def test_what_dead_writers_left_goes_and_what_is_being_written_stays(own_folder):
@@ -196,7 +211,7 @@ def test_what_dead_writers_left_goes_and_what_is_being_written_stays(own_folder)
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    cache.cached_factors(matrix())
+    all_of(matrix())
     assert sorted(path.name for path in own_folder.glob("*.part")) == [new.name]
     os.utime(new, (0, 0))
     tlt.cache_clear()
@@ -215,7 +230,7 @@ def test_the_limit_with_its_unit(monkeypatch, text, limit):
 def test_a_limit_that_is_none_is_said_and_stops_nothing(own_folder, monkeypatch, text):
     monkeypatch.setenv("TL_TRUNCATE_CACHE_GB", text)
     with pytest.warns(UserWarning, match="TL_TRUNCATE_CACHE_GB must be a number of gigabytes"):
-        cache.cached_factors(matrix())
+        all_of(matrix())
     assert tlt.cache_info().files == 1
 
 
@@ -237,5 +252,5 @@ def test_no_trouble_with_the_folder_stops_an_analysis(own_folder, monkeypatch, w
     else:
         monkeypatch.setattr(f"pathlib.Path.{where}", denied)
     with pytest.warns(UserWarning, match=r"could not be stored|is damaged"):
-        found = cache.cached_factors(matrix())
-    assert torch.allclose((found.U * found.S) @ found.V.T, matrix(), atol=1e-5)
+        found = all_of(matrix())
+    assert is_that_of(found, matrix())

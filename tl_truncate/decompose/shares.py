@@ -154,7 +154,7 @@ def component_shares(
     chosen = torch.isin(sums.tokens.keys, keys)
     counts = sums.tokens.counts[chosen]
     offset = _bias(model, place)
-    written = (means.of_tokens(place, sums.tokens.keys[chosen]) - offset) @ spec.V.double()
+    written = (means.of_tokens(place, sums.tokens.keys[chosen]) - offset) @ spec.directions.double()
     energy = sums.squares.sums[chosen].sum(0) / counts.sum()
     share = (counts @ written.square()) / counts.sum() / energy
     known = energy > _rounding(locate(model, place), float(energy.sum() + offset.square().sum()))

@@ -149,7 +149,7 @@ class Split:
         site = Site(layer, "W_out")
         spec, bias = shared_spectrum(model, site), locate(model, site).bias()
         assert isinstance(self.keep, Keep)
-        basis = spec.V[:, kept_components(spec, self.keep, site)].to(output.device, output.dtype)
+        basis = spec.columns(kept_components(spec, self.keep, site)).to(output.device, output.dtype)
         offset = torch.zeros_like(output) if bias is None else bias.to(output).expand_as(output)
         written = output - offset
         kept = written @ basis @ basis.T

@@ -18,7 +18,7 @@ from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import carrier, factor_sites
 from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.spectrum import Spectrum
+from tl_truncate.weights.spectra.spectrum import Directed
 
 # Largest share of a query that an oblique projection may add to it as rounding.
 _ROUNDING = 1e-3
@@ -30,7 +30,7 @@ def made_at(model: Any, site: Site, edit: Projection) -> Edit:
     Args:
         model: that the spectrum is of.
         site: of any kind.
-        edit: of the side of the spectrum that `Spectrum.directions` is.
+        edit: of the side of the spectrum that `directions` is.
 
     Raises:
         ValueError: if the queries of a QK lie so nearly in a smaller space that rounding would be
@@ -45,7 +45,7 @@ def made_at(model: Any, site: Site, edit: Projection) -> Edit:
     return found
 
 
-def sides(model: Any, spec: Spectrum) -> tuple[Tensor, Tensor]:
+def sides(model: Any, spec: Directed) -> tuple[Tensor, Tensor]:
     """What measures each component at the output of the linear that is cut, and what it adds there.
 
     Args:
@@ -59,10 +59,10 @@ def sides(model: Any, spec: Spectrum) -> tuple[Tensor, Tensor]:
         ValueError: as for `made_at`.
     """
     if spec.site.matrix != "QK":
-        return spec.V, spec.V
+        return spec.directions, spec.directions
     with as_stored():
         weight = carrier(model, spec.site).weight()
-    made = oblique(weight, Projection(spec.U, keeps=True))
+    made = oblique(weight, Projection(spec.directions, keeps=True))
     largest = (made.readers.norm(dim=0) * made.basis.norm(dim=0)).max()
     _require_small(spec.site, float(largest), weight.dtype)
     return made.readers, made.basis

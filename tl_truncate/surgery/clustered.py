@@ -13,15 +13,15 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from tl_truncate.surgery.controls import NormMatched, RandomSubspace, _SeededControl
-from tl_truncate.surgery.cut import SiteCut, fill, kept_components
-from tl_truncate.surgery.edit import Edit, Projection, project_components
+from tl_truncate.surgery.cut import SiteCut, fill, kept_components, projection
+from tl_truncate.surgery.edit import Edit, Projection
 from tl_truncate.surgery.grouping import Grouping, checked_groups
 from tl_truncate.weights.keep import Keep, LaserCompat
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.cache import cached_factors
-from tl_truncate.weights.spectra.spectrum import Spectrum
+from tl_truncate.weights.spectra.cache import cached_vectors
+from tl_truncate.weights.spectra.spectrum import Directed, Directions
 
 Drawn = Literal["RandomSubspace", "NormMatched"]
 
@@ -89,7 +89,7 @@ class Blocks(Edit):
 
 def _kept(
     model: Any, site: Site, keep: Keep, grouping: Grouping
-) -> Iterator[tuple[Tensor, int, int, Spectrum | None]]:
+) -> Iterator[tuple[Tensor, int, int, Directed | None]]:
     """Of each group its coordinates, how many components it has and keeps, and its spectrum if needed.
 
     Raises:
@@ -103,8 +103,7 @@ def _kept(
             if count in (0, max_rank):
                 yield own, max_rank, count, None
                 continue
-            factors = cached_factors(columns)
-            spec = Spectrum(site, factors.U, factors.S, factors.V, factors.method, factors.defect)
+            spec = Directions(site, cached_vectors(columns))
             yield own, max_rank, len(keep.indices(spec.S, spec.shape)), spec
         except ValueError as problem:
             raise ValueError(f"{site}, group {place} of {len(found)}: {problem}") from None
@@ -115,7 +114,7 @@ def _blocks(
     site: Site,
     keep: Keep,
     grouping: Grouping,
-    choose: Callable[[int, Spectrum], Projection],
+    choose: Callable[[int, Directed], Projection],
 ) -> Edit:
     """The projections of all groups as one edit; of one group its own."""
     dtype = compute_dtype(locate(model, site).dtype)
@@ -207,8 +206,8 @@ class Clustered(SiteCut):
     def edit(self, model: Any) -> Edit:
         """The block-diagonal projection."""
 
-        def choose(place: int, spec: Spectrum) -> Projection:
-            return project_components(spec.V, kept_components(spec, self.keep, self.site))
+        def choose(place: int, spec: Directed) -> Projection:
+            return projection(spec, kept_components(spec, self.keep, self.site))
 
         return _blocks(model, self.site, self.keep, self.grouping, choose)
 
@@ -285,12 +284,12 @@ class DrawnInGroups(_SeededControl):
         """The drawn projections."""
         count = len(self.grouping.of(model, self.site))
 
-        def choose(place: int, spec: Spectrum) -> Projection:
+        def choose(place: int, spec: Directed) -> Projection:
             return replace(self, seed=self.seed * count + place)._draw(spec)
 
         return _blocks(model, self.site, self.keep, self.grouping, choose)
 
-    def _draw(self, spec: Spectrum) -> Projection:
+    def _draw(self, spec: Directed) -> Projection:
         return _DRAWN[self.drawn](self.site, self.keep, self.seed)._draw(spec)
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ from tl_truncate.surgery.edit import Edit, Projection, keeps_smaller, project_co
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import carrier
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.spectrum import Spectrum, shared_spectrum
+from tl_truncate.weights.spectra.spectrum import Directed, shared_spectrum
 
 Control = TypeVar("Control", bound=SiteCut)
 
@@ -52,10 +52,10 @@ class _SeededControl(SiteCut):
         return made_at(model, self.site, self._draw(shared_spectrum(model, self.site)))
 
     @abstractmethod
-    def _draw(self, spec: Spectrum) -> Projection:
+    def _draw(self, spec: Directed) -> Projection:
         """The projection, along the directions of the spectrum of the site."""
 
-    def _rotation(self, spec: Spectrum, directions: int) -> Float[Tensor, "rank directions"]:
+    def _rotation(self, spec: Directed, directions: int) -> Float[Tensor, "rank directions"]:
         return _rotation(spec, directions, f"{self.seed} {self.site}")
 
     def equals_the_cut(self, model: Any) -> bool:
@@ -63,7 +63,7 @@ class _SeededControl(SiteCut):
         return self.kept_rank(model) in (0, min(carrier(model, self.site).shape))
 
 
-def _rotation(spec: Spectrum, directions: int, seed: str) -> Float[Tensor, "rank directions"]:
+def _rotation(spec: Directed, directions: int, seed: str) -> Float[Tensor, "rank directions"]:
     """Random orthonormal directions in the coordinates of the components.
 
     They are drawn in the space of the directions and projected onto theirs, one after the other, so that
@@ -76,7 +76,7 @@ def _rotation(spec: Spectrum, directions: int, seed: str) -> Float[Tensor, "rank
     return rotation.to(own.device)
 
 
-def of_norm(spec: Spectrum, square: float, seed: str) -> Projection:
+def of_norm(spec: Directed, square: float, seed: str) -> Projection:
     """Random directions of a spectrum removed one after the other until so much of the matrix is."""
     own, rotation = spec.directions, _rotation(spec, spec.max_rank, seed)
     energies = (spec.S.double()[:, None] * rotation).square().sum(0)
@@ -115,7 +115,7 @@ class RandomSubspace(_SeededControl):
         RandomSubspace(site='blocks.3.mlp.W_out', keep=Rank(k=8), seed=1)
     """
 
-    def _draw(self, spec: Spectrum) -> Projection:
+    def _draw(self, spec: Directed) -> Projection:
         count = self.keep.count(spec.max_rank)
         kept = len(kept_components(spec, self.keep, self.site)) if count is None else count
         keeps = keeps_smaller(kept, spec.max_rank)
@@ -148,7 +148,7 @@ class NormMatched(_SeededControl):
         NormMatched(site='blocks.3.mlp.W_out', keep=Fraction(rho=0.5), seed=0)
     """
 
-    def _draw(self, spec: Spectrum) -> Projection:
+    def _draw(self, spec: Directed) -> Projection:
         removed = torch.ones(spec.max_rank, dtype=torch.bool)
         removed[kept_components(spec, self.keep, self.site)] = False
         square = float(spec.S.double()[removed].square().sum())
@@ -177,12 +177,12 @@ class RotatedComponents(_SeededControl):
         RotatedComponents(site='blocks.3.mlp.W_out', keep=Without([0]), seed=1)
     """
 
-    def basis(self, spec: Spectrum) -> Float[Tensor, "n_out rank"]:
+    def basis(self, spec: Directed) -> Float[Tensor, "n_out rank"]:
         """All directions, of which some are kept."""
         own = spec.directions
         return (own.double() @ self._rotation(spec, spec.max_rank)).to(own.dtype)
 
-    def _draw(self, spec: Spectrum) -> Projection:
+    def _draw(self, spec: Directed) -> Projection:
         kept = kept_components(spec, self.keep, self.site)
         return project_components(self.basis(spec), kept)
 

@@ -12,13 +12,13 @@ import torch
 
 from tl_truncate.checks import natural, real
 from tl_truncate.surgery.circuits import made_at
-from tl_truncate.surgery.edit import Edit, Projection, Replacement, project_components
+from tl_truncate.surgery.edit import Edit, Projection, Replacement, smaller_side
 from tl_truncate.weights.files import as_path, replacing
 from tl_truncate.weights.keep import Keep, LaserCompat, as_keep
 from tl_truncate.weights.linear import Linear, compute_dtype
 from tl_truncate.weights.locate import carrier
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.spectrum import SingularValues, shared_spectrum
+from tl_truncate.weights.spectra.spectrum import Directed, SingularValues, shared_spectrum
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Cut(SiteCut):
             return trivial
         spec = shared_spectrum(model, self.site)
         kept = kept_components(spec, self.keep, self.site)
-        return made_at(model, self.site, project_components(spec.directions, kept))
+        return made_at(model, self.site, projection(spec, kept))
 
 
 def fill(cut: SiteCut, **values: Any) -> None:
@@ -206,6 +206,25 @@ def kept_components(spec: SingularValues, keep: Keep, site: Site) -> torch.Tenso
         return keep.indices(spec.S, spec.shape)
     except ValueError as problem:
         raise ValueError(f"{site}: {problem}") from None
+
+
+def projection(spec: Directed, kept: torch.Tensor) -> Projection:
+    """The truncation to the kept components, on the smaller of the kept and the removed side."""
+    side, keeps = smaller_side(kept, spec.max_rank)
+    return Projection(spec.columns(as_slice(side)), keeps)
+
+
+def as_slice(places: torch.Tensor) -> slice | torch.Tensor:
+    """A slice where ascending places are consecutive: a view instead of a copy.
+
+    Examples:
+        >>> as_slice(torch.tensor([3, 4, 5]))
+        slice(3, 6, None)
+    """
+    if not len(places):
+        return slice(0, 0)
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 def trivial_projection(linear: Linear, keep: Keep) -> Projection | None:

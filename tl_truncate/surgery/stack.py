@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.surgery.circuits import require_precise
-from tl_truncate.surgery.cut import Cut, SiteCut, kept_components, trivial_projection
+from tl_truncate.surgery.cut import Cut, SiteCut, as_slice, kept_components, trivial_projection
 from tl_truncate.surgery.edit import Edit, Projection, smaller_side
 from tl_truncate.weights.keep import LaserCompat
 from tl_truncate.weights.locate import carrier
@@ -111,7 +111,7 @@ class SharedStack(Stacked):
     """
 
     vectors: Float[Tensor, "n_out used"]
-    columns: tuple[slice | list[int], ...]
+    columns: tuple[slice | Tensor, ...]
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> "SharedStack":
         """The same edits elsewhere."""
@@ -173,26 +173,19 @@ def stack(model: Any, cuts: Sequence[SiteCut]) -> Stacked:
     kept = [kept_components(spec, cut.keep, cut.site) for cut in plain]
     sides, keeps = zip(*(smaller_side(each, spec.max_rank) for each in kept), strict=True)
     used = torch.unique(torch.cat(sides))
-    columns = tuple(_as_slice(torch.searchsorted(used, side).tolist()) for side in sides)
-    return _share(spec.V[:, _as_slice(used.tolist())], columns, keeps, strengths)
+    columns = tuple(as_slice(torch.searchsorted(used, side)) for side in sides)
+    return _share(spec.columns(as_slice(used)), columns, keeps, strengths)
 
 
 def _share(
     vectors: Tensor,
-    columns: tuple[slice | list[int], ...],
+    columns: tuple[slice | Tensor, ...],
     keeps: tuple[bool, ...],
     strengths: tuple[float, ...],
 ) -> SharedStack:
     pairs = zip(columns, keeps, strict=True)
     edits = tuple(Projection(vectors[:, each], keep) for each, keep in pairs)
     return SharedStack(edits, strengths, vectors, columns)
-
-
-def _as_slice(places: list[int]) -> slice | list[int]:
-    """A slice where the places are consecutive: a view instead of a copy."""
-    if not places:
-        return slice(0, 0)
-    return slice(places[0], places[-1] + 1) if places[-1] - places[0] + 1 == len(places) else places
 
 
 @dataclass(frozen=True, repr=False)

@@ -141,7 +141,7 @@ class OutputMoments(Covariances):
         wide = weight.shape[0] < weight.shape[1]
         key = (place, content_key(weight) if wide else "")
         if key not in self._known:
-            rows = shared_spectrum(model, place).V if wide else None
+            rows = shared_spectrum(model, place).directions if wide else None
             self._known[key] = directions_of(self.of(place), rows)
         found: Directions = self._known[key]
         return found

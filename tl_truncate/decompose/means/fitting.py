@@ -126,7 +126,8 @@ class _MeansStream(Stream):
     def _coefficients(self, site: Site, output: Tensor) -> Tensor:
         if site not in self._bases:
             bias = locate(self.model, site).bias()
-            vectors = shared_spectrum(self.model, site).V.to(output.device, compute_dtype(output.dtype))
+            vectors = shared_spectrum(self.model, site).directions
+            vectors = vectors.to(output.device, compute_dtype(output.dtype))
             offset = torch.zeros(vectors.shape[0]) if bias is None else bias
             self._bases[site] = (vectors, offset.to(output.device, output.dtype))
         vectors, offset = self._bases[site]

@@ -58,7 +58,7 @@ class Learning:
     ) -> LearnedMask:
         """Learns the mask, and says what it is worth on the test prompts."""
         model, asked, rules = self.asked.model, self.asked, self.rules
-        vectors = {site: shared_spectrum(model, site).V for site in self.layout.ranks}
+        vectors = {site: shared_spectrum(model, site).directions for site in self.layout.ranks}
         found = self._learn(vectors, "learned")
         told = {**settings, **_told(self.layout, self.prompts), "best_step": found.best_step}
         cuts = self.layout.cuts(found.best, partial(Cut, strength=rules.strength))

@@ -101,8 +101,10 @@ def attribute(
         site: shared_spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)
     }
     both = {site: sides(model, spectra[site]) for site in chosen}
+    values = {site: spec.values() for site, spec in spectra.items()}
+    spectra.clear()
     batches = plan_batches([encoded], rows, apart=True)
-    by_prompt = {site: torch.zeros(len(task), spectra[site].max_rank) for site in chosen}
+    by_prompt = {site: torch.zeros(len(task), values[site].max_rank) for site in chosen}
     for batch in tqdm(batches, "attribute", disable=not progress):
         seen = _values_and_gradients(model, task, linears, batch, metric)
         for site, (u, gradient) in seen.items():
@@ -111,7 +113,7 @@ def attribute(
     record = make_record(
         model, task, cuts=Cuts(active_cuts(model)), prepend_bos=encoded.prepend_bos, seed=seed
     )
-    return Attribution(metric, by_prompt, spectra, len(task), record)
+    return Attribution(metric, by_prompt, values, len(task), record)
 
 
 def component_effects(

@@ -37,7 +37,7 @@ class Attribution(Saved):
         by_row: for each site the effect of removing each component on each prompt, `[prompt, rank]`,
             summed over the passes that the prompt's answers took. Files of earlier versions have one row
             for each pass, which says nothing of prompts where answers have several tokens: no interval.
-        spectra: of the sites; a result that was loaded has their singular values alone.
+        spectra: of the sites, their singular values.
         n_prompts: that the mean is over.
         record: what the result came from.
     """

@@ -1,39 +1,50 @@
-"""Factors on disk: safetensors files keyed by the weight's content, shared between processes.
+"""Spectra on disk: safetensors files keyed by the weight's content, shared between processes.
 
 The folder is `TL_TRUNCATE_CACHE` or the platform's cache folder; `TL_TRUNCATE_CACHE=off` keeps
-nothing. A file is written under a temporary name and renamed, so that a reader sees a whole file or
-none. What is read is checked against a checksum of its key and content: a damaged file, or one that was
-copied under another key, is computed anew with a warning. The oldest files go when the folder outgrows
+nothing. Of the two sides of a spectrum the one is kept that cuts project on, a component a row, so that
+a cut reads its components and no others. A file is written under a temporary name and renamed, so that
+a reader sees a whole file or none. What is read is checked against checksums of its key and content: a
+damaged file, or one that was copied under another key, is computed anew with a warning. Of several
+processes that want the same one computes. The oldest files go when the folder outgrows
 `TL_TRUNCATE_CACHE_GB` (8 by default). No trouble with the folder stops an analysis.
 """
 
 import os
 import re
 import warnings
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from filelock import FileLock, Timeout
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tl_truncate.weights.files import cache_folder, modified, remove_parts, save_tensors
-from tl_truncate.weights.identity.content import bytes_of, content_key
-from tl_truncate.weights.spectra.factors import Factors, Method, factorise, factorise_product
+from tl_truncate.weights.files import cache_folder, modified, remove_parts
+from tl_truncate.weights.identity.content import content_key
+from tl_truncate.weights.spectra.factors import Factors, factorise, factorise_product
+from tl_truncate.weights.spectra.vectors import (
+    Damaged,
+    OfAnotherFormat,
+    Side,
+    Vectors,
+    one_side,
+    open_vectors,
+    write_vectors,
+)
 from tl_truncate.weights.unpacked import remove_unpacked
 
-#: Of a file; those of other formats are not looked at.
-_FORMAT = "3"
 _SUFFIX = ".safetensors"
 _LIMIT_GB = 8.0
 # Seconds after which a file that is still being written has been given up by its writer.
 _ABANDONED = 3600.0
+# Seconds after which a spectrum is computed though another process says that it is at it: one that has
+# died holds no lock, but a disk of a network may not know.
+_PATIENCE = 600.0
 _MEMORY_BYTES = 256 * 2**20
-_memory: "OrderedDict[str, Factors]" = OrderedDict()
+_memory: "OrderedDict[str, Vectors]" = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -50,44 +61,100 @@ class CacheInfo:
         return f"{self.folder}: {self.files} spectra, {self.size / 1e6:.1f} MB"
 
 
-def cached_factors(weight: Float[Tensor, "n_in n_out"]) -> Factors:
-    """Factors of a weight from memory, from disk, or computed and stored.
+@dataclass(eq=False)
+class Cached:
+    """One side of the spectrum of a weight, of which rows are read as they are asked for.
+
+    Attributes:
+        matrices: the weight, or the two whose product it is, should a file turn out to be damaged.
+        side: that is kept.
+        key: of both.
+        vectors: as far as they have been read.
+    """
+
+    matrices: tuple[Tensor, ...]
+    side: Side
+    key: str
+    vectors: Vectors
+
+    def rows(self, which: slice | Int64[Tensor, " wanted"]) -> Float[Tensor, "wanted width"]:
+        """The vectors of some components, on the CPU, in the memory of the cache."""
+        try:
+            return self.vectors.rows(which)
+        except Damaged as problem:
+            _memory.pop(self.key, None)
+            _give_up(_folder(), self.key, problem)
+            if _key_of(self.matrices, self.side) != self.key:
+                raise ValueError("A weight must stay as it is while its spectrum is read.") from None
+            self.vectors = _vectors(self.key, self.matrices, self.side)
+            return self.vectors.rows(which)
+        finally:
+            _trim()
+
+
+def cached_vectors(*matrices: Float[Tensor, "n_in n_out"], side: Side = "V") -> Cached:
+    """One side of the spectrum of a weight from memory, from disk, or computed and stored.
 
     Args:
-        weight: of any floating dtype, on any device.
+        matrices: a weight, or two whose product it is; of any floating dtype, on any device.
+        side: which; `left_side` has the other one from it.
 
     Returns:
-        Factors on the CPU.
+        Its singular values, and its vectors as far as rows are asked for.
 
     Raises:
         ValueError: if the weight cannot be factored.
     """
-    return _cached(content_key(weight), lambda: factorise(weight))
+    key = _key_of(matrices, side)
+    return Cached(matrices, side, key, _vectors(key, matrices, side))
 
 
-def cached_product_factors(
-    left: Float[Tensor, "n_in inner"], right: Float[Tensor, "inner n_out"]
-) -> Factors:
-    """Factors of a product of two matrices, likewise, by the content of both.
-
-    Raises:
-        ValueError: if it cannot be factored.
-    """
-    key = f"{content_key(left)}-{content_key(right)}"
-    return _cached(key, lambda: factorise_product(left, right))
+def _key_of(matrices: Sequence[Tensor], side: Side) -> str:
+    return "-".join([*map(content_key, matrices), *(["U"] if side == "U" else [])])
 
 
-def _cached(key: str, compute: Callable[[], Factors]) -> Factors:
+def _vectors(key: str, matrices: Sequence[Tensor], side: Side) -> Vectors:
     if key in _memory:
         _memory.move_to_end(key)
         return _memory[key]
     folder = _folder()
     found = None if folder is None else _read(folder, key)
-    factors = found if found is not None else _on_cpu(compute())
-    if folder is not None and found is None:
-        _write(folder, key, factors)
-    _remember(key, factors)
-    return factors
+    if found is None:
+        with _alone(folder, key):
+            # Another process may have computed it meanwhile.
+            found = None if folder is None else _read(folder, key)
+            if found is None:
+                found = one_side(_factors(matrices), side)
+                if folder is not None:
+                    _write(folder, key, found)
+    _memory[key] = found
+    _trim()
+    return found
+
+
+def _factors(matrices: Sequence[Tensor]) -> Factors:
+    return factorise(matrices[0]) if len(matrices) == 1 else factorise_product(*matrices)
+
+
+@contextmanager
+def _alone(folder: Path | None, key: str) -> Iterator[None]:
+    """Inside, no other process computes the same; one that has died is not waited for."""
+    if folder is None:
+        yield
+        return
+    # A file for many keys, so that they need not be cleared away.
+    place = folder.with_name("locks") / f"{key[:2]}.lock"
+    lock = FileLock(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_PATIENCE)
+    except (OSError, NotImplementedError, Timeout):  # without it the same is computed twice at worst
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cache_info() -> CacheInfo:
@@ -127,62 +194,44 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _remember(key: str, factors: Factors) -> None:
-    _memory[key] = factors
-    while len(_memory) > 1 and sum(_nbytes(kept) for kept in _memory.values()) > _MEMORY_BYTES:
+def _trim() -> None:
+    """Forgets what was asked for longest ago, until the rest is within the limit."""
+    while len(_memory) > 1 and sum(kept.nbytes for kept in _memory.values()) > _MEMORY_BYTES:
         _memory.popitem(last=False)
 
 
-def _nbytes(factors: Factors) -> int:
-    return sum(t.numel() * t.element_size() for t in (factors.U, factors.S, factors.V))
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{key}{_SUFFIX}"
 
 
-def _on_cpu(factors: Factors) -> Factors:
-    u, s, v = (tensor.cpu() for tensor in (factors.U, factors.S, factors.V))
-    return Factors(u, s, v, factors.method, factors.defect)
-
-
-def _checksum(key: str, tensors: dict[str, Tensor]) -> str:
-    """Against damage, not against malice: a fast one."""
-    found = zlib.crc32(key.encode())
-    for name in sorted(tensors):
-        found = zlib.crc32(bytes_of(tensors[name]), found)
-    return f"{found:08x}"
-
-
-def _read(folder: Path, key: str) -> Factors | None:
+def _read(folder: Path, key: str) -> Vectors | None:
     """What the folder has under a key, if it can be believed."""
-    path = folder / f"{key}{_SUFFIX}"
     try:
-        if not path.exists():
-            return None
-        with safe_open(path, framework="pt") as file:
-            note = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in ("S", "U", "V")}
-        if note.get("format") != _FORMAT:
-            return None
-        if note.get("checksum") != _checksum(key, tensors):
-            raise ValueError("its checksum does not match its name and content")
-        method, defect = cast(Method, note["method"]), float(note["defect"])
-    except (SafetensorError, OSError, ValueError, KeyError) as problem:
-        warnings.warn(
-            f"The cached spectrum {path} is damaged ({problem}); it is computed anew.", stacklevel=3
-        )
+        path = _path(folder, key)
+        return open_vectors(path, key) if path.exists() else None
+    except OfAnotherFormat:
         return None
-    return Factors(tensors["U"], tensors["S"], tensors["V"], method, defect)
+    except (Damaged, OSError) as problem:
+        _give_up(folder, key, problem)
+        return None
 
 
-def _write(folder: Path, key: str, factors: Factors) -> None:
-    tensors = {"S": factors.S, "U": factors.U, "V": factors.V}
-    note = {
-        "format": _FORMAT,
-        "method": factors.method,
-        "defect": repr(factors.defect),
-        "checksum": _checksum(key, tensors),
-    }
+def _give_up(folder: Path | None, key: str, problem: Exception) -> None:
+    """Says that a file is damaged, and deletes it, so that nobody reads it again."""
+    if folder is None:
+        return
+    path = _path(folder, key)
+    warnings.warn(
+        f"The cached spectrum {path} is damaged ({problem}); it is computed anew.", stacklevel=3
+    )
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _write(folder: Path, key: str, vectors: Vectors) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(folder / f"{key}{_SUFFIX}", tensors, note)
+        write_vectors(_path(folder, key), key, vectors)
         remove_parts(folder, older_than=_ABANDONED)
         _shrink(folder)
     except OSError as problem:  # a full or read-only disk must not stop an analysis

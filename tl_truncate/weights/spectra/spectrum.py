@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import pandas as pd
@@ -15,8 +15,10 @@ from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import circuit_factors, locate
 from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.cache import cached_factors, cached_product_factors
+from tl_truncate.weights.spectra.cache import Cached, cached_vectors
 from tl_truncate.weights.spectra.factors import Method, NotFinite
+from tl_truncate.weights.spectra.other_side import left_side
+from tl_truncate.weights.spectra.vectors import Side
 from tl_truncate.weights.unembedding import unembedding
 
 
@@ -87,8 +89,55 @@ class StoredValues(SingularValues):
         return (self.n_in, self.n_out)
 
 
+class Directed(SingularValues):
+    """A spectrum with the directions along which cuts remove components."""
+
+    @property
+    @abstractmethod
+    def directions(self) -> Float[Tensor, "n rank"]:
+        """The side on which a cut removes components: V, what they write; U of QK, whose cuts are made
+        in the queries.
+        """
+
+    @abstractmethod
+    def columns(self, which: slice | Int64[Tensor, " wanted"]) -> Float[Tensor, "n wanted"]:
+        """The directions of some components."""
+
+
 @dataclass(frozen=True)
-class Spectrum(SingularValues):
+class Directions(Directed):
+    """What cuts need of a spectrum: the directions, in the memory of the cache and read as needed."""
+
+    site: Site
+    cached: Cached
+
+    @property
+    def S(self) -> Float[Tensor, " rank"]:  # type: ignore[override]
+        """The singular values, largest first."""
+        return self.cached.vectors.S
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(n_in, n_out)` of the matrix."""
+        matrices = self.cached.matrices
+        return (matrices[0].shape[0], matrices[-1].shape[1])
+
+    @property
+    def directions(self) -> Float[Tensor, "n rank"]:
+        """All of them."""
+        return self.columns(slice(None))
+
+    def columns(self, which: slice | Int64[Tensor, " wanted"]) -> Float[Tensor, "n wanted"]:
+        """Those of some components; nothing else is read."""
+        return self.cached.rows(which).T
+
+    def values(self) -> StoredValues:
+        """The singular values alone, for what is kept longer than the directions."""
+        return StoredValues(self.site, self.S, *self.shape)
+
+
+@dataclass(frozen=True)
+class Spectrum(Directed):
     """`W = U diag(S) V^T` of one site: component i reads `U[:, i]` and writes `V[:, i]`.
 
     Attributes:
@@ -114,10 +163,12 @@ class Spectrum(SingularValues):
 
     @property
     def directions(self) -> Float[Tensor, "n rank"]:
-        """The side on which a cut removes components: V, what they write; U of QK, whose cuts are made
-        in the queries.
-        """
-        return self.U if self.site.matrix == "QK" else self.V
+        """V, or U of QK."""
+        return self.U if _side(self.site) == "U" else self.V
+
+    def columns(self, which: slice | Int64[Tensor, " wanted"]) -> Float[Tensor, "n wanted"]:
+        """The directions of some components."""
+        return self.directions[:, which]
 
     def matrix(self, keep: Keep | SupportsIndex | float = 1.0) -> Float[Tensor, "n_in n_out"]:
         """The matrix made of the kept components, `sum_{i in K} S_i U_i V_i^T`."""
@@ -210,26 +261,34 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
         >>> tuple(spec.U.shape), tuple(spec.S.shape), tuple(spec.V.shape)
         ((48, 32), (32,), (32, 32))
     """
-    shared = _spectrum(model, site)
-    return replace(shared, U=shared.U.clone(), S=shared.S.clone(), V=shared.V.clone())
+    shared = _directions(model, site)
+    own = shared.directions.contiguous()
+    side, matrices = _side(shared.site), shared.cached.matrices
+    if side == "U":  # the left side of the transpose is the right one
+        matrices = tuple(each.T for each in reversed(matrices))
+    other = left_side(matrices, own)
+    u, v = (own, other) if side == "U" else (other, own)
+    vectors = shared.cached.vectors
+    return Spectrum(shared.site, u, vectors.S.clone(), v, vectors.method, vectors.defect)
 
 
-def shared_spectrum(model: Any, site: Site | str) -> Spectrum:
+def shared_spectrum(model: Any, site: Site | str) -> Directions:
     """That of the stored weight, in the memory of the cache: for those who do not write into it.
 
     Cuts choose from it, whatever reads as cut already, and so must everything that leads to a cut.
     """
     with as_stored():
-        return _spectrum(model, site)
+        return _directions(model, site)
 
 
-def _spectrum(model: Any, site: Site | str) -> Spectrum:
+def _directions(model: Any, site: Site | str) -> Directions:
     place = Site.parse(site)
+    matrices = circuit_factors(model, place) if place.is_circuit else (locate(model, place).weight(),)
     try:
-        if place.is_circuit:
-            factors = cached_product_factors(*circuit_factors(model, place))
-        else:
-            factors = cached_factors(locate(model, place).weight())
+        return Directions(place, cached_vectors(*matrices, side=_side(place)))
     except NotFinite as problem:
         raise ValueError(f"{place}: {problem}") from None
-    return Spectrum(place, factors.U, factors.S, factors.V, factors.method, factors.defect)
+
+
+def _side(site: Site) -> Side:
+    return "U" if site.matrix == "QK" else "V"
