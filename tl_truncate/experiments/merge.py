@@ -41,15 +41,15 @@ def merge(run_dir: str | os.PathLike[str]) -> Any:
         ...             global_=" the")
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> for i in (1, 2):  # two processes, in earnest
-        ...     part = tlt.sweep(model, task, keeps=[0.0, 0.5], run_dir=folder, shard=(i, 2), progress=False)
+        >>> for shard in ((1, 2), (2, 2)):  # two processes, in earnest
+        ...     part = tlt.sweep(model, task, keeps=[0.5], run_dir=folder, shard=shard, progress=False)
         >>> tlt.merge(folder).finished
         True
     """
     path = as_path(run_dir)
     place = path / "run" if (path / "run").is_dir() else path
     kind = kind_of(place)
-    if kind not in _MERGES:
+    if kind is None or kind not in _MERGES:
         raise ValueError(
             f"The folder must hold shards of one of {', '.join(_MERGES)}, got kind {kind!r} in {place}. "
             "Give the folder that all shards were given."

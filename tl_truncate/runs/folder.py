@@ -298,17 +298,20 @@ class RunFolder:
                 if not written:
                     os.ftruncate(file.fileno(), before)
 
-    def take(self, manifest: Mapping[str, Any], lines: Sequence[dict[str, Any]]) -> None:
+    def take(self, manifest: Mapping[str, Any], baseline: Any, lines: Sequence[dict[str, Any]]) -> None:
         """Makes this the folder of a run that was done elsewhere; whoever reads it meanwhile finds it
         as it was, or as it will be.
 
         Args:
             manifest: of the run.
+            baseline: what the uncut model says; None if that is not known, or there already.
             lines: all finished settings.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # A manifest first: without one the rest would be no run's, if a crash left it alone.
         write_json(self.path / _MANIFEST, dict(manifest))
+        if baseline is not None:
+            self.write_baseline(baseline)
         with (
             replacing(self.path / _SETTINGS) as temporary,
             open(temporary, "w", encoding="utf-8") as file,

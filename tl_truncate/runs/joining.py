@@ -285,10 +285,8 @@ def lacking_told(run_dir: str | os.PathLike[str], joined: Joined) -> str:
 
 def _write(run_dir: str | os.PathLike[str], joined: Joined) -> None:
     whole = RunFolder(run_dir)
-    before = whole.baseline() if whole.exists() else None
-    whole.take(joined.manifest, joined.lines)
-    if before is None and joined.baseline is not None:
-        whole.write_baseline(joined.baseline)
+    known = whole.baseline() is not None
+    whole.take(joined.manifest, None if known else joined.baseline, joined.lines)
 
 
 def _parts(run_dir: str | os.PathLike[str]) -> list[_Part]:
