@@ -1,5 +1,6 @@
 """`tl-truncate merge`: the shards of a run, made one run again."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from tl_truncate.cli.shared.options import PATH, AsJson, Figures
 from tl_truncate.cli.shared.writing import check_figures
 from tl_truncate.cli.sweep import say_sweep
 from tl_truncate.experiments.merge import merge
+from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
 
 
@@ -32,5 +34,10 @@ def merge_command(
     result = merge(run)
     if isinstance(result, SweepResult):
         say_sweep(result, run if (run / "run").is_dir() else None, figures=figures, as_json=as_json)
+        return
+    if isinstance(result, SearchResult):
+        result.cuts.save(run / "cuts.json")
+    if as_json and hasattr(result, "to_json"):
+        typer.echo(json.dumps(result.to_json(), indent=2))
     else:
         console.print(str(result), markup=False, soft_wrap=True)

@@ -9,11 +9,12 @@ from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.grid import GridOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import SWEPT, ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import AsJson, Out, Resume, TaskNames
+from tl_truncate.cli.shared.options import AsJson, Out, Resume, ShardText, TaskNames
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import check_new
 from tl_truncate.experiments.search.judge import Combine, Objective
 from tl_truncate.experiments.search.search import Method, search
+from tl_truncate.runs.shards import as_shard
 from tl_truncate.weights.keep.defaults import KEEPS
 
 
@@ -40,6 +41,7 @@ def search_command(
     ] = False,
     out: Out = None,
     resume: Resume = False,
+    shard: ShardText = None,
     prompts: PromptOptions,
     passes: PassOptions = SWEPT,
     as_json: AsJson = False,
@@ -52,7 +54,8 @@ def search_command(
     """
     names = [check_task_name(name) for name in task or ["ioi"]]
     grid = cutting.read(KEEPS)
-    check_new(out, resume)
+    part = as_shard(shard)
+    check_new(out, resume or part is not None)
     model = source.load()
     found = search(
         model,
@@ -67,11 +70,12 @@ def search_command(
         splits=splits,
         null=null,
         run_dir=out,
+        shard=None if part is None else (part.index, part.count),
         prepend_bos=prompts.prepend_bos,
         seed=prompts.seed,
         **passes.to_arguments(),
     )
-    if out is not None:
+    if out is not None and part is None:  # several processes would write one file
         found.cuts.save(out / "cuts.json")
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tl_truncate.experiments.search.file import merge_search
+from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.grid import SWEEP
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.runs.joining import kind_of, merge_shards
@@ -15,7 +17,12 @@ def _sweep(run_dir: Any) -> SweepResult:
     return SweepResult.load(run_dir)
 
 
-_MERGES: Mapping[str, Callable[[Any], Any]] = {"sweep": _sweep}
+def _search(run_dir: Any) -> SearchResult:
+    merge_search(run_dir)
+    return SearchResult.load(run_dir)
+
+
+_MERGES: Mapping[str, Callable[[Any], Any]] = {"sweep": _sweep, "search": _search}
 
 
 def merge(run_dir: str | os.PathLike[str]) -> Any:

@@ -16,6 +16,7 @@ from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.experiments.search.file import FILE as SEARCH
+from tl_truncate.experiments.search.file import search_file
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
@@ -35,6 +36,7 @@ from tl_truncate.report.of_training import dynamics_page, recall_page
 from tl_truncate.report.page import Page, render
 from tl_truncate.runs.joining import kind_of
 from tl_truncate.runs.saved import find_result, load_result
+from tl_truncate.runs.shards import SHARDS
 from tl_truncate.toys.recall.train import RecallRun
 from tl_truncate.weights.files import as_path, replacing
 
@@ -155,7 +157,7 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
     """
     path = as_path(folder)
     saved = path if path.is_file() else find_result(path)
-    runs = [name for name in (SEARCH, "run", "manifest.json") if (path / name).exists()]
+    runs = [name for name in (SEARCH, "run", "manifest.json", SHARDS) if (path / name).exists()]
     if saved is not None and runs:
         raise ValueError(
             f"The folder must hold one run or result, got {saved.name} and {runs[0]} in {folder}. Give "
@@ -163,10 +165,10 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
         )
     if saved is not None:
         return cast(Reportable, load_result(saved))
-    if (path / SEARCH).exists():
-        return SearchResult.load(path)
     place = path / "run" if (path / "run").is_dir() else path
     kind = kind_of(place)
+    if (path / SEARCH).exists() or (kind == "search" and search_file(path) is not None):
+        return SearchResult.load(path)
     if kind in (None, "search"):
         looks = any(path.glob("*/manifest.json"))
         hint = (

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.runs.interrupts import says_how_to_go_on
-from tl_truncate.runs.shards import SHARDS
+from tl_truncate.runs.shards import SHARDS, shards_in
 from tl_truncate.weights.files import as_path, is_part, remove_parts, replacing
 from tl_truncate.weights.identity.provenance import versions
 
@@ -187,7 +187,8 @@ class RunFolder:
         Raises:
             ValueError: if it has other content.
         """
-        if self.exists() or not self.path.exists():
+        begun = [self, *(RunFolder(path) for _, path in shards_in(self.path))]
+        if not self.path.exists() or any(folder.exists() for folder in begun):
             return
         if not self.path.is_dir() or any(map(_is_content, self.path.iterdir())):
             raise ValueError(

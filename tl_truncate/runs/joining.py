@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tl_truncate.runs.folder import CIRCUMSTANCES, RESUMED, RunFolder, differences, gone_on
@@ -33,7 +34,7 @@ class RunKind:
         wanted: names of all that a manifest asks for.
         told: names of what a line says.
         free, grows, noted: as for `RunFolder.open`.
-        alike: of what is noted, that by which shares are made.
+        alike: of what is free or noted, that in which shards must agree.
     """
 
     name: str
@@ -74,12 +75,14 @@ class Joined:
         manifest: of the whole run.
         baseline: what the uncut model says; None if no process has come so far.
         lines: all that is finished, each setting once.
-        lacking: of shards that were not merged, a word on each that has something to do.
+        finished: whether that is all that is wanted.
+        lacking: if it is not, a word on each shard that has something to do.
     """
 
     manifest: dict[str, Any]
     baseline: Any
     lines: list[dict[str, Any]]
+    finished: bool
     lacking: tuple[str, ...]
 
 
@@ -176,6 +179,11 @@ def _may_differ_in(kind: RunKind) -> dict[str, Any]:
     return dict(free=(*kind.free, _SHARE), grows=kind.grows, noted=strict)
 
 
+def unmerged_folders(run_dir: str | os.PathLike[str], kind: RunKind) -> list[Path]:
+    """The folders of shards that have something that the run's own folder has not."""
+    return [part.folder.path for part in _unmerged(run_dir, kind)]
+
+
 def kind_of(run_dir: str | os.PathLike[str]) -> str | None:
     """Which kind of run a folder holds, be it in shards; None if none was begun."""
     whole = RunFolder(run_dir)
@@ -223,7 +231,12 @@ def join(run_dir: str | os.PathLike[str], kind: RunKind) -> Joined:
                 lines.append(line)
                 there.update(kind.told(line))
         baseline = part.folder.baseline() if baseline is None else baseline
-    return Joined(manifest, baseline, lines, tuple(_lacking(parts, kind.wanted(manifest), there)))
+    wanted = kind.wanted(manifest)
+    if there.issuperset(wanted):
+        return Joined(manifest, baseline, lines, True, ())
+    # Those of which all is in the run's folder already may have sisters that have not begun.
+    asked = parts or [part for part in _parts(run_dir) if {*wanted} <= {*kind.wanted(part.manifest)}]
+    return Joined(manifest, baseline, lines, False, tuple(_lacking(asked, there)))
 
 
 def take_over(run_dir: str | os.PathLike[str], kind: RunKind, *, resume: bool) -> None:
@@ -250,12 +263,18 @@ def take_over(run_dir: str | os.PathLike[str], kind: RunKind, *, resume: bool) -
         _write(run_dir, join(run_dir, kind))
 
 
-def merge_shards(run_dir: str | os.PathLike[str], kind: RunKind) -> None:
+def merge_shards(
+    run_dir: str | os.PathLike[str],
+    kind: RunKind,
+    bring: Callable[[Sequence[Path]], None] | None = None,
+) -> None:
     """Makes an ordinary run folder of one with shards, which stay as they are.
 
     Args:
         run_dir: of the run.
         kind: of run.
+        bring: is given the shards' folders, and brings files that they have beside their lines into the
+            run's folder.
 
     Raises:
         ValueError: if a shard has something to do, with which and how; or if they are not of one run.
@@ -263,15 +282,18 @@ def merge_shards(run_dir: str | os.PathLike[str], kind: RunKind) -> None:
     """
     whole = RunFolder(run_dir)
     with whole.held(wait=MOMENT):
-        if not _unmerged(run_dir, kind):
-            _require_kind(whole.manifest(), kind, whole)
-            return
         joined = join(run_dir, kind)
         if joined.lacking:
             raise ValueError(
                 f"All shards must be finished to be merged. {lacking_told(run_dir, joined)}"
             )
-        _write(run_dir, joined)
+        parts = _unmerged(run_dir, kind)
+        if parts and bring is not None:
+            # Without the lines, so that shards are still to be joined if a crash ends it here.
+            whole.take(joined.manifest, None, whole.lines() if whole.exists() else [])
+            bring([part.folder.path for part in parts])
+        if parts:
+            _write(run_dir, joined)
 
 
 def lacking_told(run_dir: str | os.PathLike[str], joined: Joined) -> str:
@@ -302,8 +324,11 @@ def _parts(run_dir: str | os.PathLike[str]) -> list[_Part]:
 def _unmerged(run_dir: str | os.PathLike[str], kind: RunKind) -> list[_Part]:
     """The shards that have begun, but for those of which all is in the run's folder already."""
     whole, parts = RunFolder(run_dir), _parts(run_dir)
+    for part in parts:
+        _require_kind(part.manifest, kind, part.folder)
     if not whole.exists() or not parts:
         return parts
+    _require_kind(whole.manifest(), kind, whole)
     wanted, there = set(kind.wanted(whole.manifest())), _all_told(whole.lines(), kind)
     return [part for part in parts if not _is_merged(part, kind, wanted, there)]
 
@@ -361,12 +386,10 @@ def _note(manifest: dict[str, Any], part: _Part) -> None:
         manifest[RESUMED] = [*manifest.get(RESUMED, []), *new]
 
 
-def _lacking(parts: Sequence[_Part], wanted: Sequence[str], there: set[str]) -> Iterator[str]:
+def _lacking(parts: Sequence[_Part], there: set[str]) -> Iterator[str]:
     """A word on each shard that has something to do."""
-    if not parts or there.issuperset(wanted):
-        return
-    begun = {part.shard.index: part for part in parts}
-    count = parts[0].shard.count
+    count = max((part.shard.count for part in parts), default=0)
+    begun = {part.shard.index: part for part in parts if part.shard.count == count}
     for index in range(1, count + 1):
         part = begun.get(index)
         if part is None:

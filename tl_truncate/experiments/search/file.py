@@ -1,9 +1,9 @@
 """A search on disk: `search.json`, from which the result comes back prompt by prompt."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,19 @@ import pandas as pd
 from tl_truncate.experiments.scoring.drawn import DrawnScores
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
+from tl_truncate.experiments.sweep.grid import SWEEP
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.joining import (
+    RunKind,
+    kind_of,
+    merge_shards,
+    opened_shard,
+    take_over,
+    unmerged_folders,
+)
+from tl_truncate.runs.shards import SHARDS, Shard
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.weights.files import as_path
 
@@ -23,16 +33,58 @@ FILE = "search.json"
 FORMAT = 3
 
 
+_SEARCHED = "searched"
+#: A search's run folder: each setting of each look is known by itself. A line says among which cuts a
+#: search was made that has ended; its result is in a file beside it.
+SEARCH = RunKind(
+    "search",
+    wanted=SWEEP.wanted,
+    told=lambda line: list(line[_SEARCHED]),
+    free=("model", "tasks", "greedy", "budget", "splits", "draws", "null"),
+    grows=("grid",),
+    noted=("device",),
+    alike=("greedy", "budget", "splits", "draws", "null"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a search is kept.
+
+    Attributes:
+        looks: the folder of its looks, which all shards have in common.
+        result: the folder of its result.
+        among: names of the cuts that it chooses from.
+    """
+
+    looks: Path
+    result: RunFolder
+    among: list[str]
+
+    def write(self, summary: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+        """Writes the result, and then a line that it is there."""
+        write_search(summary, fields, self.result.path)
+        if {_SEARCHED: self.among} not in self.result.lines():
+            self.result.append([{_SEARCHED: self.among}])
+
+
 @contextmanager
 def opened_search(
-    run_dir: str | os.PathLike[str] | None, manifest: Callable[[], dict[str, Any]], **may_differ: Any
-) -> Iterator[Path | None]:
+    run_dir: str | os.PathLike[str] | None,
+    manifest: Callable[[], dict[str, Any]],
+    shard: Shard | None = None,
+) -> Iterator[Place | None]:
     """A run folder held and opened for a search, which goes on there if one was begun; None without one.
+
+    Args:
+        run_dir: of the search.
+        manifest: of the search.
+        shard: which of several processes this is, whose looks are in common.
 
     Raises:
         ValueError: if the folder holds another run, or an earlier version has searched there, which
             wrote no manifest.
-        BlockingIOError: if another process is at work in the folder.
+        BlockingIOError: if another process is at work in the folder, or as the same shard.
     """
     if run_dir is None:
         yield None
@@ -45,9 +97,59 @@ def opened_search(
             "earlier version wrote it, which did not note them. What has ended can still be read, by "
             "SearchResult.load; to search again, use another folder."
         )
+    asked = manifest()
+    among = list(SEARCH.wanted(asked))
+    if shard is not None:
+        with opened_shard(folder.path, shard, asked, among, SEARCH, resume=True) as own:
+            yield Place(folder.path, own.folder, among)
+        return
     with folder.held():
-        folder.open(manifest(), resume=True, **may_differ)
-        yield folder.path
+        take_over(folder.path, SEARCH, resume=True)
+        folder.open(asked, resume=True, **SEARCH.may_differ)
+        yield Place(folder.path, folder, among)
+
+
+def merge_search(run_dir: str | os.PathLike[str]) -> None:
+    """Makes an ordinary folder of a search of one that was searched in shards.
+
+    Raises:
+        ValueError: if no shard has come to the end, or they are of different searches.
+        BlockingIOError: if a process is at work in the folder.
+    """
+    place = as_path(run_dir)
+
+    def bring(folders: Sequence[Path]) -> None:
+        for look in _looks(place):
+            merge_shards(look, SWEEP)
+        found = _ended(folders)
+        assert found is not None  # or a shard would have had something to do
+        write_json(place / FILE, read_json(found))
+
+    merge_shards(place, SEARCH, bring)
+
+
+def _looks(place: Path) -> list[Path]:
+    """The run folders of all looks that have shards, those of further splits and of the null too."""
+    found = {path.parent for path in place.glob(f"*/{SHARDS}")}
+    return sorted(found | {path.parent for path in place.glob(f"*/*/{SHARDS}")})
+
+
+def _ended(folders: Sequence[Path]) -> Path | None:
+    """The result of a shard that has come to the end of what it was last asked: all have the same."""
+    for path in folders:
+        folder = RunFolder(path)
+        among = {*SEARCH.wanted(folder.manifest())}
+        if any(among == {*SEARCH.told(line)} for line in folder.lines()):
+            return path / FILE
+    return None
+
+
+def search_file(folder: str | os.PathLike[str]) -> Path | None:
+    """The file of a search that has ended, be it a shard's that was not merged yet."""
+    place = as_path(folder)
+    if kind_of(place) == SEARCH.name and (found := _ended(unmerged_folders(place, SEARCH))):
+        return found
+    return place / FILE if (place / FILE).exists() else None
 
 
 def write_search(summary: Mapping[str, Any], fields: Mapping[str, Any], folder: str | Path) -> None:
@@ -84,8 +186,8 @@ def read_search(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: if the folder holds no finished search, or one without its prompts' scores.
     """
-    path = as_path(folder) / FILE
-    if not path.exists():
+    path = search_file(folder)
+    if path is None:
         raise ValueError(
             f"The folder must hold a finished search's {FILE}, got {folder} without one. The same "
             "search with the same folder goes on where it stopped."

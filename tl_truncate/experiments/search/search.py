@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,7 +11,7 @@ import pandas as pd
 
 from tl_truncate.checks import natural, positive, real
 from tl_truncate.experiments.search.asked import Asked
-from tl_truncate.experiments.search.file import opened_search, write_search
+from tl_truncate.experiments.search.file import opened_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
 from tl_truncate.experiments.search.on_test import check_report_fits, controls_on, cost_of, scores_of
 from tl_truncate.experiments.search.placebos import required_placebos
@@ -21,6 +21,8 @@ from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
 from tl_truncate.runs.folder import make_manifest
+from tl_truncate.runs.shards import as_shard, require_folder
+from tl_truncate.runs.waiting import PATIENCE, check_patience
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
@@ -32,12 +34,6 @@ from tl_truncate.weights.keep.defaults import KEEPS
 from tl_truncate.weights.site import Site
 
 Method = Literal["halving", "laser"]
-# What a run folder may be gone on with: each setting of each look is known by itself.
-_MAY_DIFFER: dict[str, Any] = dict(
-    free=("model", "tasks", "greedy", "budget", "splits", "draws", "null"),
-    grows=("grid",),
-    noted=("device",),
-)
 
 
 def search(
@@ -58,6 +54,8 @@ def search(
     null: bool = False,
     texts: Sequence[str] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
+    shard: tuple[int, int] | None = None,
+    patience: float = PATIENCE,
     prepend_bos: bool | None = None,
     batch_size: int = 64,
     max_memory: int | None = None,
@@ -95,6 +93,10 @@ def search(
             none with `()`.
         run_dir: a folder in which each look is stored; given again, the search goes on, also with more
             sites, keeps or cuts to choose from. One process at a time works in it.
+        shard: `(3, 8)` is the third of eight processes that search together: each makes its share of
+            every look's settings, which cost about the same, and waits for the others before it chooses.
+            All have to be at work at once; all come to the result of one process.
+        patience: seconds for which a shard waits while no other gets on.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
         max_memory: most bytes beside the model.
@@ -108,7 +110,8 @@ def search(
         ValueError: if an argument does not fit, or the folder holds another search or run; before any
             pass.
         TypeError: if an argument is of the wrong kind.
-        BlockingIOError: if another process works in the folder.
+        BlockingIOError: if another process works in the folder, or as the same shard.
+        TimeoutError: if a shard has lost its patience, with whom it waits for; the same call goes on.
 
     Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to", "John gave a drink to"] * 2,
@@ -120,6 +123,8 @@ def search(
     tasks = check_tasks(model, task)
     greedy, seed, splits = positive("greedy", greedy), natural("seed", seed), positive("splits", splits)
     draws = None if draws is None else positive("draws", draws)
+    part, patience = as_shard(shard), check_patience(patience)
+    require_folder(part, run_dir)
     _check_choices(objective, combine, method, budget, test_fraction)
     asked: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed)
     divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
@@ -133,9 +138,11 @@ def search(
     told = asked | settings | dict(splits=splits) | _grid_told(grid, keeps)
     settings |= asked | dict(splits=splits, objective=objective, combine=combine)
     manifest = partial(_manifest, model, tasks, encoded, grid, settings)
-    with hashed_once(model), opened_search(run_dir, manifest, **_MAY_DIFFER) as place:
+    with hashed_once(model), opened_search(run_dir, manifest, part) as place:
         before = Asked(model, options)
-        one_search = _Search(before, objective, combine, method, greedy, budget, seed, place)
+        looks = options if part is None else replace(options, shard=part, patience=patience)
+        folder = None if place is None else place.looks
+        one_search = _Search(before, looks, objective, combine, method, greedy, budget, seed, folder)
         chosen = one_search.choose(grid, divided[0])
         scores = scores_of(before, divided[0], chosen.cuts)
         result = SearchResult(
@@ -151,7 +158,7 @@ def search(
             null=one_search.null(placebos, divided[0], told) if null else None,
         )
         if place is not None:
-            write_search(result.to_json(), vars(result), place)
+            place.write(result.to_json(), vars(result))
     return result
 
 
@@ -168,6 +175,7 @@ class _Search:
     """How to choose; what among and on which prompts is said each time."""
 
     asked: Asked
+    options: SweepOptions
     objective: Objective
     combine: Combine
     method: Method
@@ -182,8 +190,8 @@ class _Search:
         """What is best on the validation prompts; the looks are stored in a folder of that name."""
         folder = self.run_dir if self.run_dir is None or name is None else self.run_dir / name
         validation = [part.validation for part in parts]
-        asked = self.asked
-        judge = Judge(asked.model, validation, self.objective, self.combine, folder, asked.options)
+        model, options = self.asked.model, self.options
+        judge = Judge(model, validation, self.objective, self.combine, folder, options)
         if self.method == "laser":
             best = laser(judge, among, greedy=self.greedy)
         else:

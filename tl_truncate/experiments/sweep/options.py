@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from tl_truncate.checks import as_integers, natural
 from tl_truncate.experiments.scoring.metrics import METRICS, SCORED, Metric
-from tl_truncate.runs.shards import Shard, require_folder
+from tl_truncate.runs.shards import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """What `sweep` and the looks of a search share; `sweep` says what each option means.
+
+    A shard with patience waits for the others, and gives the whole.
 
     Raises:
         ValueError: if one does not fit.
@@ -20,6 +22,7 @@ class SweepOptions:
     metrics: Sequence[Metric] = SCORED
     run_dir: str | os.PathLike[str] | None = None
     shard: Shard | None = None
+    patience: float | None = None
     resume: bool = True
     prepend_bos: bool | None = None
     batch_size: int = 64
@@ -38,4 +41,3 @@ class SweepOptions:
             raise ValueError(f"metrics must be a list from {', '.join(METRICS)}, got {metrics!r}.")
         as_integers(self, "batch_size", "tokens_in_flight", "resamples")
         as_integers(self, "seed", check=natural)
-        require_folder(self.shard, self.run_dir)

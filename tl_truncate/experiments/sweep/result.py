@@ -19,7 +19,7 @@ from tl_truncate.experiments.sweep.beside import beside_controls
 from tl_truncate.experiments.sweep.grid import SWEEP, setting_key
 from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
 from tl_truncate.runs.codec import read
-from tl_truncate.runs.joining import UnfinishedShardsWarning, join, lacking_told, shard_of
+from tl_truncate.runs.joining import Joined, UnfinishedShardsWarning, join, lacking_told, shard_of
 from tl_truncate.runs.record import Record
 from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import q_values, shown_in
@@ -205,8 +205,7 @@ class SweepResult:
             )
         if joined.lacking:
             warnings.warn(lacking_told(run_dir, joined), UnfinishedShardsWarning, stacklevel=2)
-        settings = [read(Setting, line) for line in joined.lines]
-        return cls(**result_fields(joined.manifest, joined.baseline, settings))
+        return joined_result(joined)
 
     @property
     def shown(self) -> ShownSweep:
@@ -258,6 +257,12 @@ class SweepResult:
 
 
 _SETTING_COLUMNS = ["task", "site", "layer", "matrix", "head", "kind", "keep", "rank", "draws"]
+
+
+def joined_result(joined: Joined, cuts: Sequence[SiteCut] | None = None) -> SweepResult:
+    """The result of a run folder with its shards; `result_fields` says what the cuts are for."""
+    settings = [read(Setting, line) for line in joined.lines]
+    return SweepResult(**result_fields(joined.manifest, joined.baseline, settings, cuts))
 
 
 def result_fields(

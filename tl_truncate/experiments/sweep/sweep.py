@@ -11,11 +11,12 @@ from tl_truncate.experiments.scoring.evaluate import as_tasks, check_model
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric
 from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.finished import Finished, finished_in
-from tl_truncate.experiments.sweep.grid import Control, make_grid, setting_key
+from tl_truncate.experiments.sweep.grid import SWEEP, Control, make_grid, setting_key
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.prepare import Prepared, prepare
-from tl_truncate.experiments.sweep.result import Setting, SweepResult
-from tl_truncate.runs.shards import as_shard
+from tl_truncate.experiments.sweep.result import Setting, SweepResult, joined_result
+from tl_truncate.runs.shards import as_shard, require_folder
+from tl_truncate.runs.waiting import whole_run
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
@@ -99,10 +100,12 @@ def sweep(
         [['blocks.1.mlp.W_out', 0.0, 0], ['blocks.1.mlp.W_out', 0.5, 16]]
     """
     tasks = check_tasks(model, task)
+    part = as_shard(shard)
+    require_folder(part, run_dir)
     options = SweepOptions(
         metrics=metrics,
         run_dir=run_dir,
-        shard=as_shard(shard),
+        shard=part,
         resume=resume,
         prepend_bos=prepend_bos,
         batch_size=batch_size,
@@ -128,7 +131,17 @@ def sweep_cuts(
     cuts = grid if options.shard is None else prepared.share(options.shard)
     with finished_in(dict(prepared.manifest), tasks, options, cuts) as finished:
         _finish(model, prepared, cuts, finished, options)
-    return finished.result(cuts)
+    if options.run_dir is None or options.shard is None or options.patience is None:
+        return finished.result(cuts)
+    joined = whole_run(
+        options.run_dir,
+        options.shard,
+        SWEEP,
+        patience=options.patience,
+        progress=options.progress,
+        label=options.label,
+    )
+    return joined_result(joined, grid)
 
 
 def _finish(
@@ -139,7 +152,8 @@ def _finish(
     options: SweepOptions,
 ) -> None:
     """Scores what is missing of some cuts, in the company that the whole grid gives them."""
-    if finished.has_baseline and all(map(finished.done, cuts)):
+    known = finished.has_baseline or (options.patience is not None and not cuts)
+    if known and all(map(finished.done, cuts)):
         return
     left = {setting_key(cut) for cut in cuts if not finished.done(cut)}
     before = len(cuts) - len(left)
