@@ -1,0 +1,145 @@
+"""The command that runs what was planned."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from tl_truncate.checks import real
+from tl_truncate.experiments.sweep.grid import Control
+from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.keep import Components, Fraction, Keep, Rank
+from tl_truncate.weights.locate import find_sites, n_layers
+from tl_truncate.weights.site import Site
+
+#: What a shell puts in place of a shard's number.
+EACH = "$i"
+_BATCH_SIZE, _IN_FLIGHT = 64, 1024
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep was asked for.
+
+    Attributes:
+        model: by the name that `load_model` takes; None where there is none.
+        loading: options of that, as a command has them.
+        tasks: that are scored.
+        prompts: how a command names them; none where they are to be saved first.
+        sites, keeps, cuts, controls, draws, seed, prepend_bos, batch_size, tokens_in_flight, max_memory:
+            as for `sweep`.
+        out: the folder that is written to.
+        workers: shards that it is run in.
+    """
+
+    model: str | None
+    loading: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    prompts: tuple[str, ...]
+    sites: tuple[Site, ...]
+    keeps: tuple[Keep, ...]
+    cuts: tuple[SiteCut, ...]
+    controls: tuple[Control, ...]
+    draws: int | None
+    seed: int
+    prepend_bos: bool | None
+    batch_size: int
+    tokens_in_flight: int
+    max_memory: int | None
+    out: str
+    workers: int
+
+    @property
+    def is_a_command(self) -> bool:
+        """Whether `tl-truncate sweep` has options for all of it."""
+        all_controls = set(self.controls) in (set(), set(get_args(Control)))
+        usual = self.draws is None and self.tokens_in_flight == _IN_FLIGHT
+        return not self.cuts and all_controls and usual and all(map(_has_text, self.keeps))
+
+
+def arguments(asked: Asked, model: Any) -> tuple[str, ...] | None:
+    """What `tl-truncate` is to be given; None if the command has no options for it.
+
+    Args:
+        asked: of the sweep.
+        model: whose sites they are.
+    """
+    if not asked.is_a_command:
+        return None
+    given = ["sweep", "--model", asked.model or "MODEL", *asked.loading]
+    given += asked.prompts or [
+        text for task in asked.tasks for text in ("--task", f"{task.name}.json")
+    ]
+    if asked.prepend_bos is not None:
+        given.append("--prepend-bos" if asked.prepend_bos else "--no-prepend-bos")
+    if asked.seed:
+        given += ["--seed", str(asked.seed)]
+    given += _site_options(asked.sites, model)
+    given += [text for keep in asked.keeps for text in ("--keep", keep_text(keep))]
+    given += ["--controls"] if asked.controls else []
+    given += [] if asked.batch_size == _BATCH_SIZE else ["--batch-size", str(asked.batch_size)]
+    if asked.max_memory is not None:
+        given += ["--max-memory", repr(asked.max_memory / 2**30)]
+    given += ["--out", asked.out]
+    return (*given, "--shard", f"{EACH}/{asked.workers}") if asked.workers > 1 else tuple(given)
+
+
+def _site_options(sites: Sequence[Site], model: Any) -> list[str]:
+    """The sites by their matrices and layers where these are all of them, else one by one."""
+    matrices = list(dict.fromkeys(site.matrix for site in sites))
+    layers = list(dict.fromkeys(site.layer for site in sites))
+    if layers == list(range(layers[0], layers[-1] + 1)) and not any(site.head for site in sites):
+        if list(sites) == find_sites(model, matrices, layers):
+            found = ["--matrices", ",".join(matrices)]
+            every = len(layers) == n_layers(model)
+            return found if every else [*found, "--layers", f"{layers[0]}-{layers[-1]}"]
+    return [text for site in sites for text in ("--site", str(site))]
+
+
+def _has_text(keep: Keep) -> bool:
+    """Whether a command can be told of a rule: by its name and numbers."""
+    values = [value for name, value in keep.to_json().items() if name != "rule"]
+    return type(keep) is Components or all(real(value) is not None for value in values)
+
+
+def keep_text(keep: Keep) -> str:
+    """A keep as a command reads it.
+
+    Examples:
+        >>> keep_text(Rank(8)), keep_text(Fraction(0.1)), keep_text(Components((0, 2)))
+        ('8', '0.1', 'Components(0, 2)')
+    """
+    if type(keep) in (Rank, Fraction):
+        return str(keep.table_label)
+    values = [value for name, value in keep.to_json().items() if name != "rule"]
+    flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    return f"{type(keep).__name__}({', '.join(map(repr, flat))})"
+
+
+def shown(asked: Asked, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Lines to be typed, or to be put into a program where the command has no such options."""
+    if given is None:
+        return (_call(asked),)
+    if asked.workers == 1:
+        return (shlex.join(["tl-truncate", *given]),)
+    # The shard's number is the shell's to put in, and so must not be quoted.
+    command = f"{shlex.join(['tl-truncate', *given[:-1]])} {given[-1]}"
+    return (command, shlex.join(["tl-truncate", "merge", f"{asked.out}/run"]))
+
+
+def _call(asked: Asked) -> str:
+    """The sweep in Python."""
+    options: dict[str, Any] = dict(seed=asked.seed, batch_size=asked.batch_size)
+    options |= dict(tokens_in_flight=asked.tokens_in_flight, max_memory=asked.max_memory)
+    options |= dict(draws=asked.draws, prepend_bos=asked.prepend_bos)
+    told = ["sites=sites", "keeps=keeps"] if asked.sites else []
+    told += ["cuts=cuts"] if asked.cuts else []
+    told += [f"controls={asked.controls!r}"] if asked.controls else []
+    usual = dict(seed=0, batch_size=_BATCH_SIZE, tokens_in_flight=_IN_FLIGHT)
+    told += [f"{name}={value!r}" for name, value in options.items() if value != usual.get(name)]
+    told += [f"run_dir={asked.out + '/run'!r}"]
+    told += [f"shard=(i, {asked.workers})"] if asked.workers > 1 else []
+    task = "task" if len(asked.tasks) == 1 else "tasks"
+    model = "model" if asked.model is None else f"tlt.load_model({asked.model!r})"
+    return f"tlt.sweep({model}, {task}, {', '.join(told)})"

@@ -1,0 +1,358 @@
+"""What a sweep will take, before any weight of the model is read or fetched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tl_truncate.checks import positive
+from tl_truncate.experiments.planning.command import Asked, arguments, shown
+from tl_truncate.experiments.planning.disk import run_bytes, spectrum_bytes
+from tl_truncate.experiments.planning.flops import factorising
+from tl_truncate.experiments.planning.machine import CARDS, Machine, card
+from tl_truncate.experiments.planning.measure import measure
+from tl_truncate.experiments.planning.passes import Passes, block_shape
+from tl_truncate.experiments.planning.result import Footprint, Grid, RunPlan, Step
+from tl_truncate.experiments.planning.work import NOTHING, Work
+from tl_truncate.experiments.sweep.grid import Control, make_grid
+from tl_truncate.experiments.sweep.memory import make_plan
+from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.experiments.sweep.sweep import check_tasks
+from tl_truncate.experiments.sweep.units import Unit, units_of
+from tl_truncate.models.outline import Outline, block_of, live_outline, outline_of, read_outline
+from tl_truncate.runs.shards import Shard, share
+from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask, encode
+from tl_truncate.tasks.task import Task
+from tl_truncate.weights.holding.placement import model_dtype
+from tl_truncate.weights.keep import Keep, as_keep
+from tl_truncate.weights.keep.defaults import KEEPS
+from tl_truncate.weights.linear import compute_dtype
+from tl_truncate.weights.locate import carrier, find_sites, n_layers
+from tl_truncate.weights.site import Site
+
+_CACHE = 8e9
+
+
+def plan(
+    model: Any,
+    task: Task | Sequence[Task],
+    *,
+    sites: Sequence[Site | str] | None = None,
+    keeps: Sequence[Keep | int | float] = KEEPS,
+    cuts: Sequence[SiteCut] = (),
+    controls: Sequence[Control] = (),
+    draws: int | None = None,
+    prepend_bos: bool | None = None,
+    batch_size: int = 64,
+    tokens_in_flight: int = 1024,
+    max_memory: int | None = None,
+    seed: int = 0,
+    checkpoint: int | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    workers: int = 1,
+    device: str | None = None,
+    tokens: int | None = None,
+    out: str = "runs/sweep",
+    prompts: Sequence[str] = (),
+) -> RunPlan:
+    """What a sweep will take: time, memory, disk and downloads, and the command that runs it.
+
+    Of the model its configuration and the files of its tokenizer are read, and no weight. The arguments
+    are those of `sweep`, and are checked as there. Without a device this machine is asked how fast it
+    is, in a few seconds, at the model's own shapes and with the threads that torch has now.
+
+    Args:
+        model: a name or folder as `load_model` takes it, a configuration of transformers, a model that
+            is there, or the outline of one.
+        task: one task, or several.
+        sites: as for `sweep`.
+        keeps: as for `sweep`.
+        cuts: as for `sweep`.
+        controls: as for `sweep`.
+        draws: as for `sweep`.
+        prepend_bos: as for `sweep`.
+        batch_size: as for `sweep`.
+        tokens_in_flight: as for `sweep`.
+        max_memory: as for `sweep`.
+        seed: as for `sweep`.
+        checkpoint: training step, as for `load_model`.
+        dtype: of the weights, as for `load_model`.
+        workers: shards that the sweep is run in, each on such a machine.
+        device: a GPU by its published figures: v100, t4, a100, l40s, h100 or h200.
+        tokens: of each prompt, where the model has no tokenizer to count them.
+        out: the folder for the command.
+        prompts: how the command names the tasks; by default as files to be saved first.
+
+    Returns:
+        The plan; printed, it is a table.
+
+    Raises:
+        ValueError: as `sweep` does, and for an unknown device, a configuration that cannot be outlined,
+            or prompts that no tokenizer counts.
+        OSError: if the configuration is neither in the local cache nor reachable.
+
+    Source: derived in the documentation, "What a sweep has to compute".
+
+    Examples:
+        >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
+        ...             global_=" the")
+        >>> found = tlt.plan(model, task, sites=["blocks.1.mlp.W_out"], keeps=[0.0, 0.5], device="a100")
+        >>> found.grid.settings, found.grid.sites, found.grid.spectra
+        (2, 1, 1)
+    """
+    workers = positive("workers", workers)
+    _check_device(device)
+    SweepOptions(batch_size=batch_size, tokens_in_flight=tokens_in_flight, seed=seed)
+    outline = _outline(model, checkpoint, dtype)
+    tasks = check_tasks(outline.model, task)
+    grid = make_grid(outline.model, sites, keeps, controls, seed, cuts, draws)
+    encoded = _encoded(outline, tasks, prepend_bos, tokens)
+    passes = Passes(
+        outline.model,
+        make_plan(
+            outline.model,
+            encoded,
+            list(dict.fromkeys(cut.site for cut in grid)),
+            batch_size=batch_size,
+            tokens_in_flight=tokens_in_flight,
+            max_memory=max_memory,
+        ),
+        block_shape(outline.model),
+        int(outline.model.cfg.d_vocab),
+    )
+    units = units_of(outline.model, grid, passes.plan)
+    machine = _machine(outline, passes, device)
+    chosen = [] if cuts and sites is None else sites
+    asked = Asked(
+        model=model if isinstance(model, str) else None,
+        loading=_loading(checkpoint, outline, device),
+        tasks=tuple(tasks),
+        prompts=tuple(prompts),
+        sites=tuple(map(Site.parse, find_sites(outline.model) if chosen is None else chosen)),
+        keeps=tuple(map(as_keep, keeps)),
+        cuts=tuple(Cuts(cuts)),
+        controls=tuple(controls),
+        draws=draws,
+        seed=seed,
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        tokens_in_flight=tokens_in_flight,
+        max_memory=max_memory,
+        out=out,
+        workers=workers,
+    )
+    given = arguments(asked, outline.model)
+    footprint = _footprint(outline, passes, grid, tasks)
+    return RunPlan(
+        model=_told(outline),
+        grid=Grid(
+            tasks=tuple(each.name for each in tasks),
+            prompts=sum(map(len, tasks)),
+            tokens=passes.tokens,
+            settings=len(grid),
+            sites=len({cut.site for cut in grid}),
+            spectra=len(passes.factorised(grid)),
+            units=len(units),
+        ),
+        steps=_steps(outline, passes, units, machine, workers),
+        footprint=footprint,
+        machine=machine,
+        workers=workers,
+        arguments=given,
+        commands=shown(asked, given),
+        notes=_notes(asked, given, passes, grid, footprint, machine, tokens),
+    )
+
+
+def _check_device(device: Any) -> None:
+    if device is not None and device not in CARDS:
+        card(device, torch.float32, 0)
+
+
+def _outline(model: Any, checkpoint: int | None, dtype: torch.dtype | str) -> Outline:
+    if isinstance(model, str):
+        return read_outline(model, checkpoint=checkpoint, dtype=dtype)
+    if checkpoint is not None:
+        raise ValueError(
+            f"checkpoint must go with the name of a model, got {checkpoint} and {type(model).__name__}."
+        )
+    if isinstance(model, Outline):
+        return model
+    if hasattr(model, "num_hidden_layers") and hasattr(model, "to_dict"):
+        return outline_of(model, dtype=dtype)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "model must be a name, a folder, a configuration of transformers or a TransformerLens model, "
+            f"got {type(model).__name__}."
+        )
+    n_layers(model)
+    return live_outline(model)
+
+
+def _encoded(
+    outline: Outline, tasks: Sequence[Task], prepend_bos: bool | None, tokens: int | None
+) -> list[EncodedTask]:
+    if tokens is None:
+        if outline.model.tokenizer is None and not all(task.in_tokens for task in tasks):
+            raise ValueError(
+                f"{outline.name} must have a tokenizer for its prompts' tokens to be counted, got none. "
+                "Say how many a prompt has, such as tokens=20."
+            )
+        return [encode(outline.model, task, prepend_bos=prepend_bos) for task in tasks]
+    if outline.model.tokenizer is not None:
+        raise ValueError(
+            f"tokens must be left away where a tokenizer counts them, got {tokens} for {outline.name}."
+        )
+    length = positive("tokens", tokens)
+    # No two begin alike, so that nothing is taken to be shared.
+    starts = iter(range(sum(map(len, tasks))))
+    return [
+        EncodedTask(
+            tuple(EncodedPrompt((next(starts),) * length, (0,), (1,)) for _ in range(len(task))), False
+        )
+        for task in tasks
+    ]
+
+
+def _machine(outline: Outline, passes: Passes, device: str | None) -> Machine:
+    if device is not None:
+        return card(device, model_dtype(outline.model), passes.shape.numbers)
+    return measure(outline.model if outline.config is None else block_of(outline), passes)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one worker does."""
+
+    fixed: Work
+    cuts: Work
+    spectra: tuple[Site, ...]
+
+
+def _share(passes: Passes, units: Sequence[Unit], lowest: int) -> _Share:
+    """A worker's part: a pass of its own, the spectra of its sites, and its units."""
+    if not units:
+        return _Share(NOTHING, NOTHING, ())
+    cuts = [cut for unit in units for cut in unit.cuts]
+    highest = max(cut.site.layer for cut in cuts)
+    begun: set[Site] = set()
+    found = NOTHING
+    for unit in units:
+        site = unit.cuts[0].site
+        found += passes.unit(unit, begins=site not in begun)
+        begun.add(site)
+    return _Share(passes.fixed(lowest, highest), found, tuple(passes.factorised(cuts)))
+
+
+def _steps(
+    outline: Outline, passes: Passes, units: Sequence[Unit], machine: Machine, workers: int
+) -> tuple[Step, ...]:
+    lowest = min(cut.site.layer for unit in units for cut in unit.cuts)
+    costs = [unit.cost for unit in units]
+    places = [share(costs, Shard(workers, index)) for index in range(1, workers + 1)]
+    whole = _share(passes, units, lowest)
+    parts = [whole] if workers == 1 else [
+        _share(passes, [units[place] for place in own], lowest) for own in places
+    ]
+    load = outline.stored_bytes * machine.read
+
+    def spectra(part: _Share) -> float:
+        stored = compute_dtype(model_dtype(outline.model)).itemsize
+        shapes = [carrier(passes.model, site).shape for site in part.spectra]
+        return sum(
+            machine.factor_seconds(shape) + spectrum_bytes(shape, stored) * machine.write
+            for shape in shapes
+        )
+
+    def total(part: _Share) -> float:
+        return machine.seconds(part.fixed) + machine.seconds(part.cuts) + spectra(part)
+
+    slowest = max(parts, key=total)
+    in_float64 = sum(sum(factorising(carrier(passes.model, site).shape)) for part in parts for site in part.spectra)
+    return (
+        Step("reading the weights", 0.0, load, load),
+        Step(
+            "before the first cut",
+            sum(part.fixed.total_flops for part in parts),
+            machine.seconds(whole.fixed),
+            machine.seconds(slowest.fixed),
+        ),
+        Step("spectra, in float64", float(in_float64), spectra(whole), spectra(slowest)),
+        Step(
+            "cuts",
+            sum(part.cuts.total_flops for part in parts),
+            machine.seconds(whole.cuts),
+            machine.seconds(slowest.cuts),
+        ),
+    )
+
+
+def _footprint(
+    outline: Outline, passes: Passes, grid: Sequence[SiteCut], tasks: Sequence[Task]
+) -> Footprint:
+    dtype = model_dtype(outline.model)
+    stored = compute_dtype(dtype).itemsize
+    shapes = [carrier(passes.model, site).shape for site in passes.factorised(grid)]
+    fetched = 1 if outline.to_fetch else 0
+    return Footprint(
+        weights=outline.n_loaded * dtype.itemsize,
+        beside=passes.plan.memory,
+        spectra=sum(spectrum_bytes(shape, stored) for shape in shapes),
+        run=run_bytes(grid, tasks),
+        download=outline.stored_bytes * fetched,
+        checkpoints=fetched,
+    )
+
+
+def _loading(checkpoint: int | None, outline: Outline, device: str | None) -> tuple[str, ...]:
+    dtype = str(model_dtype(outline.model)).removeprefix("torch.")
+    found = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    found += [] if dtype == "float32" else ["--dtype", dtype]
+    return (*found, *([] if device is None else ["--device", "cuda"]))
+
+
+def _told(outline: Outline) -> str:
+    model = outline.model
+    size = outline.n_parameters
+    told = f"{size / 1e9:.3g} billion" if size >= 1e9 else f"{size / 1e6:.3g} million"
+    dtype = str(model_dtype(model)).removeprefix("torch.")
+    return f"{outline.name}: {n_layers(model)} blocks, {told} parameters, {dtype}"
+
+
+def _notes(
+    asked: Asked,
+    given: Sequence[str] | None,
+    passes: Passes,
+    grid: Sequence[SiteCut],
+    footprint: Footprint,
+    machine: Machine,
+    tokens: int | None,
+) -> tuple[str, ...]:
+    """What is not known, and what would go wrong."""
+    notes = []
+    if tokens is not None:
+        notes.append(f"There is no tokenizer: each prompt is taken to have {tokens} tokens, as said.")
+    unknown = sum(not passes.is_known(cut) for cut in grid)
+    if unknown:
+        notes.append(
+            f"What {unknown} of the settings keep is known only with the spectrum; half is assumed."
+        )
+    if machine.memory is not None and footprint.worker > machine.memory:
+        notes.append(
+            f"A worker needs {footprint.worker / 2**30:.0f} GB, and {machine.name} has "
+            f"{machine.memory / 2**30:.0f} GB: load it in bfloat16, or over several devices."
+        )
+    if footprint.spectra > _CACHE:
+        notes.append(
+            "The cache keeps 8 GB of spectra unless TL_TRUNCATE_CACHE_GB says more: then the oldest go, "
+            "and are computed again."
+        )
+    if not asked.prompts and given is not None:
+        names = ", ".join(f"task.save('{task.name}.json')" for task in asked.tasks)
+        notes.append(f"The command reads the prompts from files: {names}.")
+    if asked.model is None:
+        notes.append("The model was not given by a name: put the one to load in its place.")
+    return tuple(notes)
