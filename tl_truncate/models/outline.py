@@ -152,7 +152,8 @@ def outline_of(
     _require_alike(named, whole, depth)
     parameters, of_one = _count(whole), _count(single)
     bridge = _bridge(single, tokenizer, chosen, stand_in=True)
-    loaded = parameters + depth * (_count(bridge) - of_one)
+    of_block = (parameters - of_one) // max(depth - 1, 1)
+    loaded = parameters + depth * (_count(bridge.blocks[0]) - of_block)
     bridge.blocks = nn.ModuleList([bridge.blocks[0]] * depth)
     bridge.cfg.n_layers = depth
     stored = getattr(config, "dtype", None)

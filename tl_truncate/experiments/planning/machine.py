@@ -24,6 +24,7 @@ class Machine:
         gram: seconds of a FLOP in float64.
         eigh: seconds of a FLOP of an eigenproblem in float64, and of each `n^2` beside it.
         read, write: seconds of a byte of the disk.
+        hash: seconds of a byte of the weights, whose hash is noted with each result.
         memory: bytes that it has; None if that is not known.
     """
 
@@ -39,6 +40,7 @@ class Machine:
     eigh: tuple[float, float]
     read: float
     write: float
+    hash: float
     memory: int | None = None
 
     def seconds(self, work: Work) -> float:
@@ -88,7 +90,7 @@ PRODUCTS, MEMORY, EIGEN = 0.5, 0.6, 0.04
 CALL = 1.2e-3
 # Passes over a number: of the logits that answers are read off, and of an activation.
 _READINGS, _ACTIVATING = 10, 3
-_DISK = 1e9
+_DISK, _HASH = 1e9, 4e9
 
 
 def card(name: str, dtype: torch.dtype, block_numbers: int) -> Machine:
@@ -129,5 +131,6 @@ def card(name: str, dtype: torch.dtype, block_numbers: int) -> Machine:
         eigh=(1 / (EIGEN * known.float64), 0.0),
         read=1 / _DISK,
         write=1 / _DISK,
+        hash=1 / _HASH,
         memory=known.memory,
     )

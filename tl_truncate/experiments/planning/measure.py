@@ -17,6 +17,7 @@ from tl_truncate.experiments.planning.passes import Passes, Piece
 from tl_truncate.experiments.scoring.answers import Answer, Batch, read_answers
 from tl_truncate.weights.files import load_tensors, save_tensors
 from tl_truncate.weights.holding.placement import model_device, model_dtype
+from tl_truncate.weights.identity.content import content_key
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.mlp import find_activation
 
@@ -195,13 +196,14 @@ def _eigh(short: int) -> tuple[float, float]:
 
 
 def _disk() -> dict[str, float]:
-    """Seconds of a byte read and written."""
+    """Seconds of a byte read, written and hashed."""
     values = {"values": torch.rand(_DISK_BYTES // 4)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "disk.safetensors"
         write = seconds(lambda: save_tensors(path, values, {}))
         read = seconds(lambda: load_tensors(path)[0]["values"].sum())
-    return dict(read=read / _DISK_BYTES, write=write / _DISK_BYTES)
+    hash_ = seconds(partial(content_key, values["values"]))
+    return dict(read=read / _DISK_BYTES, write=write / _DISK_BYTES, hash=hash_ / _DISK_BYTES)
 
 
 def _memory() -> int | None:

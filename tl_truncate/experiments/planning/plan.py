@@ -258,6 +258,7 @@ def _steps(
         _share(passes, [units[place] for place in own], lowest) for own in places
     ]
     load = outline.stored_bytes * machine.read
+    hashing = outline.n_loaded * model_dtype(outline.model).itemsize * machine.hash
 
     def spectra(part: _Share) -> float:
         stored = compute_dtype(model_dtype(outline.model)).itemsize
@@ -277,8 +278,8 @@ def _steps(
         Step(
             "before the first cut",
             sum(part.fixed.total_flops for part in parts),
-            machine.seconds(whole.fixed),
-            machine.seconds(slowest.fixed),
+            hashing + machine.seconds(whole.fixed),
+            hashing + machine.seconds(slowest.fixed),
         ),
         Step("spectra, in float64", float(in_float64), spectra(whole), spectra(slowest)),
         Step(
