@@ -72,7 +72,10 @@ def prompts(count: int) -> tlt.Task:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(0, 50_000, (count, LENGTH + 2), generator=generator).tolist()
     return tlt.Task(
-        "random", [row[:LENGTH] for row in rows], [row[-1:] for row in rows], [row[-2:-1] for row in rows]
+        "random",
+        [row[:LENGTH] for row in rows],
+        [row[-1:] for row in rows],
+        [row[-2:-1] for row in rows],
     )
 
 
@@ -122,7 +125,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"{options.threads} threads, load {load:.1f}; planned is the mean of before and behind")
-    print(f"{'':<8}{'settings':>10}{'planned':>10}{'before':>9}{'behind':>9}{'measured':>10}{'ratio':>8}")
+    print(
+        f"{'':<8}{'settings':>10}{'planned':>10}{'before':>9}{'behind':>9}{'measured':>10}{'ratio':>8}"
+    )
     worst = 0.0
     for shape in options.shapes:
         plans, taken, settings = measured(shape, options)

@@ -7,9 +7,9 @@ found, grids checked and prompts encoded by the code that does so for the model 
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,13 @@ from torch import nn
 
 from tl_truncate.checkpoints import NANO_MODEL, checkpoint_steps, hub_name
 from tl_truncate.models.demo import read_demo_outline
-from tl_truncate.models.load import check_checkpoint, check_dtype, explained, local_folder, pythia_revision
+from tl_truncate.models.load import (
+    check_checkpoint,
+    check_dtype,
+    explained,
+    local_folder,
+    pythia_revision,
+)
 from tl_truncate.weights.holding.placement import model_dtype
 from tl_truncate.weights.identity.provenance import source
 
@@ -27,6 +33,7 @@ from tl_truncate.weights.identity.provenance import source
 _NUMBER = 0.01
 # What a configuration lists for each block; the outline has one.
 _PER_BLOCK = ("layer_types", "mlp_layer_types", "attention_layers")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -43,6 +50,8 @@ class Outline:
             them.
         stored_dtype: that its files are in.
         revision: on the hub; None where its files are on this machine.
+        asked: by which name `load_model` loads it; None for a configuration and a model that is there.
+        checkpoint: that was asked for.
     """
 
     name: str
@@ -52,18 +61,19 @@ class Outline:
     n_loaded: int
     stored_dtype: torch.dtype
     revision: str | None = None
+    asked: str | None = None
+    checkpoint: int | None = None
 
-    @property
-    def to_fetch(self) -> bool:
-        """Whether its weights are on the hub and not in the cache."""
+    def to_fetch(self, checkpoints: Sequence[int] = ()) -> int:
+        """How many sets of weights are on the hub and not in the cache.
+
+        Args:
+            checkpoints: that are wanted; none is the one that was asked for.
+        """
         if self.revision is None:
-            return False
-        from huggingface_hub import try_to_load_from_cache
-
-        names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-        repository = hub_name(self.name)
-        found = (try_to_load_from_cache(repository, each, revision=self.revision) for each in names)
-        return not any(isinstance(path, str) for path in found)
+            return 0
+        revisions = [f"step{step}" for step in checkpoints] or [self.revision]
+        return sum(not _is_cached(hub_name(self.name), revision) for revision in revisions)
 
     @property
     def stored_bytes(self) -> int:
@@ -98,10 +108,9 @@ def read_outline(
         config, tokenizer = read_demo_outline()
         found = outline_of(config, name=name, tokenizer=tokenizer, dtype=chosen)
         found.model.cfg.default_prepend_bos = False
-        return found
-    if name == NANO_MODEL and checkpoint is None:
-        checkpoint = checkpoint_steps(name)[-1]
-    folder = local_folder(name, checkpoint)
+        return replace(found, asked=name)
+    last = checkpoint_steps(name)[-1] if name == NANO_MODEL and checkpoint is None else checkpoint
+    folder = local_folder(name, last)
     target = str(folder) if folder is not None else hub_name(name)
     on_hub = checkpoint is not None and folder is None
     revision = pythia_revision(target, checkpoint) if on_hub and checkpoint is not None else None
@@ -110,13 +119,16 @@ def read_outline(
     with explained(target, revision), _quiet():
         config = AutoConfig.from_pretrained(target, revision=revision)
     tokenizer = _tokenizer(target, folder, revision)
-    return outline_of(
-        config,
-        name=name,
-        tokenizer=tokenizer,
-        dtype=chosen,
-        revision=None if folder is not None else revision or "main",
-    )
+    found = outline_of(config, name=name, tokenizer=tokenizer, dtype=chosen)
+    where = None if folder is not None else revision or "main"
+    return replace(found, revision=where, asked=name, checkpoint=checkpoint)
+
+
+def _is_cached(repository: str, revision: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repository, name, revision=revision) for name in _WEIGHTS)
+    return any(isinstance(path, str) for path in found)
 
 
 def _tokenizer(target: str, folder: Path | None, revision: str | None) -> Any:
@@ -138,7 +150,6 @@ def outline_of(
     name: str | None = None,
     tokenizer: Any = None,
     dtype: torch.dtype | str = torch.float32,
-    revision: str | None = None,
 ) -> Outline:
     """The outline of a model with a configuration of transformers.
 
@@ -158,7 +169,7 @@ def outline_of(
     bridge.cfg.n_layers = depth
     stored = getattr(config, "dtype", None)
     stored = stored if isinstance(stored, torch.dtype) else chosen
-    return Outline(named, bridge, config, parameters, loaded, stored, revision)
+    return Outline(named, bridge, config, parameters, loaded, stored)
 
 
 def live_outline(model: Any) -> Outline:
@@ -271,5 +282,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-

@@ -15,6 +15,8 @@ from tl_truncate.weights.site import Site
 
 #: What a shell puts in place of a shard's number.
 EACH = "$i"
+#: And in place of a training step.
+STEP = "$step"
 _BATCH_SIZE, _IN_FLIGHT = 64, 1024
 
 
@@ -25,6 +27,7 @@ class Asked:
     Attributes:
         model: by the name that `load_model` takes; None where there is none.
         loading: options of that, as a command has them.
+        checkpoints: at each of which the sweep is made; none where it is made once.
         tasks: that are scored.
         prompts: how a command names them; none where they are to be saved first.
         sites, keeps, cuts, controls, draws, seed, prepend_bos, batch_size, tokens_in_flight, max_memory:
@@ -35,6 +38,7 @@ class Asked:
 
     model: str | None
     loading: tuple[str, ...]
+    checkpoints: tuple[int, ...]
     tasks: tuple[Task, ...]
     prompts: tuple[str, ...]
     sites: tuple[Site, ...]
@@ -49,6 +53,11 @@ class Asked:
     max_memory: int | None
     out: str
     workers: int
+
+    @property
+    def folder(self) -> str:
+        """That is written to, of one checkpoint where there are several."""
+        return f"{self.out}/step{STEP}" if self.checkpoints else self.out
 
     @property
     def is_a_command(self) -> bool:
@@ -68,9 +77,7 @@ def arguments(asked: Asked, model: Any) -> tuple[str, ...] | None:
     if not asked.is_a_command:
         return None
     given = ["sweep", "--model", asked.model or "MODEL", *asked.loading]
-    given += asked.prompts or [
-        text for task in asked.tasks for text in ("--task", f"{task.name}.json")
-    ]
+    given += asked.prompts or [text for task in asked.tasks for text in ("--task", f"{task.name}.json")]
     if asked.prepend_bos is not None:
         given.append("--prepend-bos" if asked.prepend_bos else "--no-prepend-bos")
     if asked.seed:
@@ -81,7 +88,7 @@ def arguments(asked: Asked, model: Any) -> tuple[str, ...] | None:
     given += [] if asked.batch_size == _BATCH_SIZE else ["--batch-size", str(asked.batch_size)]
     if asked.max_memory is not None:
         given += ["--max-memory", repr(asked.max_memory / 2**30)]
-    given += ["--out", asked.out]
+    given += ["--out", asked.folder]
     return (*given, "--shard", f"{EACH}/{asked.workers}") if asked.workers > 1 else tuple(given)
 
 
@@ -89,12 +96,11 @@ def _site_options(sites: Sequence[Site], model: Any) -> list[str]:
     """The sites by their matrices and layers where these are all of them, else one by one."""
     matrices = list(dict.fromkeys(site.matrix for site in sites))
     layers = list(dict.fromkeys(site.layer for site in sites))
-    if layers == list(range(layers[0], layers[-1] + 1)) and not any(site.head for site in sites):
-        if list(sites) == find_sites(model, matrices, layers):
-            found = ["--matrices", ",".join(matrices)]
-            every = len(layers) == n_layers(model)
-            return found if every else [*found, "--layers", f"{layers[0]}-{layers[-1]}"]
-    return [text for site in sites for text in ("--site", str(site))]
+    in_a_row = layers == list(range(layers[0], layers[-1] + 1))
+    if not in_a_row or list(sites) != find_sites(model, matrices, layers):
+        return [text for site in sites for text in ("--site", str(site))]
+    found = ["--matrices", ",".join(matrices)]
+    return found if len(layers) == n_layers(model) else [*found, "--layers", f"{layers[0]}-{layers[-1]}"]
 
 
 def _has_text(keep: Keep) -> bool:
@@ -121,11 +127,24 @@ def shown(asked: Asked, given: Sequence[str] | None) -> tuple[str, ...]:
     """Lines to be typed, or to be put into a program where the command has no such options."""
     if given is None:
         return (_call(asked),)
-    if asked.workers == 1:
-        return (shlex.join(["tl-truncate", *given]),)
-    # The shard's number is the shell's to put in, and so must not be quoted.
-    command = f"{shlex.join(['tl-truncate', *given[:-1]])} {given[-1]}"
-    return (command, shlex.join(["tl-truncate", "merge", f"{asked.out}/run"]))
+    command = _quoted(["tl-truncate", *given])
+    lines = (
+        [command]
+        if asked.workers == 1
+        else [command, _quoted(["tl-truncate", "merge", f"{asked.folder}/run"])]
+    )
+    if not asked.checkpoints:
+        return tuple(lines)
+    steps = " ".join(map(str, asked.checkpoints))
+    return tuple(f"for step in {steps}; do {line}; done" for line in lines)
+
+
+def _quoted(words: Sequence[str]) -> str:
+    """A line for a shell, which itself puts in the numbers of shards and steps."""
+    names = (EACH, STEP)
+    return " ".join(
+        f'"{word}"' if any(name in word for name in names) else shlex.quote(word) for word in words
+    )
 
 
 def _call(asked: Asked) -> str:
@@ -138,8 +157,9 @@ def _call(asked: Asked) -> str:
     told += [f"controls={asked.controls!r}"] if asked.controls else []
     usual = dict(seed=0, batch_size=_BATCH_SIZE, tokens_in_flight=_IN_FLIGHT)
     told += [f"{name}={value!r}" for name, value in options.items() if value != usual.get(name)]
-    told += [f"run_dir={asked.out + '/run'!r}"]
+    told += ["run_dir=folder" if asked.checkpoints else f"run_dir={asked.out + '/run'!r}"]
     told += [f"shard=(i, {asked.workers})"] if asked.workers > 1 else []
     task = "task" if len(asked.tasks) == 1 else "tasks"
-    model = "model" if asked.model is None else f"tlt.load_model({asked.model!r})"
+    step = ", checkpoint=step" if asked.checkpoints else ""
+    model = "model" if asked.model is None else f"tlt.load_model({asked.model!r}{step})"
     return f"tlt.sweep({model}, {task}, {', '.join(told)})"

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tl_truncate.experiments.planning.flops import Shape, factorising
-from tl_truncate.experiments.planning.work import Work
+from tl_truncate.experiments.planning.counting.flops import Shape, factorising
+from tl_truncate.experiments.planning.counting.work import Work
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Card:
 
 
 _T, _G = 1e12, 1e9
-#: By the names that `device=` takes. Source: NVIDIA's data sheets, of the SXM form where there are several.
+#: By the names that `device=` takes. Source: NVIDIA's data sheets, of the SXM form where there is one.
 CARDS = {
     "v100": Card("V100", 15.7 * _T, 125 * _T, 7.8 * _T, 900 * _G, 32 * 10**9),
     "t4": Card("T4", 8.1 * _T, 65 * _T, 0.25 * _T, 320 * _G, 16 * 10**9),
@@ -117,9 +117,9 @@ def card(name: str, dtype: torch.dtype, block_numbers: int) -> Machine:
         source=(
             f"published: {peak / 1e12:g} TFLOP/s dense in {str(dtype).removeprefix('torch.')}"
             f"{', TF32 off' if item == 4 else ''}, {known.float64 / 1e12:g} in float64, "
-            f"{known.bandwidth / 1e12:.2g} TB/s. Taken: {PRODUCTS:.0%} of the products' peak, {EIGEN:.0%} "
-            f"in eigenproblems, {MEMORY:.0%} of the memory's, {CALL * 1e3:g} ms of Python a block, and a "
-            f"disk of {_DISK / 1e9:g} GB/s"
+            f"{known.bandwidth / 1e12:.2g} TB/s. Taken: {PRODUCTS:.0%} of the products' peak, "
+            f"{EIGEN:.0%} in eigenproblems, {MEMORY:.0%} of the memory's, {CALL * 1e3:g} ms of Python a "
+            f"block, and a disk of {_DISK / 1e9:g} GB/s"
         ),
         block=CALL + block_numbers * number,
         flop=flop,

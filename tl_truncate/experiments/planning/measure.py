@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from tl_truncate.experiments.planning.flops import BlockShape, factorising
+from tl_truncate.experiments.planning.counting.flops import BlockShape, factorising
 from tl_truncate.experiments.planning.machine import Machine
-from tl_truncate.experiments.planning.passes import Passes, Piece
+from tl_truncate.experiments.planning.counting.passes import Passes, Piece
 from tl_truncate.experiments.scoring.answers import Answer, Batch, read_answers
 from tl_truncate.weights.files import load_tensors, save_tensors
 from tl_truncate.weights.holding.placement import model_device, model_dtype
@@ -149,8 +149,9 @@ def _unembedding(model: Any, shape: BlockShape, answers: int, vocabulary: int) -
 def _reading(model: Any, answers: int, vocabulary: int) -> float:
     """Seconds of a logit that two answers are read off."""
     rows = min(answers, 64)
-    kinds = ("in_context", "global")
-    asked = tuple(tuple(Answer(0, row, kind, (0,)) for kind in kinds) for row in range(rows))
+    asked = tuple(
+        (Answer(0, row, "in_context", (0,)), Answer(0, row, "global", (0,))) for row in range(rows)
+    )
     batch = Batch(((0,),) * rows, asked, 1)
     logits = torch.rand(rows, 1, vocabulary).to(model_device(model), model_dtype(model))
     return seconds(partial(read_answers, batch, logits), logits.device) / logits.numel()

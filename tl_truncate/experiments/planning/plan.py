@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from tl_truncate.checkpoints import require_checkpoints
 from tl_truncate.checks import positive
-from tl_truncate.experiments.planning.command import Asked, arguments, shown
-from tl_truncate.experiments.planning.disk import run_bytes, spectrum_bytes
-from tl_truncate.experiments.planning.flops import factorising
+from tl_truncate.experiments.planning.command import STEP, Asked, arguments, shown
+from tl_truncate.experiments.planning.counting.disk import run_bytes, spectrum_bytes
+from tl_truncate.experiments.planning.counting.flops import factorising
 from tl_truncate.experiments.planning.machine import CARDS, Machine, card
 from tl_truncate.experiments.planning.measure import measure
-from tl_truncate.experiments.planning.passes import Passes, block_shape
+from tl_truncate.experiments.planning.counting.passes import Passes, block_shape
 from tl_truncate.experiments.planning.result import Footprint, Grid, RunPlan, Step
-from tl_truncate.experiments.planning.work import NOTHING, Work
+from tl_truncate.experiments.planning.counting.work import NOTHING, Work
 from tl_truncate.experiments.sweep.grid import Control, make_grid
 from tl_truncate.experiments.sweep.memory import make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
@@ -51,6 +52,7 @@ def plan(
     max_memory: int | None = None,
     seed: int = 0,
     checkpoint: int | None = None,
+    checkpoints: Sequence[int] = (),
     dtype: torch.dtype | str = torch.float32,
     workers: int = 1,
     device: str | None = None,
@@ -79,6 +81,7 @@ def plan(
         max_memory: as for `sweep`.
         seed: as for `sweep`.
         checkpoint: training step, as for `load_model`.
+        checkpoints: training steps at each of which the sweep is made.
         dtype: of the weights, as for `load_model`.
         workers: shards that the sweep is run in, each on such a machine.
         device: a GPU by its published figures: v100, t4, a100, l40s, h100 or h200.
@@ -106,7 +109,7 @@ def plan(
     workers = positive("workers", workers)
     _check_device(device)
     SweepOptions(batch_size=batch_size, tokens_in_flight=tokens_in_flight, seed=seed)
-    outline = _outline(model, checkpoint, dtype)
+    outline = _outline(model, checkpoint, checkpoints, dtype)
     tasks = check_tasks(outline.model, task)
     grid = make_grid(outline.model, sites, keeps, controls, seed, cuts, draws)
     encoded = _encoded(outline, tasks, prepend_bos, tokens)
@@ -127,8 +130,9 @@ def plan(
     machine = _machine(outline, passes, device)
     chosen = [] if cuts and sites is None else sites
     asked = Asked(
-        model=model if isinstance(model, str) else None,
-        loading=_loading(checkpoint, outline, device),
+        model=outline.asked,
+        loading=_loading(outline, device, bool(checkpoints)),
+        checkpoints=tuple(checkpoints),
         tasks=tuple(tasks),
         prompts=tuple(prompts),
         sites=tuple(map(Site.parse, find_sites(outline.model) if chosen is None else chosen)),
@@ -145,19 +149,21 @@ def plan(
         workers=workers,
     )
     given = arguments(asked, outline.model)
-    footprint = _footprint(outline, passes, grid, tasks)
+    times = len(checkpoints) or 1
+    footprint = _footprint(outline, passes, grid, tasks, checkpoints)
     return RunPlan(
         model=_told(outline),
         grid=Grid(
             tasks=tuple(each.name for each in tasks),
             prompts=sum(map(len, tasks)),
             tokens=passes.tokens,
-            settings=len(grid),
+            settings=len(grid) * times,
             sites=len({cut.site for cut in grid}),
-            spectra=len(passes.factorised(grid)),
-            units=len(units),
+            spectra=len(passes.factorised(grid)) * times,
+            units=len(units) * times,
+            checkpoints=tuple(checkpoints),
         ),
-        steps=_steps(outline, passes, units, machine, workers),
+        steps=tuple(step * times for step in _steps(outline, passes, units, machine, workers)),
         footprint=footprint,
         machine=machine,
         workers=workers,
@@ -172,21 +178,33 @@ def _check_device(device: Any) -> None:
         card(device, torch.float32, 0)
 
 
-def _outline(model: Any, checkpoint: int | None, dtype: torch.dtype | str) -> Outline:
-    if isinstance(model, str):
-        return read_outline(model, checkpoint=checkpoint, dtype=dtype)
-    if checkpoint is not None:
+def _outline(
+    model: Any, checkpoint: int | None, checkpoints: Sequence[int], dtype: torch.dtype | str
+) -> Outline:
+    if checkpoint is not None and len(checkpoints):
         raise ValueError(
-            f"checkpoint must go with the name of a model, got {checkpoint} and {type(model).__name__}."
+            f"Give either checkpoint or checkpoints, got {checkpoint!r} and {list(checkpoints)!r}."
         )
+    name = model.asked if isinstance(model, Outline) else model if isinstance(model, str) else None
+    if name is None and (checkpoint is not None or len(checkpoints)):
+        given = list(checkpoints) if checkpoint is None else checkpoint
+        raise ValueError(
+            f"checkpoints must go with the name of a model, got {given} and {type(model).__name__}."
+        )
+    if name is not None and len(checkpoints):
+        require_checkpoints(name, checkpoints)
+    if isinstance(model, str):
+        # Of all checkpoints the configuration and the tokenizer are those of the last.
+        step = checkpoints[-1] if len(checkpoints) else checkpoint
+        return read_outline(model, checkpoint=step, dtype=dtype)
     if isinstance(model, Outline):
         return model
     if hasattr(model, "num_hidden_layers") and hasattr(model, "to_dict"):
         return outline_of(model, dtype=dtype)
     if not isinstance(model, nn.Module):
         raise TypeError(
-            "model must be a name, a folder, a configuration of transformers or a TransformerLens model, "
-            f"got {type(model).__name__}."
+            "model must be a name, a folder, a configuration of transformers or a TransformerLens "
+            f"model, got {type(model).__name__}."
         )
     n_layers(model)
     return live_outline(model)
@@ -254,9 +272,11 @@ def _steps(
     costs = [unit.cost for unit in units]
     places = [share(costs, Shard(workers, index)) for index in range(1, workers + 1)]
     whole = _share(passes, units, lowest)
-    parts = [whole] if workers == 1 else [
-        _share(passes, [units[place] for place in own], lowest) for own in places
-    ]
+    parts = (
+        [whole]
+        if workers == 1
+        else [_share(passes, [units[place] for place in own], lowest) for own in places]
+    )
     load = outline.stored_bytes * machine.read
     hashing = outline.n_loaded * model_dtype(outline.model).itemsize * machine.hash
 
@@ -272,7 +292,9 @@ def _steps(
         return machine.seconds(part.fixed) + machine.seconds(part.cuts) + spectra(part)
 
     slowest = max(parts, key=total)
-    in_float64 = sum(sum(factorising(carrier(passes.model, site).shape)) for part in parts for site in part.spectra)
+    in_float64 = sum(
+        sum(factorising(carrier(passes.model, site).shape)) for part in parts for site in part.spectra
+    )
     return (
         Step("reading the weights", 0.0, load, load),
         Step(
@@ -292,25 +314,31 @@ def _steps(
 
 
 def _footprint(
-    outline: Outline, passes: Passes, grid: Sequence[SiteCut], tasks: Sequence[Task]
+    outline: Outline,
+    passes: Passes,
+    grid: Sequence[SiteCut],
+    tasks: Sequence[Task],
+    checkpoints: Sequence[int],
 ) -> Footprint:
     dtype = model_dtype(outline.model)
     stored = compute_dtype(dtype).itemsize
     shapes = [carrier(passes.model, site).shape for site in passes.factorised(grid)]
-    fetched = 1 if outline.to_fetch else 0
+    fetched = outline.to_fetch(checkpoints)
+    times = len(checkpoints) or 1
     return Footprint(
         weights=outline.n_loaded * dtype.itemsize,
         beside=passes.plan.memory,
-        spectra=sum(spectrum_bytes(shape, stored) for shape in shapes),
-        run=run_bytes(grid, tasks),
-        download=outline.stored_bytes * fetched,
-        checkpoints=fetched,
+        spectra=sum(spectrum_bytes(shape, stored) for shape in shapes) * times,
+        run=run_bytes(grid, tasks) * times,
+        download=None if outline.asked is None else outline.stored_bytes * fetched,
+        fetched=fetched,
     )
 
 
-def _loading(checkpoint: int | None, outline: Outline, device: str | None) -> tuple[str, ...]:
+def _loading(outline: Outline, device: str | None, several: bool) -> tuple[str, ...]:
     dtype = str(model_dtype(outline.model)).removeprefix("torch.")
-    found = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    step = STEP if several else outline.checkpoint
+    found = [] if step is None else ["--checkpoint", str(step)]
     found += [] if dtype == "float32" else ["--dtype", dtype]
     return (*found, *([] if device is None else ["--device", "cuda"]))
 

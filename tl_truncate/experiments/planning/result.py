@@ -30,6 +30,9 @@ class Step:
     seconds: float
     each: float
 
+    def __mul__(self, times: int) -> "Step":
+        return Step(self.name, times * self.flops, times * self.seconds, times * self.each)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -43,6 +46,7 @@ class Grid:
         sites: that are cut.
         spectra: sites of which a spectrum is needed.
         units: groups of cuts that share their passes.
+        checkpoints: at each of which it is run; none where it is run once.
     """
 
     tasks: tuple[str, ...]
@@ -52,6 +56,7 @@ class Grid:
     sites: int
     spectra: int
     units: int
+    checkpoints: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,16 @@ class Footprint:
         beside: what each worker's sweep takes beside them.
         spectra: on disk, in the cache.
         run: on disk, in the run folder.
-        download: what is fetched: of all checkpoints.
-        checkpoints: how many are fetched; 0 where the weights are on this machine.
+        download: what is fetched, of all checkpoints; None where the model was not given by a name.
+        fetched: how many sets of weights that is.
     """
 
     weights: int
     beside: Memory
     spectra: int
     run: int
-    download: int
-    checkpoints: int
+    download: int | None
+    fetched: int
 
     @property
     def worker(self) -> int:
@@ -119,7 +124,7 @@ class RunPlan:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row for each part of the work: step, flops, seconds of one worker, seconds of each of them."""
+        """One row for each part of the work: step, flops, seconds of one worker, and of each."""
         rows = [(step.name, step.flops, step.seconds, step.each) for step in self.steps]
         return pd.DataFrame(rows, columns=["step", "flops", "seconds", "each"])
 
@@ -133,6 +138,7 @@ class RunPlan:
         grid = self.grid
         one = f"{', '.join(grid.tasks)}: {grid.prompts} prompts, {grid.tokens:,} tokens in a pass"
         two = f"{grid.settings:,} settings at {grid.sites} sites, in {grid.units:,} groups of passes"
+        two += f", at {len(grid.checkpoints)} checkpoints" if grid.checkpoints else ""
         return [line for text in (self.model, one, two) for line in wrap(text, _WIDTH)]
 
     def _table(self) -> list[str]:
@@ -142,19 +148,23 @@ class RunPlan:
         for step in (*self.steps, every):
             times = [step.seconds] + ([step.each] if self.workers > 1 else [])
             told = f"{step.flops / 1e12:,.4g}" if step.flops else "-"
-            lines.append(f"{step.name:<26}{told:>12}" + "".join(f"{duration(each):>18}" for each in times))
+            lines.append(
+                f"{step.name:<26}{told:>12}" + "".join(f"{duration(each):>18}" for each in times)
+            )
         return lines
 
     def _sizes(self) -> list[str]:
         found = self.footprint
         rows = [
-            ("memory of a worker", f"{amount(found.worker)}, of which the model {amount(found.weights)}"),
-            ("disk", f"spectra {amount(found.spectra)}, run folder {amount(found.run)}"),
-            ("download", "nothing: it is on this machine"),
+            ("memory of a worker", f"{size(found.worker)}, of which the model {size(found.weights)}"),
+            ("disk", f"spectra {size(found.spectra)}, run folder {size(found.run)}"),
         ]
-        if found.checkpoints:
-            several = f" for {found.checkpoints} checkpoints" if found.checkpoints > 1 else ""
-            rows[-1] = ("download", f"{amount(found.download)}{several}")
+        if found.download is not None:
+            several = f" for {found.fetched} checkpoints" if found.fetched > 1 else ""
+            told = (
+                f"{size(found.download)}{several}" if found.fetched else "nothing: it is on this machine"
+            )
+            rows.append(("download", told))
         return [f"{name:<26}{text}" for name, text in rows]
 
     def _tail(self) -> list[str]:
@@ -175,6 +185,16 @@ class RunPlan:
         return str(join([*parts, paragraphs([*self._sizes(), *self._tail()])]))
 
 
+def size(of: int) -> str:
+    """An amount of memory, of any size.
+
+    Examples:
+        >>> size(3_000), size(3 * 2**29)
+        ('3 kB', '1.5 GB')
+    """
+    return amount(of) if of >= 2**20 else f"{of / 2**10:.0f} kB"
+
+
 def duration(seconds: float) -> str:
     """A time as a reader takes it in.
 
@@ -186,5 +206,9 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1e3:.0f} ms"
     for size, name, until in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172_800)):
         if seconds < until:
-            return f"{seconds / size:.2g} {name}" if seconds / size < 100 else f"{seconds / size:.0f} {name}"
+            return (
+                f"{seconds / size:.2g} {name}"
+                if seconds / size < 100
+                else f"{seconds / size:.0f} {name}"
+            )
     return f"{seconds / 86_400:.1f} days"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tl_truncate.experiments.planning.flops import BlockShape, product
-from tl_truncate.experiments.planning.work import NOTHING, Work
+from tl_truncate.experiments.planning.counting.flops import BlockShape, product
+from tl_truncate.experiments.planning.counting.work import NOTHING, Work
 from tl_truncate.experiments.sweep.memory import Plan
 from tl_truncate.experiments.sweep.units import Unit, goes_by_itself
 from tl_truncate.surgery.cut import Cut, SiteCut

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from tl_truncate.experiments.planning.flops import Shape
+from tl_truncate.experiments.planning.counting.flops import Shape
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.sweep.result import Setting
 from tl_truncate.runs.codec import plain
@@ -25,7 +25,9 @@ def spectrum_bytes(shape: Shape, itemsize: int) -> int:
 def run_bytes(grid: Sequence[SiteCut], tasks: Sequence[Task]) -> int:
     """Of a run folder: a line for each setting, and the prompts."""
     outcomes = [
-        Outcome((_LOGARITHM,) * len(task), (_LOGARITHM,) * len(task), (12.0,) * len(task), (0.0,) * len(task))
+        Outcome(
+            (_LOGARITHM,) * len(task), (_LOGARITHM,) * len(task), (12.0,) * len(task), (0.0,) * len(task)
+        )
         for task in tasks
     ]
     line = len(json.dumps(plain(Setting(grid[0], 100, tuple(outcomes)))))
