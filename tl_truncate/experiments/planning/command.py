@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from tl_truncate.checks import real
 from tl_truncate.experiments.sweep.grid import Control
+from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Components, Fraction, Keep, Rank
@@ -17,7 +18,7 @@ from tl_truncate.weights.site import Site
 EACH = "$i"
 #: And in place of a training step.
 STEP = "$step"
-_BATCH_SIZE, _IN_FLIGHT = 64, 1024
+_USUAL = SweepOptions()
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Asked:
         checkpoints: at each of which the sweep is made; none where it is made once.
         tasks: that are scored.
         prompts: how a command names them; none where they are to be saved first.
-        sites, keeps, cuts, controls, draws, seed, prepend_bos, batch_size, tokens_in_flight, max_memory:
-            as for `sweep`.
+        sites, keeps, cuts, controls, draws: as for `sweep`.
+        options: how it is run.
         out: the folder that is written to.
         workers: shards that it is run in.
     """
@@ -46,11 +47,7 @@ class Asked:
     cuts: tuple[SiteCut, ...]
     controls: tuple[Control, ...]
     draws: int | None
-    seed: int
-    prepend_bos: bool | None
-    batch_size: int
-    tokens_in_flight: int
-    max_memory: int | None
+    options: SweepOptions
     out: str
     workers: int
 
@@ -63,7 +60,7 @@ class Asked:
     def is_a_command(self) -> bool:
         """Whether `tl-truncate sweep` has options for all of it."""
         all_controls = set(self.controls) in (set(), set(get_args(Control)))
-        usual = self.draws is None and self.tokens_in_flight == _IN_FLIGHT
+        usual = self.draws is None and self.options.tokens_in_flight == _USUAL.tokens_in_flight
         return not self.cuts and all_controls and usual and all(map(_has_text, self.keeps))
 
 
@@ -76,18 +73,19 @@ def arguments(asked: Asked, model: Any) -> tuple[str, ...] | None:
     """
     if not asked.is_a_command:
         return None
+    options = asked.options
     given = ["sweep", "--model", asked.model or "MODEL", *asked.loading]
     given += asked.prompts or [text for task in asked.tasks for text in ("--task", f"{task.name}.json")]
-    if asked.prepend_bos is not None:
-        given.append("--prepend-bos" if asked.prepend_bos else "--no-prepend-bos")
-    if asked.seed:
-        given += ["--seed", str(asked.seed)]
+    if options.prepend_bos is not None:
+        given.append("--prepend-bos" if options.prepend_bos else "--no-prepend-bos")
+    if options.seed:
+        given += ["--seed", str(options.seed)]
     given += _site_options(asked.sites, model)
     given += [text for keep in asked.keeps for text in ("--keep", keep_text(keep))]
     given += ["--controls"] if asked.controls else []
-    given += [] if asked.batch_size == _BATCH_SIZE else ["--batch-size", str(asked.batch_size)]
-    if asked.max_memory is not None:
-        given += ["--max-memory", repr(asked.max_memory / 2**30)]
+    given += [] if options.batch_size == _USUAL.batch_size else ["--batch-size", str(options.batch_size)]
+    if options.max_memory is not None:
+        given += ["--max-memory", repr(options.max_memory / 2**30)]
     given += ["--out", asked.folder]
     return (*given, "--shard", f"{EACH}/{asked.workers}") if asked.workers > 1 else tuple(given)
 
@@ -129,9 +127,7 @@ def shown(asked: Asked, given: Sequence[str] | None) -> tuple[str, ...]:
         return (_call(asked),)
     command = _quoted(["tl-truncate", *given])
     lines = (
-        [command]
-        if asked.workers == 1
-        else [command, _quoted(["tl-truncate", "merge", f"{asked.folder}/run"])]
+        [command] if asked.workers == 1 else [command, _quoted(["tl-truncate", "merge", asked.folder])]
     )
     if not asked.checkpoints:
         return tuple(lines)
@@ -149,14 +145,13 @@ def _quoted(words: Sequence[str]) -> str:
 
 def _call(asked: Asked) -> str:
     """The sweep in Python."""
-    options: dict[str, Any] = dict(seed=asked.seed, batch_size=asked.batch_size)
-    options |= dict(tokens_in_flight=asked.tokens_in_flight, max_memory=asked.max_memory)
-    options |= dict(draws=asked.draws, prepend_bos=asked.prepend_bos)
     told = ["sites=sites", "keeps=keeps"] if asked.sites else []
     told += ["cuts=cuts"] if asked.cuts else []
     told += [f"controls={asked.controls!r}"] if asked.controls else []
-    usual = dict(seed=0, batch_size=_BATCH_SIZE, tokens_in_flight=_IN_FLIGHT)
-    told += [f"{name}={value!r}" for name, value in options.items() if value != usual.get(name)]
+    told += [] if asked.draws is None else [f"draws={asked.draws}"]
+    for name in ("seed", "prepend_bos", "batch_size", "tokens_in_flight", "max_memory"):
+        value = getattr(asked.options, name)
+        told += [] if value == getattr(_USUAL, name) else [f"{name}={value!r}"]
     told += ["run_dir=folder" if asked.checkpoints else f"run_dir={asked.out + '/run'!r}"]
     told += [f"shard=(i, {asked.workers})"] if asked.workers > 1 else []
     task = "task" if len(asked.tasks) == 1 else "tasks"

@@ -93,6 +93,20 @@ _READINGS, _ACTIVATING = 10, 3
 _DISK, _HASH = 1e9, 4e9
 
 
+def require_card(name: str) -> Card:
+    """A GPU whose figures are known.
+
+    Raises:
+        ValueError: if no such card is.
+    """
+    if name not in CARDS:
+        raise ValueError(
+            f"device must be one of {', '.join(CARDS)}, whose published figures are known, or left away "
+            f"for this machine, which is measured; got {name!r}."
+        )
+    return CARDS[name]
+
+
 def card(name: str, dtype: torch.dtype, block_numbers: int) -> Machine:
     """A GPU by its published figures.
 
@@ -104,12 +118,7 @@ def card(name: str, dtype: torch.dtype, block_numbers: int) -> Machine:
     Raises:
         ValueError: if no such card is known.
     """
-    if name not in CARDS:
-        raise ValueError(
-            f"device must be one of {', '.join(CARDS)}, whose published figures are known, or left away "
-            f"for this machine, which is measured; got {name!r}."
-        )
-    known, item = CARDS[name], dtype.itemsize
+    known, item = require_card(name), dtype.itemsize
     peak = {4: known.float32, 8: known.float64}.get(item, known.half)
     flop, number = 1 / (PRODUCTS * peak), item / (MEMORY * known.bandwidth)
     return Machine(

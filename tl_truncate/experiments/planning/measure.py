@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from tl_truncate.experiments.planning.counting.flops import BlockShape, factorising
-from tl_truncate.experiments.planning.machine import Machine
 from tl_truncate.experiments.planning.counting.passes import Passes, Piece
+from tl_truncate.experiments.planning.machine import Machine
 from tl_truncate.experiments.scoring.answers import Answer, Batch, read_answers
 from tl_truncate.weights.files import load_tensors, save_tensors
 from tl_truncate.weights.holding.placement import model_device, model_dtype

@@ -1,31 +1,27 @@
 """What a sweep will take, before any weight of the model is read or fetched."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from tl_truncate.checkpoints import require_checkpoints
 from tl_truncate.checks import positive
 from tl_truncate.experiments.planning.command import STEP, Asked, arguments, shown
 from tl_truncate.experiments.planning.counting.disk import run_bytes, spectrum_bytes
-from tl_truncate.experiments.planning.counting.flops import factorising
-from tl_truncate.experiments.planning.machine import CARDS, Machine, card
-from tl_truncate.experiments.planning.measure import measure
 from tl_truncate.experiments.planning.counting.passes import Passes, block_shape
-from tl_truncate.experiments.planning.result import Footprint, Grid, RunPlan, Step
-from tl_truncate.experiments.planning.counting.work import NOTHING, Work
+from tl_truncate.experiments.planning.machine import Machine, card, require_card
+from tl_truncate.experiments.planning.measure import measure
+from tl_truncate.experiments.planning.reading import encoded_for, outline_for
+from tl_truncate.experiments.planning.result import Footprint, Grid, RunPlan
+from tl_truncate.experiments.planning.steps import steps_of
 from tl_truncate.experiments.sweep.grid import Control, make_grid
 from tl_truncate.experiments.sweep.memory import make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
-from tl_truncate.experiments.sweep.units import Unit, units_of
-from tl_truncate.models.outline import Outline, block_of, live_outline, outline_of, read_outline
-from tl_truncate.runs.shards import Shard, share
+from tl_truncate.experiments.sweep.units import units_of
+from tl_truncate.models.outline import Outline, block_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
-from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask, encode
+from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.placement import model_dtype
 from tl_truncate.weights.keep import Keep, as_keep
@@ -34,6 +30,7 @@ from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import carrier, find_sites, n_layers
 from tl_truncate.weights.site import Site
 
+#: Bytes of spectra that the cache keeps if nothing else is said.
 _CACHE = 8e9
 
 
@@ -107,132 +104,90 @@ def plan(
         (2, 1, 1)
     """
     workers = positive("workers", workers)
-    _check_device(device)
-    SweepOptions(batch_size=batch_size, tokens_in_flight=tokens_in_flight, seed=seed)
-    outline = _outline(model, checkpoint, checkpoints, dtype)
+    if device is not None:
+        require_card(device)
+    options = SweepOptions(
+        prepend_bos=prepend_bos,
+        batch_size=batch_size,
+        tokens_in_flight=tokens_in_flight,
+        max_memory=max_memory,
+        seed=seed,
+    )
+    outline = outline_for(model, checkpoint, checkpoints, dtype)
     tasks = check_tasks(outline.model, task)
     grid = make_grid(outline.model, sites, keeps, controls, seed, cuts, draws)
-    encoded = _encoded(outline, tasks, prepend_bos, tokens)
-    passes = Passes(
-        outline.model,
-        make_plan(
-            outline.model,
-            encoded,
-            list(dict.fromkeys(cut.site for cut in grid)),
-            batch_size=batch_size,
-            tokens_in_flight=tokens_in_flight,
-            max_memory=max_memory,
-        ),
-        block_shape(outline.model),
-        int(outline.model.cfg.d_vocab),
-    )
-    units = units_of(outline.model, grid, passes.plan)
-    machine = _machine(outline, passes, device)
-    chosen = [] if cuts and sites is None else sites
+    encoded = encoded_for(outline, tasks, prepend_bos, tokens)
+    whole = find_sites(outline.model) if not cuts and sites is None else sites or ()
     asked = Asked(
         model=outline.asked,
         loading=_loading(outline, device, bool(checkpoints)),
         checkpoints=tuple(checkpoints),
         tasks=tuple(tasks),
         prompts=tuple(prompts),
-        sites=tuple(map(Site.parse, find_sites(outline.model) if chosen is None else chosen)),
+        sites=tuple(map(Site.parse, whole)),
         keeps=tuple(map(as_keep, keeps)),
         cuts=tuple(Cuts(cuts)),
         controls=tuple(controls),
         draws=draws,
-        seed=seed,
-        prepend_bos=prepend_bos,
-        batch_size=batch_size,
-        tokens_in_flight=tokens_in_flight,
-        max_memory=max_memory,
+        options=options,
         out=out,
         workers=workers,
     )
+    passes = _passes(outline, encoded, grid, options)
+    return _planned(asked, outline, passes, grid, _machine(outline, passes, device), tokens)
+
+
+def _passes(
+    outline: Outline,
+    encoded: Sequence[EncodedTask],
+    grid: Sequence[SiteCut],
+    options: SweepOptions,
+) -> Passes:
+    found = make_plan(
+        outline.model,
+        encoded,
+        list(dict.fromkeys(cut.site for cut in grid)),
+        batch_size=options.batch_size,
+        tokens_in_flight=options.tokens_in_flight,
+        max_memory=options.max_memory,
+    )
+    return Passes(outline.model, found, block_shape(outline.model), int(outline.model.cfg.d_vocab))
+
+
+def _planned(
+    asked: Asked,
+    outline: Outline,
+    passes: Passes,
+    grid: Sequence[SiteCut],
+    machine: Machine,
+    tokens: int | None,
+) -> RunPlan:
+    """The table, once all is known."""
+    times = len(asked.checkpoints) or 1
+    units = units_of(outline.model, grid, passes.plan)
     given = arguments(asked, outline.model)
-    times = len(checkpoints) or 1
-    footprint = _footprint(outline, passes, grid, tasks, checkpoints)
+    footprint = _footprint(outline, passes, grid, asked)
+    steps = steps_of(outline, passes, units, machine, asked.workers)
     return RunPlan(
         model=_told(outline),
         grid=Grid(
-            tasks=tuple(each.name for each in tasks),
-            prompts=sum(map(len, tasks)),
+            tasks=tuple(each.name for each in asked.tasks),
+            prompts=sum(map(len, asked.tasks)),
             tokens=passes.tokens,
             settings=len(grid) * times,
             sites=len({cut.site for cut in grid}),
             spectra=len(passes.factorised(grid)) * times,
             units=len(units) * times,
-            checkpoints=tuple(checkpoints),
+            checkpoints=asked.checkpoints,
         ),
-        steps=tuple(step * times for step in _steps(outline, passes, units, machine, workers)),
+        steps=tuple(step * times for step in steps),
         footprint=footprint,
         machine=machine,
-        workers=workers,
+        workers=asked.workers,
         arguments=given,
         commands=shown(asked, given),
         notes=_notes(asked, given, passes, grid, footprint, machine, tokens),
     )
-
-
-def _check_device(device: Any) -> None:
-    if device is not None and device not in CARDS:
-        card(device, torch.float32, 0)
-
-
-def _outline(
-    model: Any, checkpoint: int | None, checkpoints: Sequence[int], dtype: torch.dtype | str
-) -> Outline:
-    if checkpoint is not None and len(checkpoints):
-        raise ValueError(
-            f"Give either checkpoint or checkpoints, got {checkpoint!r} and {list(checkpoints)!r}."
-        )
-    name = model.asked if isinstance(model, Outline) else model if isinstance(model, str) else None
-    if name is None and (checkpoint is not None or len(checkpoints)):
-        given = list(checkpoints) if checkpoint is None else checkpoint
-        raise ValueError(
-            f"checkpoints must go with the name of a model, got {given} and {type(model).__name__}."
-        )
-    if name is not None and len(checkpoints):
-        require_checkpoints(name, checkpoints)
-    if isinstance(model, str):
-        # Of all checkpoints the configuration and the tokenizer are those of the last.
-        step = checkpoints[-1] if len(checkpoints) else checkpoint
-        return read_outline(model, checkpoint=step, dtype=dtype)
-    if isinstance(model, Outline):
-        return model
-    if hasattr(model, "num_hidden_layers") and hasattr(model, "to_dict"):
-        return outline_of(model, dtype=dtype)
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "model must be a name, a folder, a configuration of transformers or a TransformerLens "
-            f"model, got {type(model).__name__}."
-        )
-    n_layers(model)
-    return live_outline(model)
-
-
-def _encoded(
-    outline: Outline, tasks: Sequence[Task], prepend_bos: bool | None, tokens: int | None
-) -> list[EncodedTask]:
-    if tokens is None:
-        if outline.model.tokenizer is None and not all(task.in_tokens for task in tasks):
-            raise ValueError(
-                f"{outline.name} must have a tokenizer for its prompts' tokens to be counted, got none. "
-                "Say how many a prompt has, such as tokens=20."
-            )
-        return [encode(outline.model, task, prepend_bos=prepend_bos) for task in tasks]
-    if outline.model.tokenizer is not None:
-        raise ValueError(
-            f"tokens must be left away where a tokenizer counts them, got {tokens} for {outline.name}."
-        )
-    length = positive("tokens", tokens)
-    # No two begin alike, so that nothing is taken to be shared.
-    starts = iter(range(sum(map(len, tasks))))
-    return [
-        EncodedTask(
-            tuple(EncodedPrompt((next(starts),) * length, (0,), (1,)) for _ in range(len(task))), False
-        )
-        for task in tasks
-    ]
 
 
 def _machine(outline: Outline, passes: Passes, device: str | None) -> Machine:
@@ -241,95 +196,16 @@ def _machine(outline: Outline, passes: Passes, device: str | None) -> Machine:
     return measure(outline.model if outline.config is None else block_of(outline), passes)
 
 
-@dataclass(frozen=True)
-class _Share:
-    """What one worker does."""
-
-    fixed: Work
-    cuts: Work
-    spectra: tuple[Site, ...]
-
-
-def _share(passes: Passes, units: Sequence[Unit], lowest: int) -> _Share:
-    """A worker's part: a pass of its own, the spectra of its sites, and its units."""
-    if not units:
-        return _Share(NOTHING, NOTHING, ())
-    cuts = [cut for unit in units for cut in unit.cuts]
-    highest = max(cut.site.layer for cut in cuts)
-    begun: set[Site] = set()
-    found = NOTHING
-    for unit in units:
-        site = unit.cuts[0].site
-        found += passes.unit(unit, begins=site not in begun)
-        begun.add(site)
-    return _Share(passes.fixed(lowest, highest), found, tuple(passes.factorised(cuts)))
-
-
-def _steps(
-    outline: Outline, passes: Passes, units: Sequence[Unit], machine: Machine, workers: int
-) -> tuple[Step, ...]:
-    lowest = min(cut.site.layer for unit in units for cut in unit.cuts)
-    costs = [unit.cost for unit in units]
-    places = [share(costs, Shard(workers, index)) for index in range(1, workers + 1)]
-    whole = _share(passes, units, lowest)
-    parts = (
-        [whole]
-        if workers == 1
-        else [_share(passes, [units[place] for place in own], lowest) for own in places]
-    )
-    load = outline.stored_bytes * machine.read
-    hashing = outline.n_loaded * model_dtype(outline.model).itemsize * machine.hash
-
-    def spectra(part: _Share) -> float:
-        stored = compute_dtype(model_dtype(outline.model)).itemsize
-        shapes = [carrier(passes.model, site).shape for site in part.spectra]
-        return sum(
-            machine.factor_seconds(shape) + spectrum_bytes(shape, stored) * machine.write
-            for shape in shapes
-        )
-
-    def total(part: _Share) -> float:
-        return machine.seconds(part.fixed) + machine.seconds(part.cuts) + spectra(part)
-
-    slowest = max(parts, key=total)
-    in_float64 = sum(
-        sum(factorising(carrier(passes.model, site).shape)) for part in parts for site in part.spectra
-    )
-    return (
-        Step("reading the weights", 0.0, load, load),
-        Step(
-            "before the first cut",
-            sum(part.fixed.total_flops for part in parts),
-            hashing + machine.seconds(whole.fixed),
-            hashing + machine.seconds(slowest.fixed),
-        ),
-        Step("spectra, in float64", float(in_float64), spectra(whole), spectra(slowest)),
-        Step(
-            "cuts",
-            sum(part.cuts.total_flops for part in parts),
-            machine.seconds(whole.cuts),
-            machine.seconds(slowest.cuts),
-        ),
-    )
-
-
-def _footprint(
-    outline: Outline,
-    passes: Passes,
-    grid: Sequence[SiteCut],
-    tasks: Sequence[Task],
-    checkpoints: Sequence[int],
-) -> Footprint:
+def _footprint(outline: Outline, passes: Passes, grid: Sequence[SiteCut], asked: Asked) -> Footprint:
     dtype = model_dtype(outline.model)
     stored = compute_dtype(dtype).itemsize
     shapes = [carrier(passes.model, site).shape for site in passes.factorised(grid)]
-    fetched = outline.to_fetch(checkpoints)
-    times = len(checkpoints) or 1
+    fetched, times = outline.to_fetch(asked.checkpoints), len(asked.checkpoints) or 1
     return Footprint(
         weights=outline.n_loaded * dtype.itemsize,
         beside=passes.plan.memory,
         spectra=sum(spectrum_bytes(shape, stored) for shape in shapes) * times,
-        run=run_bytes(grid, tasks) * times,
+        run=run_bytes(grid, asked.tasks) * times,
         download=None if outline.asked is None else outline.stored_bytes * fetched,
         fetched=fetched,
     )
