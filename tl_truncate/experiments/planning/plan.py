@@ -240,6 +240,8 @@ def _notes(
     notes = []
     if tokens is not None:
         notes.append(f"There is no tokenizer: each prompt is taken to have {tokens} tokens, as said.")
+    if not passes.replays:
+        notes.append("Each cut takes a pass through the whole model, whose blocks cannot be run alone.")
     unknown = sum(not passes.is_known(cut) for cut in grid)
     if unknown:
         notes.append(

@@ -149,7 +149,7 @@ class Passes:
             begins: whether they are the first of their site, which pay for what its cuts share.
         """
         cuts = unit.cuts
-        if goes_by_itself(self.model, cuts[0]):
+        if not self.replays or goes_by_itself(self.model, cuts[0]):
             return self.uncut * len(cuts)
         site, copies = cuts[0].site, len(cuts)
         shares = self._shares(site)
@@ -162,10 +162,20 @@ class Passes:
                 else:
                     found += self._hooked(site, cuts, piece)
                     found += self._above(site.layer, piece.tall(copies))
-        if begins and shares:  # tried on one row, by hooks
-            first = self.batches[0][0]
-            found += self._block(Piece(1, first.queries, first.keys, 0))
-        return found
+        return found + self._tried(site, cuts) if begins and shares else found
+
+    def _tried(self, site: Site, cuts: Sequence[SiteCut]) -> Work:
+        """The first cut on one row, by hooks and by what the block shares."""
+        first = self.batches[0][0]
+        return self._block(Piece(1, first.queries, first.keys, 0)) + Work(
+            flops=self._coefficients(site, cuts, first.queries)
+        )
+
+    @cached_property
+    def replays(self) -> bool:
+        """Whether the blocks above a cut can be run alone, as far as that is known without a pass."""
+        hooked = any(getattr(module, "fwd_hooks", None) for module in self.model.modules())
+        return not hooked and int(getattr(self.model.cfg, "n_devices", 1) or 1) == 1
 
     def _shares(self, site: Site) -> bool:
         """Whether the cuts of a site share the work of their block."""
@@ -188,7 +198,7 @@ class Passes:
         if not shared:
             flops *= 2
         elif begins:
-            flops += product(tokens, (n_out, min(sum(columns), carrier(self.model, site).shape[0])))
+            flops += self._coefficients(site, cuts, tokens)
         written = self.shape.written(site.matrix, tall)
         return Work(
             flops=flops + written,
@@ -198,8 +208,19 @@ class Passes:
 
     def _hooked(self, site: Site, cuts: Sequence[SiteCut], piece: Piece) -> Work:
         n_out, columns = carrier(self.model, site).shape[1], sum(map(self.columns, cuts))
-        copies = len(cuts) * piece.tokens * _COPIES * n_out
-        return Work(flops=2 * product(piece.tokens, (n_out, columns)), moved=copies)
+        # In the last block first for the keys and values, and again for the answers.
+        calls = [piece.tokens] + ([piece.answers] if site.layer == self.depth - 1 else [])
+        rows = sum(calls) + len(calls) * self._has_bias(site)
+        copies = len(cuts) * sum(calls) * _COPIES * n_out
+        return Work(flops=2 * product(rows, (n_out, columns)), moved=copies)
+
+    def _coefficients(self, site: Site, cuts: Sequence[SiteCut], tokens: int) -> int:
+        """FLOPs of what the cuts of a site share: how long each output is along each direction."""
+        n_out = carrier(self.model, site).shape[1]
+        return product(tokens + self._has_bias(site), (n_out, self._used(cuts)))
+
+    def _has_bias(self, site: Site) -> bool:
+        return carrier(self.model, site).live_bias() is not None
 
     def columns(self, cut: SiteCut) -> int:
         """How many directions a cut projects on; half of all where that takes the spectrum to say."""
@@ -208,6 +229,18 @@ class Passes:
         if kept is None:
             return max_rank // 2
         return kept if keeps_smaller(kept, max_rank) else max_rank - kept
+
+    def _used(self, cuts: Sequence[SiteCut]) -> int:
+        """How many directions some cuts project on together: the first ones that one keeps, and the
+        last ones that one removes.
+        """
+        max_rank = min(carrier(self.model, cuts[0].site).shape)
+        sides = {True: 0, False: 0}
+        for cut in cuts:
+            kept = self._kept(cut)
+            side = keeps_smaller(max_rank // 2 if kept is None else kept, max_rank)
+            sides[side] = max(sides[side], self.columns(cut))
+        return min(sum(sides.values()), max_rank)
 
     def _kept(self, cut: SiteCut) -> int | None:
         keep = getattr(cut, "keep", None)
