@@ -18,6 +18,7 @@ from torch import nn
 
 from tl_truncate.checkpoints import NANO_MODEL, checkpoint_steps, hub_name
 from tl_truncate.models.demo import read_demo_outline
+from tl_truncate.models.hub import Repository
 from tl_truncate.models.load import (
     check_checkpoint,
     check_dtype,
@@ -33,8 +34,15 @@ from tl_truncate.weights.identity.provenance import source
 _NUMBER = 0.01
 # What a configuration lists for each block; the outline has one.
 _PER_BLOCK = ("layer_types", "mlp_layer_types", "attention_layers")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Download:
+    """What is to be fetched from the hub: how many sets of weights, and their bytes."""
+
+    revisions: int
+    size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +72,25 @@ class Outline:
     asked: str | None = None
     checkpoint: int | None = None
 
-    def to_fetch(self, checkpoints: Sequence[int] = ()) -> int:
-        """How many sets of weights are on the hub and not in the cache.
+    def download(self, checkpoints: Sequence[int] = ()) -> "Download":
+        """What is on the hub and not in the cache: as large as the hub says of one of them, else by its
+        parameters.
 
         Args:
             checkpoints: that are wanted; none is the one that was asked for.
         """
         if self.revision is None:
-            return 0
-        revisions = [f"step{step}" for step in checkpoints] or [self.revision]
-        return sum(not _is_cached(hub_name(self.name), revision) for revision in revisions)
+            return Download(0, 0)
+        repository = Repository(hub_name(self.name))
+        wanted = [f"step{step}" for step in checkpoints] or [self.revision]
+        missing = [revision for revision in wanted if repository.here(revision) is None]
+        if not missing:
+            return Download(0, 0)
+        try:
+            each = repository.missing_bytes(missing[-1])
+        except OSError:  # the configuration was in the cache, and the hub cannot be reached
+            each = 0
+        return Download(len(missing), (each or self.stored_bytes) * len(missing))
 
     @property
     def stored_bytes(self) -> int:
@@ -124,13 +141,6 @@ def read_outline(
     return replace(found, revision=where, asked=name, checkpoint=checkpoint)
 
 
-def _is_cached(repository: str, revision: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(repository, name, revision=revision) for name in _WEIGHTS)
-    return any(isinstance(path, str) for path in found)
-
-
 def _tokenizer(target: str, folder: Path | None, revision: str | None) -> Any:
     """The tokenizer, or None if there is none."""
     from transformers import AutoTokenizer
@@ -158,6 +168,8 @@ def outline_of(
     """
     chosen = check_dtype(dtype)
     named = name or str(getattr(config, "_name_or_path", "") or getattr(config, "model_type", "model"))
+    # transformers notes in a configuration what precision a model is built in.
+    stored, config = getattr(config, "dtype", None), copy.deepcopy(config)
     whole, single = _on_meta(config, chosen), _on_meta(_one_block(config), chosen)
     depth = int(config.num_hidden_layers)
     _require_alike(named, whole, depth)
@@ -167,7 +179,6 @@ def outline_of(
     loaded = parameters + depth * (_count(bridge.blocks[0]) - of_block)
     bridge.blocks = nn.ModuleList([bridge.blocks[0]] * depth)
     bridge.cfg.n_layers = depth
-    stored = getattr(config, "dtype", None)
     stored = stored if isinstance(stored, torch.dtype) else chosen
     return Outline(named, bridge, config, parameters, loaded, stored)
 

@@ -198,16 +198,17 @@ def _machine(outline: Outline, passes: Passes, device: str | None) -> Machine:
 
 def _footprint(outline: Outline, passes: Passes, grid: Sequence[SiteCut], asked: Asked) -> Footprint:
     dtype = model_dtype(outline.model)
-    stored = compute_dtype(dtype).itemsize
-    shapes = [carrier(passes.model, site).shape for site in passes.factorised(grid)]
-    fetched, times = outline.to_fetch(asked.checkpoints), len(asked.checkpoints) or 1
+    stored = compute_dtype(dtype)
+    shapes = {site: carrier(passes.model, site).shape for site in passes.factorised(grid)}
+    times = len(asked.checkpoints) or 1
+    download = outline.download(asked.checkpoints)
     return Footprint(
         weights=outline.n_loaded * dtype.itemsize,
         beside=passes.plan.memory,
-        spectra=sum(spectrum_bytes(shape, stored) for shape in shapes) * times,
+        spectra=sum(spectrum_bytes(*each, stored) for each in shapes.items()) * times,
         run=run_bytes(grid, asked.tasks) * times,
-        download=None if outline.asked is None else outline.stored_bytes * fetched,
-        fetched=fetched,
+        download=None if outline.asked is None else download.size,
+        fetched=download.revisions,
     )
 
 

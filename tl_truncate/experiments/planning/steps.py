@@ -67,18 +67,19 @@ def steps_of(
     hashing = outline.n_loaded * model_dtype(outline.model).itemsize * machine.hash
 
     def spectra(part: _Share) -> float:
-        stored = compute_dtype(model_dtype(outline.model)).itemsize
-        shapes = _shapes(passes, part)
+        stored = compute_dtype(model_dtype(outline.model))
         return sum(
-            machine.factor_seconds(shape) + spectrum_bytes(shape, stored) * machine.write
-            for shape in shapes
+            machine.factor_seconds(shape) + spectrum_bytes(site, shape, stored) * machine.write
+            for site, shape in _shapes(passes, part).items()
         )
 
     def total(part: _Share) -> float:
         return machine.seconds(part.fixed) + machine.seconds(part.cuts) + spectra(part)
 
     slowest = max(parts, key=total)
-    in_float64 = sum(sum(factorising(shape)) for part in parts for shape in _shapes(passes, part))
+    in_float64 = sum(
+        sum(factorising(shape)) for part in parts for shape in _shapes(passes, part).values()
+    )
     return (
         Step("reading the weights", 0.0, load, load),
         Step(
@@ -97,5 +98,5 @@ def steps_of(
     )
 
 
-def _shapes(passes: Passes, part: _Share) -> list[Shape]:
-    return [carrier(passes.model, site).shape for site in part.spectra]
+def _shapes(passes: Passes, part: _Share) -> dict[Site, Shape]:
+    return {site: carrier(passes.model, site).shape for site in part.spectra}

@@ -3,23 +3,35 @@
 import json
 from collections.abc import Sequence
 
+import torch
+
 from tl_truncate.experiments.planning.counting.flops import Shape
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.sweep.result import Setting
 from tl_truncate.runs.codec import plain
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.site import Site
+from tl_truncate.weights.spectra.vectors import rows_of_a_block
 
 # A log-probability as JSON has it, which is most of a run folder.
 _LOGARITHM = -12.345678901234567
-# What stands in front of a safetensors file's numbers.
-_HEADER = 400
+# What stands in front of a safetensors file's numbers, and for each block of them.
+_HEADER, _BLOCK = 380, 12
 
 
-def spectrum_bytes(shape: Shape, itemsize: int) -> int:
-    """Of a spectrum's file: both sides and the singular values, in float32 or float64."""
-    rank = min(shape)
-    return rank * (sum(shape) + 1) * itemsize + _HEADER
+def spectrum_bytes(site: Site, shape: Shape, dtype: torch.dtype) -> int:
+    """Of a spectrum's file: the side that a site's cuts project on, and the singular values.
+
+    Args:
+        site: whose it is.
+        shape: of the weight that its cuts are made in.
+        dtype: that spectra are kept in.
+    """
+    rank, width = min(shape), shape[0] if site.matrix == "QK" else shape[1]
+    vectors = torch.empty(rank, width, dtype=dtype, device="meta")
+    blocks = -(-rank // rows_of_a_block(vectors))
+    return rank * (width + 1) * dtype.itemsize + _HEADER + blocks * _BLOCK
 
 
 def run_bytes(grid: Sequence[SiteCut], tasks: Sequence[Task]) -> int:
