@@ -25,6 +25,8 @@ from tl_truncate.experiments.comparison.families import Ways
 from tl_truncate.experiments.learning.learn_mask import learn_mask
 from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.merge import merge
+from tl_truncate.experiments.planning.plan import plan
+from tl_truncate.experiments.planning.result import RunPlan
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.prompt_view import PromptView, view_prompt
 from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
@@ -126,6 +128,7 @@ __all__ = [
     "RandomEntries",
     "RandomSubspace",
     "Rank",
+    "RunPlan",
     "Scores",
     "SearchResult",
     "SideEffects",
@@ -159,6 +162,7 @@ __all__ = [
     "manual_texts",
     "merge",
     "part_attribution",
+    "plan",
     "processing",
     "sample_texts",
     "search",

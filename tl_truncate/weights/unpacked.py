@@ -38,9 +38,7 @@ def unpacked(source: Path, unpack: Callable[[Path], None]) -> Path | None:
     folder = cache_folder("models")
     if folder is None:
         return None
-    key = xxhash.xxh3_128(f"{_FORMAT}".encode())
-    key.update(source.read_bytes())
-    target = folder / key.hexdigest()
+    target = folder / _key(source)
     try:
         if target.is_dir():
             problem = _problem(target)
@@ -55,6 +53,19 @@ def unpacked(source: Path, unpack: Callable[[Path], None]) -> Path | None:
         warnings.warn(f"The unpacked model could not be kept in {folder}: {failure}", stacklevel=2)
         return None
     return target
+
+
+def kept(source: Path) -> Path | None:
+    """The folder with what a file holds if it has been made; whether it is damaged is not asked."""
+    folder = cache_folder("models")
+    target = None if folder is None else folder / _key(source)
+    return target if target is not None and (target / _NOTE).is_file() else None
+
+
+def _key(source: Path) -> str:
+    key = xxhash.xxh3_128(f"{_FORMAT}".encode())
+    key.update(source.read_bytes())
+    return key.hexdigest()
 
 
 def remove_unpacked() -> None:

@@ -1,0 +1,1 @@
+"""What a run is made of, counted and not run."""
