@@ -101,15 +101,16 @@ def _one_alone(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 @contextmanager
 def _standing_in(block: nn.Module, values: int) -> Iterator[None]:
     """Lets a block hand on what it got."""
-    own = block.__dict__.get("forward")  # accelerate's, where weights are kept elsewhere
-    block.forward = partial(_hand_on, values)
+    # In its own dictionary: a Bridge hands attributes on to what it wraps. Accelerate has one there
+    # where weights are kept elsewhere.
+    own = block.__dict__.get("forward")
+    block.__dict__["forward"] = partial(_hand_on, values)
     try:
         yield
     finally:
-        if own is None:
-            del block.forward
-        else:
-            block.forward = own
+        del block.__dict__["forward"]
+        if own is not None:
+            block.__dict__["forward"] = own
 
 
 def _hand_on(values: int, *args: Any, **kwargs: Any) -> Any:

@@ -64,8 +64,11 @@ class Plan:
         batches: of all prompts, with nothing shared.
         groves: prompts whose common beginnings are computed once, where the model takes that.
         apart: batches of the prompts that are in no grove.
-        copies: how many cuts of a site make one tall batch.
-        copies_apart: how many do where nothing can be shared.
+        sites: that may be cut.
+        copies: how many cuts of a site share their passes.
+        copies_at_once: how many of them make one tall batch; as many, but where nothing can be shared.
+        copies_apart: how many would.
+        tokens_at_once: most tokens in a batch that has more than one row.
         remembers: what is kept of the uncut pass; the rest is computed anew.
         memory: that this takes.
     """
@@ -73,14 +76,24 @@ class Plan:
     batches: tuple[Batch, ...]
     groves: tuple[Grove, ...]
     apart: tuple[Batch, ...]
+    sites: tuple[Site, ...]
     copies: int
+    copies_at_once: int
     copies_apart: int
+    tokens_at_once: int
     remembers: Remembers
     memory: Memory
 
     def alone(self) -> "Plan":
         """The same with nothing shared."""
-        return replace(self, groves=(), apart=self.batches, copies=self.copies_apart)
+        return replace(
+            self, groves=(), apart=self.batches, copies_at_once=self.copies_apart
+        )
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens a pass computes."""
+        return sum(_sizes(self.groves, self.apart))
 
 
 def make_plan(
@@ -114,7 +127,16 @@ def make_plan(
             fits = memory.states <= _KEPT or remembers != "blocks"
             if fits if max_memory is None else memory.total <= max_memory:
                 return Plan(
-                    batches, tuple(groves), tuple(apart), copies, copies_apart, remembers, memory
+                    batches=batches,
+                    groves=tuple(groves),
+                    apart=tuple(apart),
+                    sites=tuple(sites),
+                    copies=copies,
+                    copies_at_once=copies,
+                    copies_apart=copies_apart,
+                    tokens_at_once=tokens_in_flight,
+                    remembers=remembers,
+                    memory=memory,
                 )
         if tokens_in_flight == 1:
             raise ValueError(
