@@ -83,9 +83,7 @@ def passed_alone(seen: Entered, positions: int) -> Passed:
     return Passed(tree, (Part(tree.segments[0], positions, seen.calls, len(rows)),))
 
 
-def passed_together(
-    tree: Tree, positions: Sequence[int], one: Sequence[BlockCall]
-) -> Passed | None:
+def passed_together(tree: Tree, positions: Sequence[int], one: Sequence[BlockCall]) -> Passed | None:
     """The way of a tree's rows, from the calls for one row that is at least as long as all of them.
 
     Args:

@@ -65,9 +65,7 @@ def record(model: Any, tokens: Int64[Tensor, "batch pos"], positions: int) -> Re
 
 
 @torch.no_grad()
-def enter(
-    model: Any, tokens: Int64[Tensor, "batch pos"], returns: Sequence[int]
-) -> Entered | None:
+def enter(model: Any, tokens: Int64[Tensor, "batch pos"], returns: Sequence[int]) -> Entered | None:
     """What a batch brings to the blocks, from a pass in which no block computes anything.
 
     The model embeds the batch and makes the arguments of its blocks; each block hands on what it got.

@@ -95,9 +95,7 @@ class Tree:
             found[index] = (len(kept), {at: place for place, at in enumerate(own)})
             within = tuple(among[segment.within[at]] for at in own) if among else ()
             rows_of = tuple(owners[index][at] for at in own)
-            kept.append(
-                Segment(rows_of, segment.start, segment.end, parent, within, segment.is_leaf)
-            )
+            kept.append(Segment(rows_of, segment.start, segment.end, parent, within, segment.is_leaf))
         return Tree(tuple(self.rows[row] for row in rows), tuple(kept))
 
 

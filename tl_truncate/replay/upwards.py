@@ -82,9 +82,7 @@ class Replayer:
 
     def _repeats(self, seen: Recording, copies: int) -> bool:
         """Whether copies of a pass's rows get the logits of that pass."""
-        return self.agrees(
-            (seen.start,), passed_alone(seen, seen.positions), (seen.logits,), copies
-        )
+        return self.agrees((seen.start,), passed_alone(seen, seen.positions), (seen.logits,), copies)
 
     def tries(self, start: Streams, passed: Passed, wanted: Sequence[Tensor]) -> bool:
         """Whether two copies of a tree's rows get some logits, with the last block short or whole."""

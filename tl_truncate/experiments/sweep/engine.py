@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_truncate.experiments.scoring.answers import Batch, Outcome, Sheet
-from tl_truncate.experiments.scoring.courses import (
+from tl_truncate.experiments.scoring.answers import Outcome, Sheet
+from tl_truncate.experiments.scoring.together.courses import (
     Course,
     one_by_one,
     reason_against,
@@ -25,7 +25,7 @@ from tl_truncate.experiments.scoring.courses import (
 from tl_truncate.experiments.sweep.memory import Plan
 from tl_truncate.experiments.sweep.units import goes_by_itself
 from tl_truncate.replay.calls import last_logits
-from tl_truncate.replay.layer import LayerState, SiteReplay, entered, left, observe, shared_matrices
+from tl_truncate.replay.layer import LayerState, SiteReplay, left, observe, shared_matrices
 from tl_truncate.replay.passed import Passed
 from tl_truncate.replay.recording import Recording, record
 from tl_truncate.replay.upwards import Replayer, Streams

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches
-from tl_truncate.experiments.scoring.batches import Grove, plan_groves
 from tl_truncate.experiments.scoring.memory import (
     OVERHEAD,
     amount,
@@ -13,6 +12,7 @@ from tl_truncate.experiments.scoring.memory import (
     logit_bytes,
     token_bytes,
 )
+from tl_truncate.experiments.scoring.together.groves import Grove, plan_groves
 from tl_truncate.replay.layer import shared_matrices
 from tl_truncate.replay.tree import Tree
 from tl_truncate.tasks.encode import EncodedTask
@@ -86,9 +86,7 @@ class Plan:
 
     def alone(self) -> "Plan":
         """The same with nothing shared."""
-        return replace(
-            self, groves=(), apart=self.batches, copies_at_once=self.copies_apart
-        )
+        return replace(self, groves=(), apart=self.batches, copies_at_once=self.copies_apart)
 
     @property
     def n_tokens(self) -> int:

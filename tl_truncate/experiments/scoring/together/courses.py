@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tl_truncate.experiments.scoring.answers import Batch
-from tl_truncate.experiments.scoring.batches import Grove
+from tl_truncate.experiments.scoring.together.groves import Grove
 from tl_truncate.replay.passed import Passed, passed_alone
 from tl_truncate.replay.recording import Entered, Recording, enter, record
 from tl_truncate.replay.together import Grown, Together
