@@ -14,9 +14,11 @@ from jaxtyping import Bool, Int64
 
 Row = tuple[int, ...]
 
-#: What one more call of a block costs, in tokens, and what a row pays for each token of its past, whose
-#: keys and values are put in front of its own. Measured on the demo model with one thread.
-_CALL, _PAST = 24.0, 0.01
+#: What one more call of a block costs, in tokens: 3 ms of hook points and small products on the demo model
+#: with one thread.
+CALL = 32.0
+# What a row pays for each token of its past, whose keys and values are put in front of its own.
+_PAST = 0.01
 # Depths among which the best are looked for.
 _CANDIDATES = 48
 
@@ -120,7 +122,12 @@ def flat(rows: Sequence[Row]) -> Tree:
 
 
 def grow(
-    rows: Sequence[Row], least: int = 1, *, most: int | None = None, most_rows: int | None = None
+    rows: Sequence[Row],
+    least: int = 1,
+    *,
+    most: int | None = None,
+    most_rows: int | None = None,
+    call: float = CALL,
 ) -> Tree:
     """The tree of some rows, cut at the depths at which least is computed.
 
@@ -129,6 +136,7 @@ def grow(
         least: tokens that a leaf must have, those at which answers are read.
         most: tokens of a leaf that has more than one row.
         most_rows: of a leaf.
+        call: what one more call of a block costs, in tokens; less where several copies share it.
 
     Returns:
         At each depth one segment of all distinct beginnings that go on, and one for the rows of each
@@ -143,7 +151,7 @@ def grow(
     ordered = [rows[row] for row in order]
     lengths = np.array([len(row) for row in ordered])
     alike = np.array([0, *map(common, ordered, ordered[1:])])
-    depths = _depths(lengths, alike, least)
+    depths = _depths(lengths, alike, least, call)
     segments: list[Segment] = []
     parent: int | None = None
     within = np.zeros(len(rows), dtype=np.int64)
@@ -205,7 +213,7 @@ def _beginnings(
 
 
 def _depths(
-    lengths: Int64[np.ndarray, " rows"], alike: Int64[np.ndarray, " rows"], least: int
+    lengths: Int64[np.ndarray, " rows"], alike: Int64[np.ndarray, " rows"], least: int, call: float
 ) -> tuple[int, ...]:
     """The depths at which the tree is cut: a shortest path over what each piece costs."""
     shared = np.minimum(alike[1:], np.minimum(lengths[1:], lengths[:-1]) - least)
@@ -216,20 +224,23 @@ def _depths(
     best: dict[int, tuple[float, tuple[int, ...]]] = {}
     for place in reversed(range(len(depths))):
         start = depths[place]
-        ways = [(_ending(lengths, start, None, least), ())]
+        ways = [(_ending(lengths, start, None, least, call), ())]
         for next_ in range(place + 1, len(depths)):
             end, rows = depths[next_], beginnings[next_]
-            cost = _ending(lengths, start, end, least) + rows * (end - start + _PAST * start) + _CALL
+            cost = _ending(lengths, start, end, least, call)
+            cost += rows * (end - start + _PAST * start) + call
             above, way = best[next_]
             ways.append((cost + above, (end, *way)))
         best[place] = min(ways)
     return best[0][1]
 
 
-def _ending(lengths: Int64[np.ndarray, " rows"], start: int, end: int | None, least: int) -> float:
+def _ending(
+    lengths: Int64[np.ndarray, " rows"], start: int, end: int | None, least: int, call: float
+) -> float:
     """What the rows cost that begin a leaf at a depth."""
     own = lengths >= start + least
     own = own if end is None else own & (lengths < end + least)
     ending = lengths[own]
     tokens = float((ending - start).sum()) + _PAST * start * len(ending)
-    return tokens + _CALL * len(np.unique(ending))
+    return tokens + call * len(np.unique(ending))

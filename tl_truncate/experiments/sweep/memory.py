@@ -102,24 +102,27 @@ def make_plan(
     batch_size: int,
     tokens_in_flight: int,
     max_memory: int | None,
+    at_a_site: int = 1,
 ) -> Plan:
     """The fastest plan that fits: all states kept, then one block's, then none, then smaller batches.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        encoded: the tasks.
+        sites: that are cut.
+        batch_size: most rows in a batch.
+        tokens_in_flight: of the cuts of a site that share a pass.
+        max_memory: most bytes beside the model.
+        at_a_site: how many cuts there are of each, about.
 
     Raises:
         ValueError: if not even one row at a time fits.
     """
     while True:
         batches = tuple(plan_batches(encoded, batch_size, tokens_in_flight))
-        groves, apart = plan_groves(encoded, batch_size, tokens_in_flight)
-        if tokens_in_flight == 1:
-            groves, apart = [], list(batches)
-        sizes = _sizes(groves, apart)
-        copies = max(1, round(tokens_in_flight * len(sizes) / sum(sizes)))
-        if groves:
-            largest = max(grove.tree.n_tokens for grove in groves)
-            copies = max(1, min(copies, _TREES * tokens_in_flight // largest))
-        mean = sum(batch.n_tokens for batch in batches) / len(batches)
-        copies_apart = min(copies, max(1, round(tokens_in_flight / mean)))
+        groves, apart = _groves(encoded, batches, batch_size, tokens_in_flight, at_a_site)
+        copies = _copies(groves, apart, tokens_in_flight)
+        copies_apart = min(copies, _copies([], batches, tokens_in_flight))
         for remembers in get_args(Remembers):
             memory = _estimate(model, sites, groves, apart, copies, remembers)
             fits = memory.states <= _KEPT or remembers != "blocks"
@@ -142,6 +145,30 @@ def make_plan(
                 f"{max_memory}. Allow more, or use fewer or shorter prompts."
             )
         tokens_in_flight = max(1, tokens_in_flight // 2)
+
+
+def _groves(
+    encoded: Sequence[EncodedTask],
+    batches: Sequence[Batch],
+    batch_size: int,
+    tokens_in_flight: int,
+    at_a_site: int,
+) -> tuple[list[Grove], list[Batch]]:
+    """What shares a beginning, and what does not."""
+    if tokens_in_flight == 1:
+        return [], list(batches)
+    found = plan_groves(encoded, batch_size, tokens_in_flight)
+    # Several cuts share a call of a block, so that more and smaller calls are worth it.
+    together = min(at_a_site, _copies(*found, tokens_in_flight))
+    return plan_groves(encoded, batch_size, tokens_in_flight, copies=together)
+
+
+def _copies(groves: Sequence[Grove], apart: Sequence[Batch], tokens_in_flight: int) -> int:
+    """How many cuts make up the tokens in flight, and no tree too large."""
+    sizes = _sizes(groves, apart)
+    copies = round(tokens_in_flight * len(sizes) / sum(sizes))
+    largest = max((grove.tree.n_tokens for grove in groves), default=1)
+    return max(1, min(copies, _TREES * tokens_in_flight // largest) if groves else copies)
 
 
 def _sizes(groves: Sequence[Grove], apart: Sequence[Batch]) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tl_truncate.experiments.scoring.answers import Answer, Batch, batched, plan_batches
 from tl_truncate.replay.together import Grown
-from tl_truncate.replay.tree import Row, Tree, common, grow
+from tl_truncate.replay.tree import CALL, Row, Tree, common, grow
 from tl_truncate.tasks.encode import EncodedTask
 
 # A tree has at most so many times the tokens of a batch beside its longest row.
@@ -31,7 +31,7 @@ class Grove:
 
 
 def plan_groves(
-    encoded: Sequence[EncodedTask], batch_size: int, max_tokens: int
+    encoded: Sequence[EncodedTask], batch_size: int, max_tokens: int, *, copies: int = 1
 ) -> tuple[list[Grove], list[Batch]]:
     """The rows that answer all prompts of some tasks: those that share a beginning, and the others.
 
@@ -39,6 +39,7 @@ def plan_groves(
         encoded: the tasks.
         batch_size: most rows in a batch.
         max_tokens: most tokens in a batch that has more than one row.
+        copies: how many cuts share each call of a block.
     """
     asked: dict[Row, tuple[Answer, ...]] = {}
     for batch in plan_batches(encoded, batch_size, max_tokens):
@@ -47,7 +48,7 @@ def plan_groves(
     groves: list[Grove] = []
     apart: dict[Row, tuple[Answer, ...]] = {}
     for rows in _neighbours(sorted(asked), _BATCHES * max_tokens):
-        tree = grow(rows, least, most=max_tokens, most_rows=batch_size)
+        tree = grow(rows, least, most=max_tokens, most_rows=batch_size, call=CALL / copies)
         if tree.shares:
             batches = (_leaf(tree, leaf.rows, asked) for leaf in tree.leaves)
             groves.append(Grove(tree, tuple(batches)))
