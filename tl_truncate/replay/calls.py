@@ -175,8 +175,8 @@ def _cut_mask(queries: slice, keys: slice, mask: Tensor) -> Tensor:
     return mask[..., queries, keys]
 
 
-# What of an argument belongs to some queries and keys. A bias of MPT's is for as many keys as there may be,
-# and the block takes its end.
+# What of an argument belongs to some queries and keys. A bias of MPT's is for as many keys as there may
+# be, and the block takes its end.
 _CUTTERS: dict[str, Callable[[slice, slice, Tensor], Tensor]] = {
     "attention_mask": _cut_mask,
     "position_ids": lambda queries, keys, ids: ids[..., queries],

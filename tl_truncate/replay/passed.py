@@ -53,7 +53,7 @@ class Passed:
         """The way of the first leaf's first row, alone."""
         path = self.first_path
         parts = []
-        for place, (index, at) in enumerate(path):
+        for place, (index, _) in enumerate(path):
             part = self.parts[index]
             segment = part.segment
             parent, within = (place - 1, (0,)) if place else (None, ())

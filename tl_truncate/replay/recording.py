@@ -1,4 +1,4 @@
-"""How a model calls its blocks on a batch, seen in a pass: a whole one, or one that computes no block."""
+"""How a model calls its blocks, seen in a pass: a whole one, or one that computes no block."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence

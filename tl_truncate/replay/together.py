@@ -95,7 +95,9 @@ class Together:
             entered = enter(self._model, tokens, self._seen.returns)
             if entered is None or not self._called_as_seen(entered):
                 return None
-            streams.update((row, own) for row, own in zip(which, entered.start) if row in needed)
+            for row, own in zip(which, entered.start, strict=True):
+                if row in needed:
+                    streams[row] = own
         return Stream(passed, starts(grown.tree, streams))
 
     def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:

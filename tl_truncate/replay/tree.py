@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int64
 
 Row = tuple[int, ...]
 
-#: What one more call of a block costs, in tokens: 3 ms of hook points and small products on the demo model
-#: with one thread.
+#: What one more call of a block costs, in tokens: 3 ms of hook points and small products on the demo
+#: model with one thread.
 CALL = 32.0
 # What a row pays for each token of its past, whose keys and values are put in front of its own.
 _PAST = 0.01

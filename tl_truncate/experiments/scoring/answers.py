@@ -131,7 +131,9 @@ def batched(
     asked: Mapping[tuple[int, ...], tuple[Answer, ...]], batch_size: int, max_tokens: int
 ) -> list[Batch]:
     """Rows with their answers, batched by length as `plan_batches` does."""
-    own = {(None, row): answers for row, answers in asked.items()}
+    own: dict[tuple[int | None, tuple[int, ...]], tuple[Answer, ...]] = {
+        (None, row): answers for row, answers in asked.items()
+    }
     return _by_length(own, batch_size, max_tokens)
 
 

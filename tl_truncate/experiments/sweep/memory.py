@@ -26,7 +26,7 @@ class Memory:
 
     Attributes:
         streams: the residual stream of all prompts.
-        states: what is kept of the uncut pass: of all blocks that are cut, of one of them, or of a batch.
+        states: what is kept of the uncut pass: of all blocks that are cut, of one, or of a batch.
         in_flight: a tall batch on its way through a block, and the logits of its answers.
         factors: singular vectors of one site.
     """
@@ -48,7 +48,7 @@ class Memory:
         )
 
 
-#: What is kept of the uncut pass: the states of all blocks that are cut, of one block at a time, or none.
+#: What is kept of the uncut pass: the states of all blocks that are cut, of one at a time, or none.
 Remembers = Literal["blocks", "block", "nothing"]
 # Most bytes of the states of all blocks where nothing is said of memory.
 _KEPT = 2**29

@@ -13,8 +13,8 @@ from tl_truncate.replay.recording import record
 from tl_truncate.replay.upwards import Replayer
 from tl_truncate.tasks.encode import EncodedTask
 
-# A trial is about so many passes of the longest row; and with it a pass must be left with this share of its
-# tokens to be worth it, since many small calls of a block take longer than a few large ones.
+# A trial is about so many passes of the longest row; and with it a pass must be left with this share of
+# its tokens to be worth it, since many small calls of a block take longer than a few large ones.
 _TRIAL, _WORTH = 6, 0.75
 
 
