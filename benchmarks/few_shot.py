@@ -2,8 +2,8 @@
 
 The same settings of a sweep with and without trees of tokens, in turns in one run, in seconds of a core;
 the numbers of both are compared too. Questions of 12 to 20 tokens behind the same 200 to 1000 tokens of
-demonstrations, on a random GPT-NeoX of Pythia-160m's shape and on the demo model; and `ioi` and `factual_recall` as they are,
-and prompts that share nothing, on the demo model.
+demonstrations, on a random GPT-NeoX of Pythia-160m's shape and on the demo model; and `ioi` and
+`factual_recall` as they are, and prompts that share nothing, on the demo model.
 
 A setting costs what lies above its block, so a few layers spread evenly say what all of them do: the
 ratio is that of the times of all settings, summed. Both sides begin with a baseline pass, which is

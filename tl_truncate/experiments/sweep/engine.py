@@ -1,8 +1,8 @@
 """Many cuts of many sites, each alone, at the cost of the blocks above the cut.
 
 The uncut pass climbs through the model once, block by block, for all prompts: it is the baseline, and
-what its blocks read and wrote is kept for their cuts, as far as memory goes. For a cut only what is above
-its block is run. Prompts that begin alike go up together, where the model's blocks take that.
+what its blocks read and wrote is kept for their cuts, as far as memory goes. For a cut only what is
+above its block is run. Prompts that begin alike go up together, where the model's blocks take that.
 
 Source: derived in the documentation, "What a sweep has to compute".
 """
