@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 from luck import examples
 
 import tl_truncate as tlt
-from tl_truncate.replay.calls import BlockCall, fits, last_logits, layout_of, record
+from tl_truncate.replay.calls import BlockCall, fits, last_logits, layout_of
+from tl_truncate.replay.passed import passed_alone
+from tl_truncate.replay.recording import record
 from tl_truncate.replay.upwards import Replayer, log_probability_gap
+
+
+def upwards(replayer, seen, copies=1):
+    """The logits of copies of a pass's rows, from block 0 up."""
+    start = seen.start.repeat(copies, 1, 1)
+    (logits,) = replayer.upwards(0, (start,), passed_alone(seen, seen.positions))
+    return logits
+
 
 EVERY = [*CASES, ("bridge", "gemma2-post-norm")]
 
@@ -24,7 +34,7 @@ def test_a_replay_is_the_whole_pass(shared, kind, name):
         replayer = Replayer(model)
         assert replayer.accepts(seen)
         for copies in (1, 4):
-            found = replayer.upwards(0, seen.start.repeat(copies, 1, 1), seen.passed)
+            found = upwards(replayer, seen, copies)
             assert found.shape[:2] == (3 * copies, positions)
             wanted = whole[:, -positions:].repeat(copies, 1, 1)
             assert log_probability_gap(found, wanted) < 1e-12
@@ -39,7 +49,7 @@ def test_what_is_accepted_holds_for_any_batch(shared, kind, name):
         tokens = torch.randint(3, VOCAB, (rows, 9), generator=generator)
         seen, replayer = record(model, tokens, 1), Replayer(model)
         if seen is not None and replayer.accepts(seen):
-            found = replayer.upwards(0, seen.start.repeat(3, 1, 1), seen.passed)
+            found = upwards(replayer, seen, 3)
             wanted = model(tokens)[:, -1:].detach().repeat(3, 1, 1)
             assert log_probability_gap(found, wanted) < 1e-6, rows
 
@@ -53,7 +63,7 @@ def test_any_shape(shared, rows, length, copies, data):
     seen = record(model, tokens, positions)
     replayer = Replayer(model)
     assert replayer.accepts(seen)
-    found = replayer.upwards(0, seen.start.repeat(copies, 1, 1), seen.passed)
+    found = upwards(replayer, seen, copies)
     wanted = model(tokens)[:, -positions:].detach().repeat(copies, 1, 1)
     assert log_probability_gap(found, wanted) < 1e-9
 
@@ -69,24 +79,24 @@ def test_the_last_block_is_short_wherever_it_takes_a_cache(shared, kind, name):
         positions.append((args[0] if args else kwargs["hidden_states"]).shape[1])
 
     handle = model.blocks[2].register_forward_pre_hook(note, with_kwargs=True)
-    replayer.upwards(0, seen.start, seen.passed)
+    upwards(replayer, seen)
     handle.remove()
     assert positions == [9, 1]
 
 
 def test_a_block_that_cannot_be_short_is_run_whole(shared, monkeypatch):
     """Keys and values that are not those of the block give other logits, which is noticed."""
-    from tl_truncate.replay import upwards
+    from tl_truncate.replay import past
 
     model = shared("bridge", "neox-parallel", torch.float64)
     tokens = torch.randint(3, VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
-    original = upwards._Past.update
+    original = past.Full.update
     monkeypatch.setattr(
-        upwards._Past, "update", lambda self, *args: tuple(2 * each for each in original(self, *args))
+        past.Full, "update", lambda self, *args: tuple(2 * each for each in original(self, *args))
     )
     seen, replayer = record(model, tokens, 1), Replayer(model)
     assert replayer.accepts(seen)
-    assert log_probability_gap(replayer.upwards(0, seen.start, seen.passed), seen.logits) < 1e-12
+    assert log_probability_gap(upwards(replayer, seen), seen.logits) < 1e-12
 
 
 def test_a_replay_that_differs_is_refused(shared, monkeypatch):
@@ -194,6 +204,6 @@ def test_an_edit_at_work_is_in_both_calls_of_the_last_block(shared):
     assert replayer.accepts(seen)
     for site in ("blocks.2.attn.W_K", "blocks.2.attn.W_V", "blocks.2.attn.W_Q", "blocks.2.attn.W_O.1"):
         with tlt.truncated(model, tlt.Cut(site, 0.2)):
-            found = replayer.upwards(0, seen.start, seen.passed)
+            found = upwards(replayer, seen)
             wanted = model(tokens)[:, -1:].detach()
         assert log_probability_gap(found, wanted) < 1e-9, site

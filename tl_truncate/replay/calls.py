@@ -1,8 +1,7 @@
-"""How a model calls its blocks: the arguments beside the residual stream, caught in one pass."""
+"""How a model calls its blocks: the arguments beside the residual stream, and what of them is whose."""
 
-import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 from tl_truncate.weights.bridge import is_bridge_block
 from tl_truncate.weights.holding.gradients import gradients_through_quantised
 from tl_truncate.weights.holding.placement import model_device
-from tl_truncate.weights.locate import n_layers
 
 #: What of a block's arguments goes with the rows of a batch: for each name whether its first axis does,
 #: and for a tuple the same of each of its values. None where there is no tensor.
@@ -45,15 +43,34 @@ class BlockCall:
 
     def suffix(self, positions: int) -> "BlockCall | None":
         """The call for the last positions of each row; None if an argument is not understood."""
-        changed: dict[str, Any] = {}
-        for name, value in self.arguments.items():
-            cutter = _SUFFIXES.get(name)
-            if cutter is None and _holds_tensor(value):
-                return None
-            changed[name] = value
-            if cutter is not None:
-                changed.update(_each_tensor({name: value}, partial(_call_with, cutter, positions)))
+        return self._cut(slice(-positions, None), slice(None))
+
+    def part(self, start: int, end: int) -> "BlockCall | None":
+        """The call for some positions of each row behind those in front of them, as `suffix`."""
+        return self._cut(slice(start, end), slice(end))
+
+    def _cut(self, queries: slice, keys: slice) -> "BlockCall | None":
+        if any(_holds_tensor(value) for name, value in self.arguments.items() if name not in _CUTTERS):
+            return None
+        changed = {
+            name: _changed(partial(_CUTTERS[name], queries, keys), value) if name in _CUTTERS else value
+            for name, value in self.arguments.items()
+        }
         return BlockCall(changed)
+
+    def first_row(self, rows: int, layout: Layout) -> "BlockCall":
+        """The call for the first of so many rows alone."""
+        if rows == 1:
+            return self
+        return BlockCall(
+            {name: _first(rows, value, layout[name]) for name, value in self.arguments.items()}
+        )
+
+    def same(self, other: "BlockCall") -> bool:
+        """Whether both are the same, number by number."""
+        return self.arguments.keys() == other.arguments.keys() and all(
+            _is_same(value, other.arguments[name]) for name, value in self.arguments.items()
+        )
 
     def with_cache(self, cache: object) -> "BlockCall | None":
         """The call with past keys and values; None if the block takes none."""
@@ -64,10 +81,28 @@ class BlockCall:
         return None
 
 
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return type(one) is type(other) and bool(one == other)
+
+
 def _tile(copies: int, value: Any, of_rows: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_tile(copies, *pair) for pair in zip(value, of_rows, strict=True))
-    return value.repeat(copies, *[1] * (value.ndim - 1)) if of_rows else value
+    if not of_rows:
+        return value
+    if value.shape[0] == 1:  # read, and not copied
+        return value.expand(copies, *value.shape[1:])
+    return value.repeat(copies, *[1] * (value.ndim - 1))
+
+
+def _first(rows: int, value: Any, of_rows: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_first(rows, *pair) for pair in zip(value, of_rows, strict=True))
+    return value[: value.shape[0] // rows] if of_rows else value
 
 
 def layout_of(one: BlockCall, two: BlockCall) -> Layout | None:
@@ -133,25 +168,23 @@ def _is_made_so(batch: int, value: Any, of_rows: Any, own: Any) -> bool:
     return not of_rows or value.shape[0] == batch * own.shape[0]
 
 
-def _call_with(cutter: Callable[[Tensor, int], Tensor], positions: int, value: Tensor) -> Tensor:
-    return cutter(value, positions)
+def _cut_mask(queries: slice, keys: slice, mask: Tensor) -> Tensor:
+    # A mask of two dimensions is of keys alone, and one query stands for all.
+    if mask.ndim <= 2 or mask.shape[-2] == 1:
+        return mask[..., keys]
+    return mask[..., queries, keys]
 
 
-def _mask_rows(mask: Tensor, positions: int) -> Tensor:
-    # A mask of two dimensions is of keys alone.
-    return mask[..., -positions:, :] if mask.ndim > 2 else mask
-
-
-_SUFFIXES: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "attention_mask": _mask_rows,
-    "position_ids": lambda ids, positions: ids[..., -positions:],
-    "position_embeddings": lambda table, positions: table[..., -positions:, :],
-    "cache_position": lambda places, positions: places[-positions:],
+# What of an argument belongs to some queries and keys. A bias of MPT's is for as many keys as there may
+# be, and the block takes its end.
+_CUTTERS: dict[str, Callable[[slice, slice, Tensor], Tensor]] = {
+    "attention_mask": _cut_mask,
+    "position_ids": lambda queries, keys, ids: ids[..., queries],
+    "position_embeddings": lambda queries, keys, table: table[..., queries, :],
+    "cache_position": lambda queries, keys, places: places[queries],
+    "alibi": lambda queries, keys, bias: bias[..., keys],
+    "position_bias": lambda queries, keys, bias: bias,
 }
-
-
-def _each_tensor(arguments: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    return {name: _changed(change, value) for name, value in arguments.items()}
 
 
 def _changed(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -162,40 +195,6 @@ def _changed(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def _holds_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, tuple) and any(map(_holds_tensor, value)))
-
-
-@dataclass(frozen=True)
-class Passed:
-    """How one batch went through the model: its size, and how each block was called.
-
-    Attributes:
-        batch: how many rows it has.
-        positions: at how many positions of each row logits are wanted, counted from its end.
-        calls: of each block.
-    """
-
-    batch: int
-    positions: int
-    calls: tuple[BlockCall, ...]
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What one pass of the uncut model showed.
-
-    Attributes:
-        tokens: that were run.
-        passed: how the blocks were called.
-        start: the residual stream that entered block 0.
-        entered: what entered the block that was asked for.
-        logits: at the last positions.
-    """
-
-    tokens: Int64[Tensor, "batch pos"]
-    passed: Passed
-    start: Float[Tensor, "batch pos d_model"]
-    entered: Float[Tensor, "batch pos d_model"]
-    logits: Float[Tensor, "batch positions d_vocab"]
 
 
 def last_logits(
@@ -216,11 +215,17 @@ def end_logits(
     model: Any, tokens: Int64[Tensor, "batch pos"], positions: int
 ) -> Float[Tensor, "batch positions d_vocab"]:
     """`last_logits` with a gradient, where one is wanted."""
+    with unembedding_only(model, positions):
+        logits = run_whole(model, tokens)
+    return logits[:, -positions:]
+
+
+def run_whole(model: Any, tokens: Int64[Tensor, "batch pos"]) -> Tensor:
+    """One pass of a model as it is."""
     # A cache of keys would be filled by the pass, and captured with the arguments.
     options = {"use_cache": False} if is_bridge_block(model.blocks[0]) else {}
-    with unembedding_only(model, positions):
-        logits: Tensor = model(tokens.to(model_device(model)), return_type="logits", **options)
-    return logits[:, -positions:]
+    logits: Tensor = model(tokens.to(model_device(model)), return_type="logits", **options)
+    return logits
 
 
 @contextmanager
@@ -255,66 +260,3 @@ def _from_here(module: Any, args: Any, kwargs: Any) -> Any:
     if args:
         return (args[0].detach().requires_grad_(), *args[1:]), kwargs
     return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
-
-
-def record(
-    model: Any, tokens: Int64[Tensor, "batch pos"], positions: int, *, entering: int = 0
-) -> Recording | None:
-    """Runs the uncut model and notes how it calls its blocks, and what enters one of them.
-
-    Returns:
-        What was seen, or None if the blocks are not called once each, in order, with arguments that
-        can be given again.
-    """
-    notes = _Notes(entering)
-    with ExitStack() as stack:
-        for layer in range(n_layers(model)):
-            note = partial(notes.take, layer)
-            handle = model.blocks[layer].register_forward_pre_hook(note, with_kwargs=True)
-            stack.callback(handle.remove)
-        logits = last_logits(model, tokens, positions)
-    calls = tuple(call for _, call in notes.seen if call is not None)
-    in_order = [layer for layer, _ in notes.seen] == list(range(n_layers(model)))
-    if not in_order or len(calls) != len(notes.seen):
-        return None
-    passed = Passed(len(tokens), positions, calls)
-    return Recording(tokens, passed, notes.entered[0], notes.entered[entering], logits)
-
-
-class _Notes:
-    """What a pass shows of its blocks: how each is called, and what enters the first and one other."""
-
-    def __init__(self, entering: int) -> None:
-        self._kept = (0, entering)
-        self.seen: list[tuple[int, BlockCall | None]] = []
-        self.entered: dict[int, Tensor] = {}
-
-    def take(self, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """As a hook before a block."""
-        hidden, call = _read_call(module, args, kwargs)
-        self.seen.append((layer, call))
-        if layer in self._kept and isinstance(hidden, Tensor):
-            # A block that writes into what it reads is found out at block 0.
-            self.entered[layer] = hidden if layer == 0 else hidden.clone()
-
-
-def _read_call(
-    block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Tensor, BlockCall | None]:
-    named = dict(kwargs)
-    if args:
-        hidden, *rest = args
-    else:
-        hidden, rest = named.pop("hidden_states", None), []
-    inner = getattr(block, "original_component", None) or block
-    names = list(inspect.signature(inner.forward).parameters)[1 : len(rest) + 1]
-    named.update(zip(names, rest, strict=False))
-    understood = isinstance(hidden, Tensor) and len(names) == len(rest)
-    understood = understood and all(_can_repeat(value) for value in named.values())
-    return hidden, BlockCall(named) if understood else None
-
-
-def _can_repeat(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_can_repeat, value))
-    return value is None or isinstance(value, (bool, int, float, str, Tensor))

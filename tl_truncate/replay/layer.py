@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.replay.calls import Passed
-from tl_truncate.replay.upwards import Replayer
+from tl_truncate.replay.passed import Passed
+from tl_truncate.replay.upwards import Replayer, Streams, copied
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts, truncated
 from tl_truncate.surgery.stack import Stacked, stacked_cut
@@ -32,7 +32,7 @@ _AGREEMENT_HALF = 0.1
 
 @dataclass(frozen=True, eq=False)
 class LayerState:
-    """What one uncut block read and wrote for one batch.
+    """What one uncut block read and wrote for one segment of a tree.
 
     Attributes:
         before: the residual stream that entered.
@@ -49,10 +49,11 @@ class LayerState:
         outputs = {matrix: value[:, -positions:] for matrix, value in self.outputs.items()}
         return LayerState(self.before[:, -positions:], self.after[:, -positions:], outputs)
 
-    def rows(self, count: int) -> "LayerState":
-        """The first rows alone."""
-        outputs = {matrix: value[:count] for matrix, value in self.outputs.items()}
-        return LayerState(self.before[:count], self.after[:count], outputs)
+    def row(self, place: int) -> "LayerState":
+        """One row alone."""
+        own = slice(place, place + 1)
+        outputs = {matrix: value[own] for matrix, value in self.outputs.items()}
+        return LayerState(self.before[own], self.after[own], outputs)
 
 
 def shared_matrices(model: Any, layer: int, sites: Sequence[Site]) -> tuple[Matrix, ...]:
@@ -69,30 +70,40 @@ def shared_matrices(model: Any, layer: int, sites: Sequence[Site]) -> tuple[Matr
 
 @torch.no_grad()
 def observe(
-    replayer: Replayer, layer: int, resid: Tensor, passed: Passed, matrices: Sequence[Matrix]
-) -> LayerState:
-    """Runs one block as it is, and keeps what its cuts can share."""
+    replayer: Replayer, layer: int, resids: Streams, passed: Passed, matrices: Sequence[Matrix]
+) -> tuple[LayerState, ...]:
+    """Runs one block as it is, and keeps what its cuts can share, for each segment."""
     model = replayer.model
-    outputs: dict[Matrix, Tensor] = {}
+    outputs: dict[Matrix, list[Tensor]] = {matrix: [] for matrix in matrices}
     with ExitStack() as stack:
         for matrix in matrices:
             point = locate(model, Site(layer, matrix)).output.module
-            keep = partial(_keep, outputs, matrix, resid.shape[:2])
-            stack.callback(point.register_forward_hook(keep).remove)
-        after = replayer.block(layer, resid, passed.calls[layer])
-    return LayerState(resid, after, outputs)
+            stack.callback(point.register_forward_hook(partial(_keep, outputs[matrix])).remove)
+        after = replayer.blocks(layer, resids, passed)
+    states = []
+    for place, (before, left) in enumerate(zip(resids, after, strict=True)):
+        # OPT's MLP lays all positions of all rows one behind the other.
+        own = {
+            matrix: values[place].reshape(*before.shape[:2], -1)
+            for matrix, values in outputs.items()
+            if len(values) == len(resids)
+        }
+        states.append(LayerState(before, left, own))
+    return tuple(states)
 
 
-def _keep(
-    outputs: dict[Matrix, Tensor],
-    matrix: Matrix,
-    rows: torch.Size,
-    module: Any,
-    args: Any,
-    value: Tensor,
-) -> None:
-    # OPT's MLP lays all positions of all rows one behind the other.
-    outputs[matrix] = value.reshape(*rows, -1)
+def _keep(values: list[Tensor], module: Any, args: Any, value: Tensor) -> None:
+    values.append(value)
+
+
+def entered(states: Sequence[LayerState]) -> Streams:
+    """What entered the block."""
+    return tuple(state.before for state in states)
+
+
+def left(states: Sequence[LayerState]) -> Streams:
+    """What left it."""
+    return tuple(state.after for state in states)
 
 
 class SiteReplay:
@@ -116,23 +127,24 @@ class SiteReplay:
             weakref.WeakKeyDictionary()
         )
 
-    def try_sharing(self, state: LayerState, passed: Passed) -> bool:
+    def try_sharing(self, states: Sequence[LayerState], passed: Passed) -> bool:
         """Shares the block's work from now on, if one row says that the result is that of the hooks.
 
         Args:
-            state: of a batch of one row.
-            passed: the same row's pass.
+            states: of the segments of one row.
+            passed: the same row's way.
         """
-        if not self._can_share(state):
+        if not all(map(self._can_share, states)):
             return False
-        layer, uncut = self._site.layer, state.after
         changing = [place for place, edit in enumerate(self._edits.edits) if not edit.is_identity]
         first = changing[0] if changing else 0
         edits = self._edits.part(slice(first, first + 1))
         with torch.no_grad(), truncated(self._model, stacked_cut(self._site, edits)):
-            hooked = self._replayer.block(layer, state.before, passed.calls[layer])
-        change = hooked - uncut
-        gap = (self._after_cuts(state, edits) - uncut - change).abs().max()
+            hooked = self._replayer.blocks(self._site.layer, entered(states), passed)
+        uncut = torch.cat(left(states), 1)
+        change = torch.cat(hooked, 1) - uncut
+        after = torch.cat([self._after_cuts(state, edits) for state in states], 1)
+        gap = (after - uncut - change).abs().max()
         rounding = 16 * torch.finfo(uncut.dtype).eps * uncut.abs().max()
         share = _AGREEMENT.get(uncut.dtype, _AGREEMENT_HALF)
         self.shares = bool(gap <= share * change.abs().max() + rounding)
@@ -140,21 +152,25 @@ class SiteReplay:
 
     @torch.no_grad()
     def logits(
-        self, state: LayerState, passed: Passed, which: slice = slice(None)
-    ) -> Float[Tensor, "tall positions d_vocab"]:
+        self, states: Sequence[LayerState], passed: Passed, which: slice = slice(None)
+    ) -> tuple[Tensor, ...]:
         """Logits at the answers' positions under each cut, one after the other: a tall batch.
 
         Args:
-            state: of the batch, from `observe`.
-            passed: the batch's pass.
+            states: of the tree's segments, from `observe`.
+            passed: the way of the tree's rows.
             which: of the site's cuts.
+
+        Returns:
+            For each leaf `[tall, positions, d_vocab]`.
         """
         layer, last = self._site.layer, self._replayer.last
         edits = self._edits.part(which)
         if self.shares:
-            part = state.suffix(passed.positions) if layer == last else state
-            return self._replayer.upwards(layer + 1, self._after_cuts(part, edits), passed)
-        tall = state.before.repeat(len(edits.edits), 1, 1)
+            wanted = _at_answers(states, passed) if layer == last else states
+            changed = tuple(self._after_cuts(state, edits) for state in wanted)
+            return self._replayer.upwards(layer + 1, changed, passed)
+        tall = copied(entered(states), len(edits.edits))
         with truncated(self._model, stacked_cut(self._site, edits)):
             return self._replayer.upwards(layer, tall, passed)
 
@@ -194,6 +210,12 @@ class SiteReplay:
             return written.view(*cut.shape[:-1], -1)
         product = rows @ out.weight() if bias is None else torch.addmm(bias, rows, out.weight())
         return product.view(*cut.shape[:-1], -1)
+
+
+def _at_answers(states: Sequence[LayerState], passed: Passed) -> list[LayerState]:
+    """What of the last block's states is unembedded; one position where rows go on, which is not."""
+    pairs = zip(states, passed.parts, strict=True)
+    return [state.suffix(max(1, part.positions)) for state, part in pairs]
 
 
 def _bias(linear: Linear, dtype: torch.dtype) -> Tensor | None:

@@ -1,12 +1,16 @@
 """From the residual stream at some block up to the logits at the answers' positions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.replay.calls import BlockCall, Layout, Passed, Recording, fits, layout_of, record
+from tl_truncate.replay.calls import BlockCall, Layout, fits, layout_of
+from tl_truncate.replay.passed import Part, Passed, passed_alone
+from tl_truncate.replay.past import Behind, Cache, Full, KeysSeen, Known
+from tl_truncate.replay.recording import Entered, Recording, enter, record
 from tl_truncate.weights.linear import where_float64_is
 from tl_truncate.weights.locate import n_layers
 
@@ -17,13 +21,18 @@ _TOLERANCE_HALF = 0.25
 # Enough of a row to try what several copies of several rows need, and little beside the model.
 _TRIED = 8
 
+#: Residual streams of the segments of a tree; behind the last block those of leaves alone count.
+Streams = tuple[Tensor, ...]
+
 
 class Replayer:
     """Calls a model's blocks again, with the last one at the answers' positions alone where it can.
 
     In the last block only the answers' queries matter, but everyone's keys and values. The block is
     called twice with a cache of the caller's own: once on all positions, to have its keys and values
-    and be left there, and once on the last positions, which find those as their past.
+    and be left there, and once on the last positions, which find those as their past. In the same way
+    rows that begin alike share their beginning: a block is called on it once, and its keys and values
+    are the past of what differs.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
@@ -32,8 +41,8 @@ class Replayer:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.last = n_layers(model) - 1
+        self.layouts: list[Layout] = []
         self._narrow = True
-        self._layouts: list[Layout] = []
         self._of_one_row: tuple[BlockCall, ...] = ()
 
     def accepts(self, seen: Recording) -> bool:
@@ -43,7 +52,7 @@ class Replayer:
         tried first, and then the whole one.
         """
         two = self._learn(seen)
-        if two is None or not self.fits(seen.passed):
+        if two is None or not self.fits(seen):
             return False
         for narrow in (True, False):
             self._narrow = narrow
@@ -51,77 +60,133 @@ class Replayer:
                 return True
         return False
 
-    def fits(self, passed: Passed) -> bool:
+    def fits(self, seen: Entered) -> bool:
         """Whether it is known of a batch what in its calls goes with its rows."""
-        calls = zip(passed.calls, self._layouts, self._of_one_row, strict=True)
-        return all(fits(call, layout, one, passed.batch) for call, layout, one in calls)
+        calls = zip(seen.calls, self.layouts, self._of_one_row, strict=True)
+        return all(fits(call, layout, one, len(seen.tokens)) for call, layout, one in calls)
 
     def _learn(self, seen: Recording) -> Recording | None:
         """What goes with the rows, from one short row and from two, and the pass of the two."""
         tokens = seen.tokens[:2, :_TRIED]
         if len(tokens) == 1:
             tokens = torch.cat([tokens, tokens.flip(1)])
-        positions = min(seen.passed.positions, tokens.shape[1])
-        one, two = (record(self.model, rows, positions) for rows in (tokens[:1], tokens))
+        one = enter(self.model, tokens[:1], seen.returns)
+        two = record(self.model, tokens, min(seen.positions, tokens.shape[1]))
+        one = one or record(self.model, tokens[:1], 1)
         if one is None or two is None:
             return None
-        pairs = zip(one.passed.calls, two.passed.calls, strict=True)
+        pairs = zip(one.calls, two.calls, strict=True)
         layouts = [layout for pair in pairs if (layout := layout_of(*pair)) is not None]
-        self._layouts, self._of_one_row = layouts, one.passed.calls
-        return two if len(layouts) == len(one.passed.calls) else None
+        self.layouts, self._of_one_row = layouts, one.calls
+        return two if len(layouts) == len(one.calls) else None
 
     def _repeats(self, seen: Recording, copies: int) -> bool:
         """Whether copies of a pass's rows get the logits of that pass."""
+        return self.agrees((seen.start,), passed_alone(seen, seen.positions), (seen.logits,), copies)
+
+    def tries(self, start: Streams, passed: Passed, wanted: Sequence[Tensor]) -> bool:
+        """Whether two copies of a tree's rows get some logits, with the last block short or whole."""
+        for narrow in (True, False):
+            self._narrow = narrow
+            if self.agrees(start, passed, wanted, 2):
+                return True
+        return False
+
+    def agrees(self, start: Streams, passed: Passed, wanted: Sequence[Tensor], copies: int) -> bool:
+        """Whether copies of a tree's rows get some logits.
+
+        Args:
+            start: what enters block 0.
+            passed: the rows' way.
+            wanted: of each leaf.
+            copies: how many.
+        """
         try:
-            again = self.upwards(0, seen.start.repeat(copies, 1, 1), seen.passed)
+            again = self.upwards(0, copied(start, copies), passed)
         except Exception:  # noqa: BLE001 -- whatever a block of any architecture raises, it means no
             return False
-        wanted = seen.logits.repeat(copies, 1, 1)
-        if again.shape != wanted.shape:
-            return False
-        return log_probability_gap(again, wanted) <= _TOLERANCE.get(wanted.dtype, _TOLERANCE_HALF)
+        pairs = zip(again, copied(wanted, copies), strict=True)
+        return all(same_logits(found, own) for found, own in pairs)
 
-    def block(self, layer: int, resid: Tensor, call: BlockCall) -> Float[Tensor, "batch pos d_model"]:
+    def blocks(self, layer: int, resids: Streams, passed: Passed) -> Streams:
         """One block's output."""
+        known: dict[int, Known] = {}
+        return tuple(
+            self._block(layer, resid, passed, index, known) for index, resid in enumerate(resids)
+        )
+
+    def _block(
+        self, layer: int, resid: Tensor, passed: Passed, index: int, known: dict[int, Known]
+    ) -> Tensor:
+        part = passed.parts[index]
+        call = self._call(layer, resid, part)
+        if passed.tree.shares and not (part.segment.is_leaf and part.segment.parent is None):
+            cache = Cache(_behind(part, resid, known))
+            left = self._run(layer, resid, _cached(call, cache))
+            if not part.segment.is_leaf:
+                known[index] = _seen(cache)
+            return left
+        return self._run(layer, resid, call)
+
+    def _call(self, layer: int, resid: Tensor, part: Part) -> BlockCall:
+        return part.call(layer, resid.shape[0] // part.rows, self.layouts)
+
+    def _run(self, layer: int, resid: Tensor, call: BlockCall) -> Float[Tensor, "batch pos d_model"]:
         out = self.model.blocks[layer](resid, **call.arguments)
         left: Tensor = out[0] if isinstance(out, (tuple, list)) else out
         return left
 
     @torch.no_grad()
-    def upwards(
-        self, layer: int, resid: Float[Tensor, "tall pos d_model"], passed: Passed
-    ) -> Float[Tensor, "tall positions d_vocab"]:
-        """Logits from the residual stream that enters a block, or leaves the last one.
+    def upwards(self, layer: int, resids: Streams, passed: Passed) -> tuple[Tensor, ...]:
+        """Logits from the residual streams that enter a block, or leave the last one.
 
         Args:
             layer: the block; one more than the last to unembed at once.
-            resid: a whole number of copies of the batch.
-            passed: how the blocks were called on the batch.
+            resids: for each segment a whole number of copies of its rows; that of a segment from which
+                rows go on is not looked at behind the last block.
+            passed: the rows' way.
+
+        Returns:
+            For each leaf `[tall, positions, d_vocab]`.
         """
-        copies = resid.shape[0] // passed.batch
         for index in range(layer, self.last):
-            resid = self.block(index, resid, self._tiled(index, copies, passed))
+            resids = self.blocks(index, resids, passed)
         if layer <= self.last:
-            call = self._tiled(self.last, copies, passed)
-            resid = self._last_block(resid, call, passed.positions)
-        return self._unembed(resid[:, -passed.positions :])
+            resids = self._last_block(resids, passed)
+        return self.unembed(resids, passed)
 
-    def _tiled(self, layer: int, copies: int, passed: Passed) -> BlockCall:
-        return passed.calls[layer].tiled(copies, self._layouts[layer])
+    def unembed(self, resids: Streams, passed: Passed) -> tuple[Tensor, ...]:
+        """Logits at the answers' positions of each leaf, from what leaves the last block."""
+        pairs = zip(resids, passed.parts, strict=True)
+        return tuple(
+            self._unembed(resid[:, -part.positions :]) for resid, part in pairs if part.segment.is_leaf
+        )
 
-    def _last_block(self, resid: Tensor, call: BlockCall, positions: int) -> Tensor:
-        keys = _Keys()
-        short, noting = call.suffix(positions), call.with_cache(keys)
-        if not self._narrow or short is None or noting is None:
-            return self.block(self.last, resid, call)
-        try:
-            # A block that ignores the cache has done all its work, and this is its output.
-            return self.block(self.last, resid, noting)
-        except _KeysSeen:
-            pass
-        known = short.with_cache(_Past(keys, positions))
-        assert known is not None
-        return self.block(self.last, resid[:, -positions:], known)
+    def _last_block(self, resids: Streams, passed: Passed) -> Streams:
+        known: dict[int, Known] = {}
+        left = []
+        for index, (resid, part) in enumerate(zip(resids, passed.parts, strict=True)):
+            call = self._call(self.last, resid, part)
+            behind = _behind(part, resid, known)
+            cache = Cache(behind, leaves=True)
+            short, noting = call.suffix(part.positions), call.with_cache(cache)
+            if part.segment.is_leaf and (not self._narrow or short is None or noting is None):
+                left.append(self._block(self.last, resid, passed, index, known))
+                continue
+            try:
+                # A block that ignores the cache has done all its work, and this is its output.
+                left.append(self._run(self.last, resid, _cached(call, cache)))
+                continue
+            except KeysSeen:
+                pass
+            if not part.segment.is_leaf:
+                known[index] = _seen(cache)
+                left.append(resid)
+                continue
+            assert short is not None
+            full = _cached(short, Full(_seen(cache), part.positions))
+            left.append(self._run(self.last, resid[:, -part.positions :], full))
+        return tuple(left)
 
     def _unembed(self, resid: Tensor) -> Tensor:
         norm = getattr(self.model, "ln_final", None)
@@ -130,52 +195,45 @@ class Replayer:
         return logits if cap <= 0 else cap * torch.tanh(logits / cap)
 
 
+class NoCache(Exception):
+    """A block that takes no keys and values of others."""
+
+
+def _cached(call: BlockCall, cache: Cache | Full) -> BlockCall:
+    found = call.with_cache(cache)
+    if found is None:
+        raise NoCache
+    return found
+
+
+def _seen(cache: Cache) -> Known:
+    if cache.known is None:
+        raise NoCache
+    return cache.known
+
+
+def _behind(part: Part, resid: Tensor, known: dict[int, Known]) -> Behind | None:
+    parent = part.segment.parent
+    if parent is None:
+        return None
+    return Behind(known[parent], part.segment.within, resid.shape[0] // part.rows)
+
+
+def copied(streams: Sequence[Tensor], copies: int) -> Streams:
+    """Each stream as a tall batch of so many copies."""
+    return tuple(each.repeat(copies, *[1] * (each.ndim - 1)) for each in streams)
+
+
+def same_logits(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two tensors of logits are the same but for rounding."""
+    if found.shape != wanted.shape:
+        return False
+    gap = log_probability_gap(found, wanted)
+    return gap <= _TOLERANCE.get(wanted.dtype, _TOLERANCE_HALF)
+
+
 def log_probability_gap(first: Tensor, second: Tensor) -> float:
     """The largest difference of log-probability between two tensors of logits."""
     one, other = where_float64_is(first), where_float64_is(second)
     gap = one.double().log_softmax(-1) - other.double().log_softmax(-1)
     return float(gap.abs().max())
-
-
-class _KeysSeen(Exception):
-    """No error: the way out of a block whose keys and values are known."""
-
-
-class _Keys:
-    """A cache that takes the keys and values of all positions and leaves the block.
-
-    It answers to the protocols of transformers (`update`) and of TransformerLens 3 (`append`).
-    """
-
-    past_keys = torch.empty(0, 0)
-
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = keys, values
-        raise _KeysSeen
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return self.update(keys, values)
-
-
-class _Past:
-    """A cache that already has the keys and values of all positions, the newest included."""
-
-    def __init__(self, known: _Keys, positions: int) -> None:
-        assert known.keys is not None
-        assert known.values is not None
-        self._both = known.keys, known.values
-        self._before = known.keys.shape[1] - positions
-
-    @property
-    def past_keys(self) -> Tensor:
-        return self._both[0][:, : self._before]
-
-    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self._both
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return self._both

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,25 @@ class _Before(threading.local):
 
     def __init__(self) -> None:
         self.fired: list[list[int]] = []
+
+
+class _Paused(threading.local):
+    """Whether a thread runs passes in which no block computes anything."""
+
+    now = False
+
+
+_paused = _Paused()
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Lets passes that compute no block, and so reach no cut, say nothing of the cuts."""
+    before, _paused.now = _paused.now, True
+    try:
+        yield
+    finally:
+        _paused.now = before
 
 
 class _BlockWatch:
@@ -42,7 +62,7 @@ class _BlockWatch:
     def _leave(self, block: nn.Module, args: Any, output: Any) -> None:
         # A block that was already running when the hooks were placed, and one that raised.
         fired = self._before.fired.pop() if self._before.fired else None
-        if fired is None or output is None:
+        if fired is None or output is None or _paused.now:
             return
         for surgeon, before in zip(self._surgeons, fired, strict=True):
             if surgeon.fired == before and surgeon not in self.missed:

@@ -1,6 +1,7 @@
 """A sweep against in-place editing, setting by setting, and against plain hooked passes."""
 
 import warnings
+from dataclasses import replace
 
 import inplace
 import numpy as np
@@ -444,11 +445,11 @@ def test_states_are_computed_anew_where_they_may_not_be_kept(toy, drinks):
     grid = make_grid(toy, None, [0.2, 0.5], (), 0)
     sites = list(dict.fromkeys(cut.site for cut in grid))
     found = []
-    for remembers in (True, False):
+    for remembers in ("blocks", "block", "nothing"):
         plan = make_plan(toy, encoded, sites, batch_size=1, tokens_in_flight=16, max_memory=None)
-        plan = type(plan)(plan.batches, plan.copies, remembers, plan.memory)
-        found.append([each for group in Engine(toy, [drinks], plan).run(grid) for each in group])
-    assert found[0] == found[1]
+        engine = Engine(toy, [drinks], replace(plan, remembers=remembers))
+        found.append([each for group in engine.run(grid) for each in group])
+    assert found[0] == found[1] == found[2]
 
 
 def test_the_same_call_gives_the_same_numbers_and_leaves_no_trace(toy, drinks):

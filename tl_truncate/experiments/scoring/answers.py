@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal
@@ -123,6 +123,25 @@ def plan_batches(
                 row = prompt.prompt + answer[:-1]
                 own = (index if apart else None, row)
                 wanted[own].append(Answer(task, index, kind, answer))  # type: ignore[arg-type]
+    asked = {own: tuple(answers) for own, answers in wanted.items()}
+    return _by_length(asked, batch_size, max_tokens)
+
+
+def batched(
+    asked: Mapping[tuple[int, ...], tuple[Answer, ...]], batch_size: int, max_tokens: int
+) -> list[Batch]:
+    """Rows with their answers, batched by length as `plan_batches` does."""
+    own: dict[tuple[int | None, tuple[int, ...]], tuple[Answer, ...]] = {
+        (None, row): answers for row, answers in asked.items()
+    }
+    return _by_length(own, batch_size, max_tokens)
+
+
+def _by_length(
+    wanted: Mapping[tuple[int | None, tuple[int, ...]], tuple[Answer, ...]],
+    batch_size: int,
+    max_tokens: int | None,
+) -> list[Batch]:
     by_length: dict[int, list[tuple[int | None, tuple[int, ...]]]] = defaultdict(list)
     for own in wanted:
         by_length[len(own[1])].append(own)
@@ -132,10 +151,9 @@ def plan_batches(
         size = batch_size if max_tokens is None else max(1, min(batch_size, max_tokens // length))
         for start in range(0, len(bucket), size):
             keys = bucket[start : start + size]
-            rows = tuple(row for _, row in keys)
-            answers = tuple(tuple(wanted[key]) for key in keys)
+            answers = tuple(wanted[key] for key in keys)
             longest = max(len(answer.tokens) for asked in answers for answer in asked)
-            batches.append(Batch(rows, answers, longest))
+            batches.append(Batch(tuple(row for _, row in keys), answers, longest))
     return batches
 
 

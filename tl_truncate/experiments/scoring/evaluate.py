@@ -12,8 +12,8 @@ from tl_truncate.experiments.scoring.answers import Outcome, Sheet, plan_batches
 from tl_truncate.experiments.scoring.estimates import estimate_changes, estimate_values
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
+from tl_truncate.experiments.scoring.together.scored import scored_batches
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
-from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.codec import NEEDED
 from tl_truncate.runs.files import rows_of
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record, make_record
@@ -324,11 +324,11 @@ def check_baseline(baseline: Any, wanted: Record) -> None:
 def _score(
     model: Any, task: Task, cuts: Cuts, encoded: EncodedTask, batch_size: int, progress: bool
 ) -> pd.DataFrame:
-    batches, sheet = plan_batches([encoded], batch_size), Sheet([task], cuts)
-    rows = sum(len(batch.rows) for batch in batches)
+    sheet = Sheet([task], cuts)
+    rows = sum(len(batch.rows) for batch in plan_batches([encoded], batch_size))
     with tqdm(total=rows, disable=not progress, desc=task.name, unit="row", delay=2, leave=False) as bar:
-        for batch in batches:
-            sheet.fill(batch, last_logits(model, batch.tokens, batch.positions))
+        for batch, logits in scored_batches(model, encoded, batch_size):
+            sheet.fill(batch, logits)
             bar.update(len(batch.rows))
     return score_frame(task, [len(each.prompt) for each in encoded.prompts], sheet.outcomes()[0])
 

@@ -1,8 +1,8 @@
 """How much memory a sweep takes beside the model, and the plan that fits into what is allowed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches
 from tl_truncate.experiments.scoring.memory import (
@@ -12,9 +12,11 @@ from tl_truncate.experiments.scoring.memory import (
     logit_bytes,
     token_bytes,
 )
+from tl_truncate.experiments.scoring.together.groves import Grove, plan_groves
+from tl_truncate.replay.layer import shared_matrices
+from tl_truncate.replay.tree import Tree
 from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.weights.holding.placement import model_dtype
-from tl_truncate.weights.locate import available
 from tl_truncate.weights.site import Site
 
 
@@ -24,7 +26,7 @@ class Memory:
 
     Attributes:
         streams: the residual stream of all prompts.
-        states: what one block of the uncut pass is remembered by.
+        states: what is kept of the uncut pass: of all blocks that are cut, of one, or of a batch.
         in_flight: a tall batch on its way through a block, and the logits of its answers.
         factors: singular vectors of one site.
     """
@@ -41,9 +43,17 @@ class Memory:
 
     def __str__(self) -> str:
         return (
-            f"{amount(self.total)} (streams {amount(self.streams)}, one block {amount(self.states)}, "
+            f"{amount(self.total)} (streams {amount(self.streams)}, states {amount(self.states)}, "
             f"in flight {amount(self.in_flight)}, factors {amount(self.factors)})"
         )
+
+
+#: What is kept of the uncut pass: the states of all blocks that are cut, of one at a time, or none.
+Remembers = Literal["blocks", "block", "nothing"]
+# Most bytes of the states of all blocks where nothing is said of memory.
+_KEPT = 2**29
+# A tree in all its copies has at most so many times the tokens in flight.
+_TREES = 8
 
 
 @dataclass(frozen=True)
@@ -51,16 +61,37 @@ class Plan:
     """How the prompts are batched and how many cuts share a pass.
 
     Attributes:
-        batches: of the prompts.
-        copies: how many cuts of a site make one tall batch.
-        remembers: whether a block's state is kept for all batches, or computed anew for each site.
+        batches: of all prompts, with nothing shared.
+        groves: prompts whose common beginnings are computed once, where the model takes that.
+        apart: batches of the prompts that are in no grove.
+        sites: that may be cut.
+        copies: how many cuts of a site share their passes.
+        copies_at_once: how many of them make one tall batch; as many, but where nothing can be shared.
+        copies_apart: how many would.
+        tokens_at_once: most tokens in a batch that has more than one row.
+        remembers: what is kept of the uncut pass; the rest is computed anew.
         memory: that this takes.
     """
 
     batches: tuple[Batch, ...]
+    groves: tuple[Grove, ...]
+    apart: tuple[Batch, ...]
+    sites: tuple[Site, ...]
     copies: int
-    remembers: bool
+    copies_at_once: int
+    copies_apart: int
+    tokens_at_once: int
+    remembers: Remembers
     memory: Memory
+
+    def alone(self) -> "Plan":
+        """The same with nothing shared."""
+        return replace(self, groves=(), apart=self.batches, copies_at_once=self.copies_apart)
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens a pass computes."""
+        return sum(_sizes(self.groves, self.apart))
 
 
 def make_plan(
@@ -71,21 +102,44 @@ def make_plan(
     batch_size: int,
     tokens_in_flight: int,
     max_memory: int | None,
+    at_a_site: int = 1,
 ) -> Plan:
-    """The fastest plan that fits: all states kept, then none, then smaller and smaller batches.
+    """The fastest plan that fits: all states kept, then one block's, then none, then smaller batches.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        encoded: the tasks.
+        sites: that are cut.
+        batch_size: most rows in a batch.
+        tokens_in_flight: of the cuts of a site that share a pass.
+        max_memory: most bytes beside the model.
+        at_a_site: how many cuts there are of each, about.
 
     Raises:
         ValueError: if not even one row at a time fits.
     """
     while True:
         batches = tuple(plan_batches(encoded, batch_size, tokens_in_flight))
-        mean = sum(batch.n_tokens for batch in batches) / len(batches)
-        copies = max(1, round(tokens_in_flight / mean))
-        for remembers in (True, False):
-            memory = _estimate(model, sites, batches, copies, remembers)
-            if max_memory is None or memory.total <= max_memory:
-                return Plan(batches, copies, remembers, memory)
-        if all(len(batch.rows) == 1 for batch in batches) and copies == 1:
+        groves, apart = _groves(encoded, batches, batch_size, tokens_in_flight, at_a_site)
+        copies = _copies(groves, apart, tokens_in_flight)
+        copies_apart = min(copies, _copies([], batches, tokens_in_flight))
+        for remembers in get_args(Remembers):
+            memory = _estimate(model, sites, groves, apart, copies, remembers)
+            fits = memory.states <= _KEPT or remembers != "blocks"
+            if fits if max_memory is None else memory.total <= max_memory:
+                return Plan(
+                    batches=batches,
+                    groves=tuple(groves),
+                    apart=tuple(apart),
+                    sites=tuple(sites),
+                    copies=copies,
+                    copies_at_once=copies,
+                    copies_apart=copies_apart,
+                    tokens_at_once=tokens_in_flight,
+                    remembers=remembers,
+                    memory=memory,
+                )
+        if tokens_in_flight == 1:
             raise ValueError(
                 f"max_memory must be at least {memory.total} bytes for this task, {memory}, got "
                 f"{max_memory}. Allow more, or use fewer or shorter prompts."
@@ -93,22 +147,74 @@ def make_plan(
         tokens_in_flight = max(1, tokens_in_flight // 2)
 
 
+def _groves(
+    encoded: Sequence[EncodedTask],
+    batches: Sequence[Batch],
+    batch_size: int,
+    tokens_in_flight: int,
+    at_a_site: int,
+) -> tuple[list[Grove], list[Batch]]:
+    """What shares a beginning, and what does not."""
+    if tokens_in_flight == 1:
+        return [], list(batches)
+    found = plan_groves(encoded, batch_size, tokens_in_flight)
+    # Several cuts share a call of a block, so that more and smaller calls are worth it.
+    together = min(at_a_site, _copies(*found, tokens_in_flight))
+    return plan_groves(encoded, batch_size, tokens_in_flight, copies=together)
+
+
+def _copies(groves: Sequence[Grove], apart: Sequence[Batch], tokens_in_flight: int) -> int:
+    """How many cuts make up the tokens in flight, and no tree too large."""
+    sizes = _sizes(groves, apart)
+    copies = round(tokens_in_flight * len(sizes) / sum(sizes))
+    largest = max((grove.tree.n_tokens for grove in groves), default=1)
+    return max(1, min(copies, _TREES * tokens_in_flight // largest) if groves else copies)
+
+
+def _sizes(groves: Sequence[Grove], apart: Sequence[Batch]) -> list[int]:
+    """The tokens of each call of a block."""
+    shared = [segment.n_tokens for grove in groves for segment in grove.tree.segments]
+    return [*shared, *(batch.n_tokens for batch in apart)]
+
+
 def _estimate(
-    model: Any, sites: Sequence[Site], batches: Sequence[Batch], copies: int, remembers: bool
+    model: Any,
+    sites: Sequence[Site],
+    groves: Sequence[Grove],
+    apart: Sequence[Batch],
+    copies: int,
+    remembers: Remembers,
 ) -> Memory:
-    config = model.cfg
-    item, d_model = model_dtype(model).itemsize, int(config.d_model)
-    d_mlp = int(getattr(config, "d_mlp", None) or 4 * d_model)
-    tokens = sum(batch.n_tokens for batch in batches)
-    largest = max(batch.n_tokens for batch in batches)
+    item, d_model = model_dtype(model).itemsize, int(model.cfg.d_model)
+    sizes = _sizes(groves, apart)
+    batches = [*apart, *(batch for grove in groves for batch in grove.batches)]
     longest = max(len(batch.rows[0]) for batch in batches)
-    branches = 2 if "W_gate" in available(model, sites[0].layer) else 1
-    state = (3 * d_model + branches * d_mlp) * item
     answers = max(len(batch.rows) * batch.positions for batch in batches)
-    in_a_block = largest * token_bytes(model, longest)
+    in_a_block = max(sizes) * token_bytes(model, longest) + answers * logit_bytes(model)
+    beside = max((_beside(grove.tree) for grove in groves), default=0) * d_model * item
+    layers = {site.layer: [each for each in sites if each.layer == site.layer] for site in sites}
+    states = [_state(model, own) * item for own in layers.values()]
+    kept = dict(
+        blocks=sum(sizes) * sum(states), block=sum(sizes) * max(states), nothing=max(sizes) * max(states)
+    )
     return Memory(
-        streams=2 * tokens * d_model * item,
-        states=(tokens if remembers else largest) * state,
-        in_flight=OVERHEAD + copies * (in_a_block + answers * logit_bytes(model)),
+        streams=2 * sum(sizes) * d_model * item,
+        states=kept[remembers],
+        in_flight=OVERHEAD + copies * (in_a_block + beside),
         factors=max(factor_bytes(model, sites)),
     )
+
+
+def _beside(tree: Tree) -> int:
+    """Values of d_model beside a segment on its way: streams, and keys and values of one layer."""
+    known = [len(each.rows) * each.end for each in tree.segments if not each.is_leaf]
+    read = max(len(each.rows) * each.end for each in tree.leaves)
+    return 2 * tree.n_tokens + 2 * sum(known) + 4 * read
+
+
+def _state(model: Any, sites: Sequence[Site]) -> int:
+    """Values of a token in the state of a block that is cut at some sites."""
+    config = model.cfg
+    d_model, d_mlp = int(config.d_model), int(getattr(config, "d_mlp", None) or 4 * config.d_model)
+    matrices = shared_matrices(model, sites[0].layer, sites)
+    return 2 * d_model + sum(d_model if matrix == "W_out" else d_mlp for matrix in matrices)

@@ -74,13 +74,15 @@ def prepare(
         ValueError: if a task does not fit the tokenizer, or the memory does not suffice.
     """
     encoded = [encode(model, each, prepend_bos=options.prepend_bos) for each in tasks]
+    sites = list(dict.fromkeys(cut.site for cut in grid))
     plan = make_plan(
         model,
         encoded,
-        list(dict.fromkeys(cut.site for cut in grid)),
+        sites,
         batch_size=options.batch_size,
         tokens_in_flight=options.tokens_in_flight,
         max_memory=options.max_memory,
+        at_a_site=len(grid) // max(1, len(sites)),
     )
     with hashed_once(model):
         records = _records(model, tasks, encoded, options.seed)

@@ -39,12 +39,12 @@ def units_of(model: Any, cuts: Sequence[SiteCut], plan: Plan) -> tuple[Unit, ...
         Each cut in exactly one unit: first each cut that goes by itself, then block by block from the
         lowest up, site by site, as many cuts as share a pass.
     """
-    tokens, blocks = sum(batch.n_tokens for batch in plan.batches), int(model.cfg.n_layers)
+    whole, blocks = sum(batch.n_tokens for batch in plan.batches), int(model.cfg.n_layers)
     by_site: dict[Site, list[SiteCut]] = {}
     alone = []
     for cut in cuts:
         if goes_by_itself(model, cut):
-            alone.append(Unit((cut,), float(blocks * tokens)))
+            alone.append(Unit((cut,), float(blocks * whole)))
         else:
             by_site.setdefault(cut.site, []).append(cut)
     shared = []
@@ -52,7 +52,7 @@ def units_of(model: Any, cuts: Sequence[SiteCut], plan: Plan) -> tuple[Unit, ...
         own = by_site[site]
         for start in range(0, len(own), plan.copies):
             some = tuple(own[start : start + plan.copies])
-            shared.append(Unit(some, float(len(some) * (blocks - site.layer) * tokens)))
+            shared.append(Unit(some, float(len(some) * (blocks - site.layer) * plan.n_tokens)))
     return (*alone, *shared)
 
 
