@@ -1,4 +1,4 @@
-"""What exact factors cost: `python benchmarks/factors.py [--threads 2] [--shape 2048 8192] [--device cuda]`.
+"""What exact factors cost: `python benchmarks/factors.py [--threads 2] [--device cuda]`.
 
 The alternative is `torch.linalg.svd` in float32, as LASER studies compute their truncations. Goals at
 2048 x 8192 (an MLP matrix of Pythia-1B): at least 3x faster, from the disk cache at least 20x.

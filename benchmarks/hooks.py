@@ -1,4 +1,4 @@
-"""What a cut costs a forward pass: `python benchmarks/hooks.py [--threads 2] [--repeats 15] [--device cuda]`.
+"""What a cut costs a forward pass: `python benchmarks/hooks.py [--threads 2] [--device cuda]`.
 
 GPT-NeoX shape with 12 layers, d_model 768, 64 prompts of 16 tokens, float32, logits of all positions, as
 a TransformerBridge. Only the pass is timed, not entering the context. Goals: one hooked site at most

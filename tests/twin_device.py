@@ -14,6 +14,7 @@ from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
 )
+from torch.utils._mode_utils import no_dispatch
 
 from tl_truncate.weights import stored
 
@@ -75,6 +76,9 @@ def _run(operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     whose = {id(each.numbers): each for each in given if isinstance(each, Twin)}
     plain_args, plain = pytree.tree_map(_numbers, (args, kwargs))
     found = operation(*plain_args, **plain)
+    if torch.Tag.inplace_view in operation.tags:  # the wrapper gets its numbers' new shape
+        with no_dispatch():
+            operation(*args, **kwargs)
 
     def back(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
