@@ -12,6 +12,8 @@ OTHERS := $(filter-out $(NEWEST),$(LEGS))
 PYTEST := -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 PIP_QUIET ?= -q
 GPU_TABLE ?= gpu.md
+GPU_WORKERS ?= 8
+DEVICE ?= cuda
 # --no-compile: Python compiles what is imported, and most of what is installed never is.
 
 .PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials coverage benchmarks gpu clean
@@ -109,7 +111,12 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/exactness.py --real
 
 gpu:  ## What holds on a GPU, and how fast, with $(PYTHON), which must have torch for it and this package
-	$(PYTHON) benchmarks/gpu.py --out $(GPU_TABLE)
+	$(PYTHON) -m pytest -q -n $(GPU_WORKERS) --device $(DEVICE)
+	$(PYTHON) benchmarks/gpu.py --device $(DEVICE) --out $(GPU_TABLE)
+	$(PYTHON) benchmarks/hooks.py --device $(DEVICE)
+	$(PYTHON) benchmarks/factors.py --device $(DEVICE)
+	$(PYTHON) benchmarks/sweep.py --device $(DEVICE)
+	$(PYTHON) benchmarks/few_shot.py --device $(DEVICE) --models neox
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

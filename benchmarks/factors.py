@@ -1,4 +1,4 @@
-"""What exact factors cost: `python benchmarks/factors.py [--threads 2] [--shape 2048 8192]`.
+"""What exact factors cost: `python benchmarks/factors.py [--threads 2] [--device cuda]`.
 
 The alternative is `torch.linalg.svd` in float32, as LASER studies compute their truncations. Goals at
 2048 x 8192 (an MLP matrix of Pythia-1B): at least 3x faster, from the disk cache at least 20x.
@@ -7,20 +7,12 @@ The alternative is `torch.linalg.svd` in float32, as LASER studies compute their
 import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 
 import torch
+from clock import add_device, name_of, timed
 
 from tl_truncate.weights.spectra import cache
 from tl_truncate.weights.spectra.factors import factorise
-
-
-def timed(run: Callable[[], object]) -> tuple[float, object]:
-    """Seconds and result of one call."""
-    start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
 
 
 def main() -> None:
@@ -29,10 +21,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--shape", type=int, nargs=2, default=(2048, 8192))
     parser.add_argument("--repeats", type=int, default=3)
+    add_device(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.linalg.svd(torch.randn(64, 64))  # loads the libraries
-    weight = torch.randn(*options.shape, generator=torch.Generator().manual_seed(0))
+    device = options.device
+    torch.linalg.svd(torch.randn(64, 64, device=device))  # loads the libraries
+    factorise(torch.randn(64, 64, device=device))
+    weight = torch.randn(*options.shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     def from_disk() -> object:
         cache._memory.clear()
@@ -43,24 +38,22 @@ def main() -> None:
         from_disk()  # fills the cache
         rounds = [
             (
-                timed(lambda: torch.linalg.svd(weight, full_matrices=False)),
-                timed(lambda: factorise(weight)),
-                timed(from_disk),
+                timed(lambda: torch.linalg.svd(weight, full_matrices=False), device),
+                timed(lambda: factorise(weight), device),
+                timed(from_disk, device),
             )
             for _ in range(options.repeats)
         ]
     names = ("torch.linalg.svd, float32", "factorise (exact)", "cached_factors, from disk")
     goals = ("", "goal >= 3x", "goal >= 20x")
-    best = [min(each[index][0] for each in rounds) for index in range(3)]
-    print(
-        f"{options.shape[0]} x {options.shape[1]}, {options.threads} threads, best of {options.repeats}"
-    )
+    best = [min(each[index] for each in rounds) for index in range(3)]
+    print(f"{options.shape[0]} x {options.shape[1]}, {name_of(device)}, best of {options.repeats}")
     for name, value, goal in zip(names, best, goals, strict=True):
         print(f"  {name:<28}{value:9.3f} s  {best[0] / value:7.1f}x faster  {goal}")
-    vh = rounds[0][0][1][2]
+    vh = torch.linalg.svd(weight, full_matrices=False)[2]
     exact = weight.double()
     half = len(vh) // 2
-    ours = rounds[0][1][1]
+    ours = factorise(weight)
     for name, v in (("torch.linalg.svd, float32", vh.T), ("factorise (exact)", ours.V)):
         v = v[:, :half].double()
         whole = exact @ v @ v.T

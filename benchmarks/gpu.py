@@ -1,33 +1,47 @@
 """What holds on a GPU, and how fast: `make gpu`, or `python benchmarks/gpu.py [--device DEVICE]`.
 
-First the numbers: on the device, cut models of every small architecture against models edited in place,
-and then each kind of result (scores, sweep, screen, parts, fits, generation) against the same on the
-CPU, in float64. Then the times, in turns in one run: what a cut costs a pass, what a setting of a sweep
-costs a user who edits weights in place, and what a decomposition costs here and there.
+`numbers`: on the device, cut models of every small architecture against models edited in place, and then
+each kind of result (scores, sweep, screen, parts, fits, generation) against the same on the CPU, in
+float64. `factors`: ways to the singular vectors of a matrix, their time and error. `shapes`: random
+models of Pythia's shapes; what a cut costs a pass, what a setting of a sweep costs, and what it costs a
+user who edits weights in place. `profile`: what a sweep waits for.
 """
 
 import argparse
+import cProfile
+import io
 import logging
+import pstats
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from clock import add_device, name_of, timed
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import tl_truncate as tlt
+from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import ATTENTION_MATRICES, MATRICES
+from tl_truncate.weights.spectra.factors import factorise
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import architectures
 import inplace
 
 #: Pythia's shapes by name: layers, d_model, heads, d_mlp.
-SHAPES = {"160m": (12, 768, 12, 3072), "410m": (24, 1024, 16, 4096)}
+SHAPES = {
+    "160m": (12, 768, 12, 3072),
+    "410m": (24, 1024, 16, 4096),
+    "1.4b": (24, 2048, 16, 8192),
+    "2.8b": (32, 2560, 32, 10240),
+    "6.9b": (32, 4096, 32, 16384),
+}
+PARTS = ("numbers", "factors", "shapes", "profile")
 KEEPS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9)
 TEXTS = ["When Mary and John went to the store , John gave a drink to", "John and Mary went to the"]
 
@@ -94,38 +108,41 @@ def results(device: str) -> dict[str, torch.Tensor]:
     return {name: value.detach().double().cpu() for name, value in numbers.items()}
 
 
-def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds of one call, what it left in the device's queue included."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def shaped(shape: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
-    """A random Pythia of a published shape."""
+    """A random Pythia of a published shape, drawn on the device: 6.9B numbers take no time there."""
     layers, d_model, heads, d_mlp = SHAPES[shape]
     config = GPTNeoXConfig(
-        num_hidden_layers=layers, hidden_size=d_model, num_attention_heads=heads, intermediate_size=d_mlp
+        num_hidden_layers=layers,
+        hidden_size=d_model,
+        num_attention_heads=heads,
+        intermediate_size=d_mlp,
+        dtype=dtype,
     )
-    source = GPTNeoXForCausalLM(config).to(device=device, dtype=dtype).eval()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            source = GPTNeoXForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(before)
     model = TransformerBridge.boot_transformers(
         f"pythia-{shape}-shape", hf_model=source, tokenizer=architectures.word_tokenizer()
     ).to(device)
-    model.cfg.dtype = dtype
+    model.cfg.dtype, model.cfg.device = dtype, device
     return model
 
 
-def of_passes(model: torch.nn.Module, device: str, repeats: int) -> dict[str, float]:
-    """What a pass over 64 prompts of 16 tokens costs under cuts, as ratios of medians."""
-    tokens = torch.randint(0, 50_000, (64, 16), device=device)
-    sites = tlt.find_sites(model)
+def of_passes(model: torch.nn.Module, device: str, rows: int, repeats: int) -> dict[str, float]:
+    """What a pass over prompts of 16 tokens costs under cuts, as ratios of medians.
+
+    The sites are the lowest, the middle and the highest block's, since all factors of a large model
+    would take the time of everything else together.
+    """
+    tokens = torch.randint(0, 50_000, (rows, 16), device=device)
+    sites = chosen(model)
     alternatives = {
-        "one MLP site at 10%": [tlt.Cut(sites[0], 0.1)],
-        "all MLP sites at 10%": [tlt.Cut(site, 0.1) for site in sites],
+        "one MLP site at 10%, of a pass": [tlt.Cut(sites[0], 0.1)],
+        "six MLP sites at 10%, of a pass": [tlt.Cut(site, 0.1) for site in sites],
     }
 
     def one(cuts: list[tlt.Cut]) -> float:
@@ -138,26 +155,34 @@ def of_passes(model: torch.nn.Module, device: str, repeats: int) -> dict[str, fl
         for name in times:
             times[name].append(one(alternatives.get(name, [])))
     medians = {name: statistics.median(each) for name, each in times.items()}
-    return {"plain pass, milliseconds": 1000 * medians["plain"]} | {
+    return {"plain pass, ms": 1000 * medians["plain"]} | {
         name: medians[name] / medians["plain"] for name in alternatives
     }
 
 
-def of_sweeps(model: torch.nn.Module, device: str, rows: int) -> dict[str, float]:
-    """A sweep of all MLP sites against a user who edits them in place, both with spectra at hand."""
+def chosen(model: torch.nn.Module) -> list[tlt.Site]:
+    """W_in and W_out of the lowest, the middle and the highest block."""
+    last = model.cfg.n_layers - 1
+    return tlt.find_sites(model, layers=[0, last // 2, last])
+
+
+def of_sweeps(
+    model: torch.nn.Module, device: str, rows: int, in_flight: Sequence[int]
+) -> dict[str, float]:
+    """A sweep of six MLP sites against a user who edits them in place, both with spectra at hand."""
     ids = torch.randint(3, architectures.VOCAB, (rows, 16), generator=torch.Generator().manual_seed(0))
     words = architectures.word_tokenizer().convert_ids_to_tokens
     texts = [" ".join(words(row)) for row in ids.tolist()]
     task = tlt.Task("random", texts, [" Mary"] * len(texts), " the")
-    sites = tlt.find_sites(model)
-    for site in sites:
-        tlt.spectrum(model, site)
+    sites = chosen(model)
     tokens = ids.to(device)
+    spectra = {site: tlt.spectrum(model, site) for site in sites}
+    sides = {site: [x.to(device) for x in (each.U, each.S, each.V)] for site, each in spectra.items()}
 
     def by_hand(site: tlt.Site, keep: float) -> None:
-        spectrum = tlt.spectrum(model, site)
-        rank = max(1, int(keep * len(spectrum.S)))
-        value = (spectrum.U[:, :rank] * spectrum.S[:rank]) @ spectrum.V[:, :rank].T
+        u, s, v = sides[site]
+        rank = max(1, int(keep * len(s)))
+        value = (u[:, :rank] * s[:rank]) @ v[:, :rank].T
         stored, _ = inplace.parameter(model, site.layer, site.matrix)
         before = stored.detach().clone()
         with torch.no_grad():
@@ -167,70 +192,189 @@ def of_sweeps(model: torch.nn.Module, device: str, rows: int) -> dict[str, float
             stored.copy_(before)
 
     every = [(site, keep) for site in sites for keep in KEEPS]
+    by_hand(*every[0])
     hand = statistics.median(
-        timed(lambda s=site, k=keep: by_hand(s, k), device) for site, keep in every[::7]
+        timed(lambda s=site, k=keep: by_hand(s, k), device) for site, keep in every[::5]
     )
-    whole = timed(lambda: tlt.sweep(model, task, sites=sites, keeps=KEEPS, progress=False), device)
-    return {
-        f"sweep of {rows} prompts, milliseconds a setting": 1000 * whole / len(every),
-        f"by hand over sweep, {rows} prompts": hand * len(every) / whole,
-    }
-
-
-def of_spectra(device: str, d_model: int, d_mlp: int) -> dict[str, float]:
-    """Seconds for the thin SVD of one MLP weight in float64, on the device and on the CPU."""
-    weight = torch.randn(d_mlp, d_model, dtype=torch.float64)
-    here = weight.to(device)
-    torch.linalg.svd(here, full_matrices=False)
-    return {
-        "decomposition, CPU over device": timed(
-            lambda: torch.linalg.svd(weight, full_matrices=False), device
+    found = {f"by hand, {rows} prompts, ms a setting": 1000 * hand}
+    for many in in_flight:
+        work = lambda many=many: tlt.sweep(  # noqa: E731
+            model, task, sites=sites, keeps=KEEPS, progress=False, tokens_in_flight=many
         )
-        / timed(lambda: torch.linalg.svd(here, full_matrices=False), device)
+        work()
+        whole = timed(work, device)
+        found[f"sweep, {rows} prompts, {many} tokens in flight, ms a setting"] = (
+            1000 * whole / len(every)
+        )
+        found[f"by hand over sweep, {rows} prompts, {many}"] = hand * len(every) / whole
+    return found
+
+
+def of_factors(model: torch.nn.Module, device: str) -> dict[str, float]:
+    """Seconds for the factors of one MLP weight, and its part that is the Gram matrix' eigenvectors."""
+    weight = locate(model, tlt.Site(0, "W_out")).weight().detach()
+    matrix = weight.double()
+    gram = matrix.T @ matrix
+    factorise(weight)
+    here = timed(lambda: torch.linalg.eigh(gram), device)
+    there = timed(lambda: [each.to(device) for each in torch.linalg.eigh(gram.cpu())], device)
+    return {
+        "factors of W_out, s": timed(lambda: factorise(weight), device),
+        "Gram matrix alone, s": timed(lambda: matrix.T @ matrix, device),
+        "its eigh, s": here,
+        "its eigh on the CPU and back, s": there,
     }
+
+
+def of_routes(device: str, sizes: Sequence[tuple[int, int]]) -> Iterator[str]:
+    """Routes to the factors of a float32 matrix: seconds, and the error of its half-rank truncation.
+
+    The error is that of the projected weight against the CPU's truncation in float64.
+    """
+    yield "| route | " + " | ".join(f"{n} x {m}" for n, m in sizes) + " |"
+    yield "|---|" + "---|" * len(sizes)
+    rows: dict[str, list[str]] = {}
+    for shape in sizes:
+        weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+        exact, half = weight.double(), min(shape) // 2
+        vectors = torch.linalg.eigh(exact.T @ exact).eigenvectors
+        wanted = exact @ vectors[:, -half:] @ vectors[:, -half:].T
+        here = weight.to(device)
+        for name, route in ROUTES.items():
+            found = route(here)
+            cell = f"{min(timed(lambda route=route: route(here), device) for _ in range(3)):.3f} s"
+            v = found[:, -half:].double().cpu()
+            error = float((exact @ v @ v.T - wanted).norm() / wanted.norm())
+            rows.setdefault(name, []).append(f"{cell}, {error:.0e}")
+    for name, cells in rows.items():
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _by_slices(weight: torch.Tensor, bits: int = 6, slices: int = 8) -> torch.Tensor:
+    """The Gram matrix by products of small whole numbers, which tensor cores add exactly."""
+    scale = torch.exp2(torch.ceil(torch.log2(weight.abs().amax(0).double())))
+    rest, parts = weight.double() / scale, []
+    for _ in range(slices):
+        rest = rest * 2**bits
+        whole = rest.round()
+        parts.append(whole.to(torch.int8))
+        rest = rest - whole
+    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
+    for total in reversed(range(slices)):
+        for first in range(total + 1):
+            product = torch._int_mm(parts[first].T.contiguous(), parts[total - first])
+            gram += product.double() * 2.0 ** (-bits * (total + 2))
+    return gram * scale[:, None] * scale
+
+
+def _eigenvectors(gram: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.eigh(gram).eigenvectors
+
+
+#: Right singular vectors, ascending, by different ways to the Gram matrix; and without one.
+ROUTES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "float64 Gram, eigh on the device": lambda w: _eigenvectors(w.double().T @ w.double()),
+    "float64 Gram, eigh on the CPU": lambda w: _eigenvectors((w.double().T @ w.double()).cpu()).to(
+        w.device
+    ),
+    "Gram of whole numbers": lambda w: _eigenvectors(_by_slices(w)),
+    "float32 Gram": lambda w: _eigenvectors((w.T @ w).double()),
+    "svd, float32": lambda w: torch.linalg.svd(w, full_matrices=False).Vh.T.flip(1),
+    "factorise (what is used)": lambda w: factorise(w).V.flip(1),
+}
+
+
+def where_time_goes(model: torch.nn.Module, device: str) -> str:
+    """What torch and Python do in a sweep of one low and one high site, call by call."""
+    task = tlt.Task("drink", [TEXTS[0]] * 64, [" Mary"] * 64, " the")
+    sites = [chosen(model)[1], chosen(model)[-1]]
+    work = lambda: tlt.sweep(model, task, sites=sites, keeps=KEEPS, progress=False)  # noqa: E731
+    work()
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if torch.device(device).type == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=kinds) as profile:
+        work()
+    calls = profile.key_averages().table(
+        sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=40
+    )
+    python, text = cProfile.Profile(), io.StringIO()
+    python.runcall(work)
+    pstats.Stats(python, stream=text).sort_stats("tottime").print_stats(25)
+    return calls + text.getvalue()
 
 
 def main() -> None:
-    """Prints both tables, and keeps them if asked."""
+    """Prints the tables of the parts that are asked for, and keeps them if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--repeats", type=int, default=15)
+    add_device(parser, "cuda")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
+    parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--prompts", nargs="*", type=int, default=[64])
+    parser.add_argument("--in-flight", nargs="*", type=int, default=[1024, 8192, 32768])
+    parser.add_argument("--sizes", nargs="*", default=["3072x768", "8192x2048", "16384x4096"])
+    parser.add_argument("--budget", type=float, default=240, help="seconds; what is over is left out")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    device = options.device
-    lines = []
+    device, lines, start = options.device, [], time.perf_counter()
 
     def say(line: str) -> None:
         print(line, flush=True)
         lines.append(line)
+        if options.out:
+            options.out.write_text("\n".join(lines) + "\n")
 
-    name = torch.cuda.get_device_name() if device != "cpu" else "CPU"
-    say(f"{name}, torch {torch.__version__}\n\n| numbers | largest difference |\n|---|---|")
-    for dtype in (torch.float64, torch.float32):
-        say(f"| cut against edited in place, {dtype} | {against_edited(device, dtype)} |")
-    here, there = results(device), results("cpu")
-    for what, value in here.items():
-        say(f"| {what}, device against CPU | {float((value - there[what]).abs().max()):.1e} |")
-    say("\n| times | " + " | ".join(options.shapes) + " |\n|---|" + "---|" * len(options.shapes))
-    for dtype in (torch.float32, torch.bfloat16):
-        columns = []
+    say(f"{name_of(device)}, torch {torch.__version__}\n")
+    if "numbers" in options.parts:
+        say("| numbers | largest difference |\n|---|---|")
+        for dtype in (torch.float64, torch.float32):
+            say(f"| cut against edited in place, {dtype} | {against_edited(device, dtype)} |")
+        here, there = results(device), results("cpu")
+        for what, value in here.items():
+            say(f"| {what}, device against CPU | {float((value - there[what]).abs().max()):.1e} |")
+        say("")
+    if "factors" in options.parts:
+        for line in of_routes(device, [tuple(map(int, size.split("x"))) for size in options.sizes]):
+            say(line)
+        say("")
+    if "shapes" in options.parts:
         for shape in options.shapes:
-            model = shaped(shape, device, dtype)
-            columns.append(of_passes(model, device, options.repeats))
-            for rows in options.prompts:
-                columns[-1].update(of_sweeps(model, device, rows))
-        for index, what in enumerate(columns[0]):
-            cells = " | ".join(f"{list(each.values())[index]:.3g}" for each in columns)
-            say(f"| {str(dtype).removeprefix('torch.')}: {what} | {cells} |")
-    spectra = [of_spectra(device, *SHAPES[shape][1::2]) for shape in options.shapes]
-    for what in spectra[0]:
-        say(f"| {what} | " + " | ".join(f"{each[what]:.3g}" for each in spectra) + " |")
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
+            for kind in options.dtypes:
+                if time.perf_counter() - start > options.budget:
+                    say(f"{shape}, {kind}: left out, {options.budget:.0f} s are over")
+                elif SHAPES[shape][1] < 4096 or kind == "bfloat16":
+                    of_shape(shape, device, getattr(torch, kind), options, say)
+    if "profile" in options.parts:
+        say(where_time_goes(shaped(options.shapes[0], device, torch.float32), device))
+
+
+def of_shape(
+    shape: str,
+    device: str,
+    dtype: torch.dtype,
+    options: argparse.Namespace,
+    say: Callable[[str], None],
+) -> None:
+    """All times of one model, a line each, as they come."""
+    begun = time.perf_counter()
+    model = shaped(shape, device, dtype)
+    title = f"{shape}, {str(dtype).removeprefix('torch.')}"
+    say(f"| {title} | |\n|---|---|\n| built in, s | {time.perf_counter() - begun:.3g} |")
+    parts = [lambda: of_factors(model, device)]
+    for rows in options.prompts:
+        parts.append(lambda rows=rows: of_passes(model, device, rows, options.repeats))
+        parts.append(lambda rows=rows: of_sweeps(model, device, rows, options.in_flight))
+    for part in parts:
+        for what, value in part().items():
+            say(f"| {what} | {value:.3g} |")
+    if torch.device(device).type == "cuda":
+        say(f"| most memory, GB | {torch.cuda.max_memory_allocated() / 1e9:.3g} |")
+        torch.cuda.reset_peak_memory_stats()
+    say(f"| all of this, s | {time.perf_counter() - begun:.3g} |\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a cut costs a forward pass: `python benchmarks/hooks.py [--threads 2] [--repeats 15]`.
+"""What a cut costs a forward pass: `python benchmarks/hooks.py [--threads 2] [--device cuda]`.
 
 GPT-NeoX shape with 12 layers, d_model 768, 64 prompts of 16 tokens, float32, logits of all positions, as
 a TransformerBridge. Only the pass is timed, not entering the context. Goals: one hooked site at most
@@ -8,10 +8,10 @@ a TransformerBridge. Only the pass is timed, not entering the context. Goals: on
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
+from clock import add_device, name_of, timed
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -36,9 +36,7 @@ def build() -> torch.nn.Module:
 def seconds(model: torch.nn.Module, tokens: torch.Tensor, cuts: list[tlt.Cut]) -> float:
     """One timed pass with the cuts active."""
     with torch.no_grad(), tlt.truncated(model, cuts):
-        start = time.perf_counter()
-        model(tokens)
-        return time.perf_counter() - start
+        return timed(lambda: model(tokens), tokens.device.type)
 
 
 def main() -> None:
@@ -46,11 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=25)
+    add_device(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = build()
-    tokens = torch.randint(0, 50_000, (64, 16))
+    model = build().to(options.device)
+    tokens = torch.randint(0, 50_000, (64, 16)).to(options.device)
     alternatives = {
         "plain": ([], ""),
         "plain again (the noise of this run)": ([], ""),
@@ -68,11 +67,11 @@ def main() -> None:
             if round_:  # the first round warms up
                 measured[name].append(value)
     plain = measured["plain"]
-    print(f"forward pass, {options.threads} threads, medians of {options.repeats} rounds in turns")
+    print(f"forward pass, {name_of(options.device)}, medians of {options.repeats} rounds in turns")
     for name, (_, goal) in alternatives.items():
         # Paired by round: a drift of the machine meets all alternatives of a round alike.
         ratio = statistics.median(a / b for a, b in zip(measured[name], plain, strict=True))
-        print(f"  {name:<38}{statistics.median(measured[name]):8.3f} s  {ratio:6.3f}x  {goal}")
+        print(f"  {name:<38}{statistics.median(measured[name]):9.4f} s  {ratio:6.3f}x  {goal}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a setting of a sweep costs: `python benchmarks/sweep.py [--threads 2]`.
+"""What a setting of a sweep costs: `python benchmarks/sweep.py [--threads 2] [--device cuda]`.
 
 GPT-NeoX shape with 12 layers and d_model 768, float32, as a TransformerBridge; all 24 MLP sites, eight
 keeps. The alternatives, in turns in one run:
@@ -14,6 +14,7 @@ sweep, in between; medians over the rounds are compared. Goals: 64 prompts of 16
 
 import argparse
 import copy
+import dataclasses
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from clock import add_device, name_of, timed, wait
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -83,8 +85,18 @@ def full_pass(model: torch.nn.Module, task: tlt.Task, batches: list) -> None:
     """A whole pass with all logits, and the answers read off."""
     sheet = Sheet([task])
     for batch in batches:
-        sheet.fill(batch, model(batch.tokens)[:, -1:])
+        sheet.fill(batch, model(batch.tokens.to(_device(model)))[:, -1:])
     sheet.outcomes()
+
+
+def _on(device: str, spectrum: tlt.Spectrum) -> tlt.Spectrum:
+    """A spectrum where the model is, as a careful user has it."""
+    moved = {side: getattr(spectrum, side).to(device) for side in ("U", "S", "V")}
+    return dataclasses.replace(spectrum, **moved)
+
+
+def _device(model: torch.nn.Module) -> str:
+    return str(model.cfg.device)
 
 
 def by_careful_user(model, cut, task, batches, spec) -> None:
@@ -105,13 +117,6 @@ def by_copy(model, cut, task, batches) -> None:
     with torch.no_grad():
         weight.copy_((u * s) @ v.T)
     full_pass(edited, task, batches)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def floor(count: int, site: tlt.Site) -> float:
@@ -137,7 +142,7 @@ def measure(model: torch.nn.Module, count: int, every: dict[str, int], rounds: i
     plan = make_plan(model, [encoded], sites, batch_size=64, tokens_in_flight=1024, max_memory=None)
     batches, single = plan_batches([encoded], 64), plan_batches([encoded], 1)
     # All factors are computed before; B has them in memory, the sweep finds them in its cache.
-    spectra = {site: tlt.spectrum(model, site) for site in sites}
+    spectra = {site: _on(_device(model), tlt.spectrum(model, site)) for site in sites}
     others: dict[str, Callable[[tlt.Cut], None]] = {
         "B  in place": lambda cut: by_careful_user(model, cut, task, batches, spectra[cut.site]),
         "A  copies": lambda cut: by_copy(model, cut, task, batches),
@@ -150,12 +155,15 @@ def measure(model: torch.nn.Module, count: int, every: dict[str, int], rounds: i
         start, settings = time.perf_counter(), 0
         by_site = dict.fromkeys(sites, 0.0)
         for found in Engine(model, [task], plan).run(grid):
+            wait(_device(model))
             by_site[found[0][0].site] += (time.perf_counter() - start) / len(KEEPS)
             for cut, _ in found:
                 settings += 1
                 for name, step in every.items():
                     if settings % step == 0 and (round_ == 0 or name.startswith("B")):
-                        measured[name].append(seconds(lambda name=name, cut=cut: others[name](cut)))
+                        measured[name].append(
+                            timed(lambda name=name, cut=cut: others[name](cut), _device(model))
+                        )
             start = time.perf_counter()
         for site, value in by_site.items():
             spent[site].append(value)
@@ -175,10 +183,10 @@ def report(count: int, own: float, measured: dict[str, list[float]], memory: obj
     """One line for each alternative."""
     goals = {"B  in place": 3.0 if count >= 64 else 4.5, "A  copies": 4.0, "A1 one by one": 6.0}
     print(f"{count} prompts x {LENGTH} tokens; {memory}")
-    print(f"  sweep           {own:8.3f} s a setting, the uncut pass included")
+    print(f"  sweep           {own:9.4f} s a setting, the uncut pass included")
     for name, values in measured.items():
         value = statistics.median(values)
-        print(f"  {name:<16}{value:8.3f} s  {value / own:6.2f}x  goal >= {goals[name]}")
+        print(f"  {name:<16}{value:9.4f} s  {value / own:6.2f}x  goal >= {goals[name]}")
 
 
 def main() -> None:
@@ -186,11 +194,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
+    add_device(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = build()
-    print(f"{options.threads} threads, {options.rounds} rounds")
+    model = build().to(options.device)
+    print(f"{name_of(options.device)}, {options.rounds} rounds")
     measure(model, 64, {"B  in place": 7, "A  copies": 25, "A1 one by one": 49}, options.rounds)
     measure(model, 8, {"B  in place": 5}, options.rounds)
 

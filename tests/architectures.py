@@ -50,6 +50,8 @@ try:  # removed in TransformerLens 4
 except ImportError:
     HookedTransformer = None
 
+#: Where models are built; the tests' option `--device` says.
+DEVICE = torch.device("cpu")
 VOCAB = 97
 SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
 _COMMON = dict(vocab_size=VOCAB, max_position_embeddings=64, attn_implementation="eager", **SIZES)
@@ -218,7 +220,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def hf_model(name: str) -> nn.Module:
     """A random Hugging Face model of an architecture."""
-    return randomise(HF[name]())
+    return randomise(HF[name]()).to(DEVICE)
 
 
 def save_folder(name: str, folder: Path) -> Path:
@@ -245,12 +247,18 @@ def bridge(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
             act_fn="relu",
             normalization_type=None,
         )
-        return randomise(TransformerBridge.boot_native(config)).to(dtype)
+        return _placed(randomise(TransformerBridge.boot_native(config)).to(dtype))
     model = TransformerBridge.boot_transformers(
         name, hf_model=copy.deepcopy(hf_model(name)).to(dtype), tokenizer=word_tokenizer()
     )
     model.cfg.dtype = dtype
-    return model
+    return _placed(model)
+
+
+def _placed(model: nn.Module) -> nn.Module:
+    """The model on the device of the tests, and its configuration says so."""
+    model.cfg.device = str(DEVICE)
+    return model.to(DEVICE)
 
 
 def hooked(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -265,7 +273,7 @@ def hooked(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         d_vocab=VOCAB,
         normalization_type="LN",
         dtype=dtype,
-        device="cpu",
+        device=str(DEVICE),
     )
     model = HookedTransformer(HookedTransformerConfig(**{**config, **_HOOKED[name]}), tokenizer=None)
     return randomise(model)

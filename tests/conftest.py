@@ -25,9 +25,18 @@ import plan
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the models are: `--device cuda` on a card, `--device twin` on what stands for one here."""
+    parser.addoption("--device", default="cpu", help="cpu, twin (tests/twin_device.py), or one of torch's")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Models are for where tests run: what only hands them to workers starts without, in a second."""
     if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+        if config.getoption("device") != "cpu":
+            import devices
+
+            devices.use(config.getoption("device"))
         config.pluginmanager.import_plugin("shared_models")
 
 
@@ -35,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Each test gets its place in the plan, before any is chosen by a marker."""
     plan.arrange(items, whole=config.args == config.getini("testpaths"))
+    if config.getoption("device") != "cpu":
+        import devices
+
+        chosen = [item for item in items if devices.runs(plan.name(item.nodeid))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,7 +18,7 @@ def weights_hash(model: torch.nn.Module) -> str:
     """A hash of every parameter and buffer, bit for bit, whatever the modules are called."""
     digests = {
         hashlib.blake2b(
-            value.detach().contiguous().reshape(-1).view(torch.uint8).numpy(), digest_size=16
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), digest_size=16
         ).hexdigest()
         for value in (*model.parameters(), *model.buffers())
     }
@@ -62,7 +62,8 @@ def toy(shared):
 @pytest.fixture
 def tokens() -> torch.Tensor:
     """Two rows of seven tokens, none of them special."""
-    return torch.randint(3, architectures.VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(3, architectures.VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))
+    return drawn.to(architectures.DEVICE)
 
 
 @pytest.fixture
