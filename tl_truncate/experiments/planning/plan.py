@@ -15,7 +15,7 @@ from tl_truncate.experiments.planning.reading import encoded_for, outline_for
 from tl_truncate.experiments.planning.result import Footprint, Grid, RunPlan
 from tl_truncate.experiments.planning.steps import steps_of
 from tl_truncate.experiments.sweep.grid import Control, make_grid
-from tl_truncate.experiments.sweep.memory import make_plan
+from tl_truncate.experiments.sweep.memory import Plan, make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
 from tl_truncate.experiments.sweep.units import units_of
@@ -115,6 +115,7 @@ def plan(
     )
     outline = outline_for(model, checkpoint, checkpoints, dtype)
     tasks = check_tasks(outline.model, task)
+    shape = block_shape(outline.model)
     grid = make_grid(outline.model, sites, keeps, controls, seed, cuts, draws)
     encoded = encoded_for(outline, tasks, prepend_bos, tokens)
     whole = find_sites(outline.model) if not cuts and sites is None else sites or ()
@@ -133,17 +134,22 @@ def plan(
         out=out,
         workers=workers,
     )
-    passes = _passes(outline, encoded, grid, options)
+    passes = Passes(
+        outline.model,
+        _batched(outline, encoded, grid, options),
+        shape,
+        int(outline.model.cfg.d_vocab),
+    )
     return _planned(asked, outline, passes, grid, _machine(outline, passes, device), tokens)
 
 
-def _passes(
+def _batched(
     outline: Outline,
     encoded: Sequence[EncodedTask],
     grid: Sequence[SiteCut],
     options: SweepOptions,
-) -> Passes:
-    found = make_plan(
+) -> Plan:
+    return make_plan(
         outline.model,
         encoded,
         list(dict.fromkeys(cut.site for cut in grid)),
@@ -151,7 +157,6 @@ def _passes(
         tokens_in_flight=options.tokens_in_flight,
         max_memory=options.max_memory,
     )
-    return Passes(outline.model, found, block_shape(outline.model), int(outline.model.cfg.d_vocab))
 
 
 def _planned(
