@@ -14,6 +14,7 @@ from tl_truncate.experiments.planning.measure import measure
 from tl_truncate.experiments.planning.reading import encoded_for, outline_for
 from tl_truncate.experiments.planning.result import Footprint, Grid, RunPlan
 from tl_truncate.experiments.planning.steps import steps_of
+from tl_truncate.experiments.scoring.together.courses import reason_against
 from tl_truncate.experiments.sweep.grid import Control, make_grid
 from tl_truncate.experiments.sweep.memory import Plan, make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
@@ -149,13 +150,15 @@ def _batched(
     grid: Sequence[SiteCut],
     options: SweepOptions,
 ) -> Plan:
+    sites = list(dict.fromkeys(cut.site for cut in grid))
     return make_plan(
         outline.model,
         encoded,
-        list(dict.fromkeys(cut.site for cut in grid)),
+        sites,
         batch_size=options.batch_size,
         tokens_in_flight=options.tokens_in_flight,
         max_memory=options.max_memory,
+        at_a_site=len(grid) // max(1, len(sites)),
     )
 
 
@@ -247,7 +250,8 @@ def _notes(
     if tokens is not None:
         notes.append(f"There is no tokenizer: each prompt is taken to have {tokens} tokens, as said.")
     if not passes.replays:
-        notes.append("Each cut takes a pass through the whole model, whose blocks cannot be run alone.")
+        reason = reason_against(passes.model)
+        notes.append(f"Each cut takes a pass through the whole model: {reason}.")
     unknown = sum(not passes.is_known(cut) for cut in grid)
     if unknown:
         notes.append(
