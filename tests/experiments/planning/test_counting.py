@@ -21,10 +21,18 @@ MODELS = [("bridge", name) for name in ("neox-parallel", "gpt2", "llama-grouped"
 MODELS += [("hooked", "gpt2")] if architectures.HOOKED else []
 
 
-def passes_of(model, task, sites=None):
+def passes_of(model, task, sites=None, at_a_site=1):
     encoded = [encode(model, task, prepend_bos=False)]
     chosen = tlt.find_sites(model) if sites is None else sites
-    plan = make_plan(model, encoded, chosen, batch_size=64, tokens_in_flight=1024, max_memory=None)
+    plan = make_plan(
+        model,
+        encoded,
+        chosen,
+        batch_size=64,
+        tokens_in_flight=1024,
+        max_memory=None,
+        at_a_site=at_a_site,
+    )
     return Passes(model, plan, block_shape(model), int(model.cfg.d_vocab))
 
 
@@ -50,17 +58,17 @@ def test_a_block_by_hand():
 def test_an_uncut_pass(kind, name, shared, drinks):
     model = architectures.with_tokenizer(shared(kind, name))
     passes = passes_of(model, drinks)
-    (batches,) = zip(*passes.batches, strict=True)
+    plan = passes.plan
     expected = sum(
-        passes.depth * passes.shape.whole(piece.rows, piece.queries)
-        + 2 * piece.rows * piece.queries * passes.shape.d_model * passes.vocabulary
-        for piece in batches
+        passes.depth * passes.shape.whole(len(batch.rows), len(batch.rows[0]))
+        + 2 * batch.n_tokens * passes.shape.d_model * passes.vocabulary
+        for batch in plan.batches
     )
     options = {"use_cache": False} if kind == "bridge" else {}
     tokens = [batch.tokens for batch in passes.plan.batches]
     found = counted(lambda: [model(rows, **options) for rows in tokens])
     assert found == pytest.approx(expected, abs=rotary(model, tokens))
-    assert passes.uncut.total_flops < expected  # which unembeds the answers alone
+    assert passes.whole.total_flops < expected  # which unembeds the answers alone
 
 
 def rotary(model, tokens) -> float:
@@ -118,4 +126,30 @@ def test_a_model_that_cannot_be_replayed_takes_whole_passes(shared, drinks):
     passes = passes_of(model, drinks, [site])
     assert not passes.replays
     (unit,) = units_of(model, make_grid(model, [site], [4, 7], (), 0), passes.plan)
-    assert passes.unit(unit, begins=True) == passes.uncut * 2
+    assert passes.unit(unit, begins=True) == passes.whole * 2
+
+
+@pytest.mark.parametrize("matrix", ["W_in", "W_out"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_what_prompts_share_is_counted_once(matrix, layer, shared):
+    """Questions behind the same forty tokens, run and counted by torch."""
+    model = shared("bridge", "neox-parallel")
+    rows = [[*range(40), 41 + place, 60, 70] for place in range(12)]
+    task = tlt.Task("behind", rows, [[3]] * 12, [[4]] * 12)
+    site = tlt.Site(layer, matrix)
+    passes, both = passes_of(model, task, [site], 2), make_grid(model, [site], [4, 7], (), 0)
+    assert passes.plan.groves
+    assert passes.tokens < sum(map(len, rows)) / 4
+    tlt.spectrum(model, site)
+
+    def swept(cuts):
+        engine = Engine(model, [task], passes.plan, lowest=layer)
+        assert engine.shares
+        return list(engine.run(cuts))
+
+    planned = [
+        passes.unit(units_of(model, cuts, passes.plan)[0], begins=True).total_flops
+        for cuts in (both[:1], both)
+    ]
+    difference = counted(lambda: swept(both)) - counted(lambda: swept(both[:1]))
+    assert difference == planned[1] - planned[0]

@@ -40,8 +40,8 @@ def measure(model: Any, passes: Passes) -> Machine:
         The machine, with the thread count that torch has now.
     """
     shape = passes.shape
-    first = max((piece for batch in passes.batches for piece in batch), key=lambda piece: piece.tokens)
-    tall = _tall(shape, first, passes.plan.copies)
+    first = max(passes.pieces, key=lambda piece: piece.tokens)
+    tall = _tall(shape, first, passes.plan.copies_at_once)
     with torch.no_grad():
         block, flop = _blocks(model, shape, first, tall)
         return Machine(

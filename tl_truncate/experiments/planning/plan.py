@@ -14,8 +14,9 @@ from tl_truncate.experiments.planning.measure import measure
 from tl_truncate.experiments.planning.reading import encoded_for, outline_for
 from tl_truncate.experiments.planning.result import Footprint, Grid, RunPlan
 from tl_truncate.experiments.planning.steps import steps_of
+from tl_truncate.experiments.scoring.together.courses import reason_against
 from tl_truncate.experiments.sweep.grid import Control, make_grid
-from tl_truncate.experiments.sweep.memory import make_plan
+from tl_truncate.experiments.sweep.memory import Plan, make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
 from tl_truncate.experiments.sweep.units import units_of
@@ -115,6 +116,7 @@ def plan(
     )
     outline = outline_for(model, checkpoint, checkpoints, dtype)
     tasks = check_tasks(outline.model, task)
+    shape = block_shape(outline.model)
     grid = make_grid(outline.model, sites, keeps, controls, seed, cuts, draws)
     encoded = encoded_for(outline, tasks, prepend_bos, tokens)
     whole = find_sites(outline.model) if not cuts and sites is None else sites or ()
@@ -133,25 +135,31 @@ def plan(
         out=out,
         workers=workers,
     )
-    passes = _passes(outline, encoded, grid, options)
+    passes = Passes(
+        outline.model,
+        _batched(outline, encoded, grid, options),
+        shape,
+        int(outline.model.cfg.d_vocab),
+    )
     return _planned(asked, outline, passes, grid, _machine(outline, passes, device), tokens)
 
 
-def _passes(
+def _batched(
     outline: Outline,
     encoded: Sequence[EncodedTask],
     grid: Sequence[SiteCut],
     options: SweepOptions,
-) -> Passes:
-    found = make_plan(
+) -> Plan:
+    sites = list(dict.fromkeys(cut.site for cut in grid))
+    return make_plan(
         outline.model,
         encoded,
-        list(dict.fromkeys(cut.site for cut in grid)),
+        sites,
         batch_size=options.batch_size,
         tokens_in_flight=options.tokens_in_flight,
         max_memory=options.max_memory,
+        at_a_site=len(grid) // max(1, len(sites)),
     )
-    return Passes(outline.model, found, block_shape(outline.model), int(outline.model.cfg.d_vocab))
 
 
 def _planned(
@@ -242,7 +250,8 @@ def _notes(
     if tokens is not None:
         notes.append(f"There is no tokenizer: each prompt is taken to have {tokens} tokens, as said.")
     if not passes.replays:
-        notes.append("Each cut takes a pass through the whole model, whose blocks cannot be run alone.")
+        reason = reason_against(passes.model)
+        notes.append(f"Each cut takes a pass through the whole model: {reason}.")
     unknown = sum(not passes.is_known(cut) for cut in grid)
     if unknown:
         notes.append(

@@ -9,7 +9,7 @@ from torch import nn
 from tl_truncate.checkpoints import require_checkpoints
 from tl_truncate.checks import positive
 from tl_truncate.models.outline import Outline, live_outline, outline_of, read_outline
-from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask, encode
+from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.locate import n_layers
 
@@ -74,10 +74,14 @@ def encoded_for(
         )
     length = positive("tokens", tokens)
     # No two begin alike, so that nothing is taken to be shared.
-    starts = iter(range(sum(map(len, tasks))))
-    return [
-        EncodedTask(
-            tuple(EncodedPrompt((next(starts),) * length, (0,), (1,)) for _ in range(len(task))), False
+    vocabulary, starts = int(outline.model.cfg.d_vocab), iter(range(sum(map(len, tasks))))
+    made = [
+        Task(
+            task.name,
+            [[next(starts) % vocabulary] * length for _ in task.prompts],
+            [[0]] * len(task),
+            [[1]] * len(task),
         )
         for task in tasks
     ]
+    return [encode(outline.model, task) for task in made]

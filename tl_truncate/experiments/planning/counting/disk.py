@@ -17,7 +17,7 @@ from tl_truncate.weights.spectra.vectors import rows_of_a_block
 # A log-probability as JSON has it, which is most of a run folder.
 _LOGARITHM = -12.345678901234567
 # What stands in front of a safetensors file's numbers, and for each block of them.
-_HEADER, _BLOCK = 380, 12
+_HEADER, _BLOCK = 284, 12
 
 
 def spectrum_bytes(site: Site, shape: Shape, dtype: torch.dtype) -> int:

@@ -7,6 +7,9 @@ from typing import Any
 
 from tl_truncate.experiments.planning.counting.flops import BlockShape, product
 from tl_truncate.experiments.planning.counting.work import NOTHING, Work
+from tl_truncate.experiments.scoring.answers import Batch
+from tl_truncate.experiments.scoring.together.courses import reason_against
+from tl_truncate.experiments.scoring.together.groves import Grove
 from tl_truncate.experiments.sweep.memory import Plan
 from tl_truncate.experiments.sweep.units import Unit, goes_by_itself
 from tl_truncate.surgery.cut import Cut, SiteCut
@@ -16,11 +19,9 @@ from tl_truncate.weights.locate import available, carrier, locate, n_layers
 from tl_truncate.weights.mlp import find_activation
 from tl_truncate.weights.site import Matrix, Site
 
-#: Uncut passes through the whole model before the first cut: the baseline, with its recording.
-UNCUT_PASSES = 1
-#: Passes of a row or two by which a replay is tried before the start: recorded alone, alone and in twos
-#: over a few tokens, and again from the middle.
-TRIALS = 5
+#: Passes of the longest row by which a replay is tried before the start: recorded alone, from the middle
+#: in two copies, and over a few tokens.
+TRIALS = 4
 #: The last block is called for its keys and values, and then for the answers.
 _LAST_CALLS = 2
 _MLP: tuple[Matrix, ...] = ("W_in", "W_gate", "W_out")
@@ -60,12 +61,30 @@ class Piece:
         return Piece(copies * self.rows, self.queries, self.keys, self.positions)
 
 
-def pieces_of(plan: Plan) -> tuple[tuple[Piece, ...], ...]:
-    """The pieces of each batch of a plan."""
+def pieces_of(plan: Plan) -> tuple[Piece, ...]:
+    """What a pass over a plan's prompts computes, with what they share once."""
     return tuple(
-        (Piece(len(batch.rows), len(batch.rows[0]), len(batch.rows[0]), batch.positions),)
-        for batch in plan.batches
+        [piece for grove in plan.groves for piece in _of_grove(grove)]
+        + [_alone(each) for each in plan.apart]
     )
+
+
+def _of_grove(grove: Grove) -> list[Piece]:
+    positions = iter(batch.positions for batch in grove.batches)
+    return [
+        Piece(
+            len(segment.rows),
+            segment.end - segment.start,
+            segment.end,
+            next(positions) if segment.is_leaf else 0,
+        )
+        for segment in grove.tree.segments
+    ]
+
+
+def _alone(batch: Batch) -> Piece:
+    length = len(batch.rows[0])
+    return Piece(len(batch.rows), length, length, batch.positions)
 
 
 @dataclass(frozen=True)
@@ -90,39 +109,57 @@ class Passes:
         return n_layers(self.model)
 
     @cached_property
-    def batches(self) -> tuple[tuple[Piece, ...], ...]:
-        """The pieces of each batch."""
-        return pieces_of(self.plan)
+    def pieces(self) -> tuple[Piece, ...]:
+        """Of a pass: with what prompts share once, if the blocks can be run alone."""
+        return pieces_of(self.plan) if self.replays else tuple(map(_alone, self.plan.batches))
 
     @property
     def tokens(self) -> int:
         """Computed in one pass over all prompts."""
-        return sum(piece.tokens for batch in self.batches for piece in batch)
+        return sum(piece.tokens for piece in self.pieces)
 
     def fixed(self, lowest: int, highest: int) -> Work:
-        """What is done whatever the cuts: the uncut pass, the trials, and the climb to the highest cut.
+        """What is done whatever the cuts: the uncut pass, and the trials that come before it.
+
+        The uncut pass is the climb on which the states of blocks are kept. Where there is no memory for
+        those of all blocks, it is made once more for the cuts.
 
         Args:
             lowest: the first block that is cut.
             highest: the last.
         """
-        every = [piece for batch in self.batches for piece in batch]
-        first = self.batches[0][0]
-        trial = Piece(1, first.queries, first.keys, first.positions)
-        climb = sum((self._block(piece) for piece in every), NOTHING) * (highest - lowest + 1)
-        return self.uncut * UNCUT_PASSES + self._through([trial]) * TRIALS + climb
+        if not self.replays:
+            return self.whole
+        trial = self._through([self._longest])
+        last = self.depth - 1
+        found = sum((self._above(0, piece) for piece in self.pieces), NOTHING) + trial * TRIALS
+        if highest == last and self.plan.remembers == "blocks":  # it is kept, and so runs whole
+            found += sum((self._block(piece) + self._last(piece) * -1 for piece in self.pieces), NOTHING)
+        if self.plan.remembers != "blocks":
+            again = sum((self._block(piece) for piece in self.pieces), NOTHING)
+            found += again * (highest - lowest + 1)
+        return found
+
+    @cached_property
+    def whole(self) -> Work:
+        """A pass of the whole model over all prompts, of which nothing is shared or left out."""
+        return self._through(map(_alone, self.plan.batches))
 
     @property
-    def uncut(self) -> Work:
-        """A pass of the whole model over all prompts."""
-        return sum((self._through(batch) for batch in self.batches), NOTHING)
+    def _longest(self) -> Piece:
+        """One row, the longest."""
+        longest = _alone(self.plan.batches[-1])
+        return Piece(1, longest.queries, longest.keys, longest.positions)
 
     def _through(self, pieces: Iterable[Piece]) -> Work:
-        own = sum((self._block(piece) * self.depth + self._answers(piece) for piece in pieces), NOTHING)
-        return own
+        return sum((self._block(piece) * self.depth + self._answers(piece) for piece in pieces), NOTHING)
 
     def _block(self, piece: Piece) -> Work:
-        return Work(blocks=1, flops=self._flops(piece))
+        return Work(blocks=1, flops=self._flops(piece), moved=self._past(piece))
+
+    def _past(self, piece: Piece) -> int:
+        """Numbers of keys and values that are put in front of a piece's own."""
+        return 2 * piece.rows * (piece.keys - piece.queries) * self.shape.d_model
 
     def _flops(self, piece: Piece) -> int:
         whole = self.shape.whole(piece.rows, piece.queries)
@@ -135,7 +172,7 @@ class Passes:
         flops = self.shape.ending(piece.rows, piece.queries, piece.positions)
         past = piece.keys - piece.queries
         flops += self.shape.scores(piece.rows, piece.positions, past)
-        return Work(blocks=_LAST_CALLS, flops=flops)
+        return Work(blocks=_LAST_CALLS, flops=flops, moved=self._past(piece))
 
     def _answers(self, piece: Piece) -> Work:
         flops = product(piece.answers, (self.shape.d_model, self.vocabulary))
@@ -150,32 +187,41 @@ class Passes:
         """
         cuts = unit.cuts
         if not self.replays or goes_by_itself(self.model, cuts[0]):
-            return self.uncut * len(cuts)
-        site, copies = cuts[0].site, len(cuts)
+            return self.whole * len(cuts)
+        site = cuts[0].site
         shares = self._shares(site)
         found = NOTHING
-        for pieces in self.batches:
-            for piece in pieces:
+        for start in range(0, len(cuts), self.plan.copies_at_once):
+            some = cuts[start : start + self.plan.copies_at_once]
+            for piece in self.pieces:
                 if shares:
-                    found += self._own(site, cuts, piece, begins)
-                    found += self._above(site.layer + 1, piece.tall(copies))
+                    found += self._own(site, some, piece)
+                    found += self._above(site.layer + 1, piece.tall(len(some)))
                 else:
-                    found += self._hooked(site, cuts, piece)
-                    found += self._above(site.layer, piece.tall(copies))
-        return found + self._tried(site, cuts) if begins and shares else found
+                    found += self._hooked(site, some, piece)
+                    found += self._above(site.layer, piece.tall(len(some)))
+        return found + self._begun(site, cuts) if begins and shares else found
 
-    def _tried(self, site: Site, cuts: Sequence[SiteCut]) -> Work:
-        """The first cut on one row, by hooks and by what the block shares."""
-        first = self.batches[0][0]
-        return self._block(Piece(1, first.queries, first.keys, 0)) + Work(
-            flops=self._coefficients(site, cuts, first.queries)
-        )
+    def _begun(self, site: Site, cuts: Sequence[SiteCut]) -> Work:
+        """What the cuts of a site share, and the first cut on one row, by hooks and so."""
+        path = _first_path(self.plan)
+        found = sum((self._block(piece) for piece in path), NOTHING)
+        tokens = [piece.queries for piece in path]
+        tokens += [self._changed(site, piece) for piece in self.pieces]
+        if all(type(cut) is Cut for cut in cuts):
+            found += Work(flops=sum(self._coefficients(site, cuts, each) for each in tokens))
+        return found
+
+    def _changed(self, site: Site, piece: Piece) -> int:
+        """Tokens of a piece at which a cut of a site is made: in the last block those of answers."""
+        if site.layer < self.depth - 1:
+            return piece.tokens
+        return piece.rows * max(1, piece.positions)
 
     @cached_property
     def replays(self) -> bool:
         """Whether the blocks above a cut can be run alone, as far as that is known without a pass."""
-        hooked = any(getattr(module, "fwd_hooks", None) for module in self.model.modules())
-        return not hooked and int(getattr(self.model.cfg, "n_devices", 1) or 1) == 1
+        return reason_against(self.model) is None
 
     def _shares(self, site: Site) -> bool:
         """Whether the cuts of a site share the work of their block."""
@@ -188,17 +234,14 @@ class Passes:
         found = self._block(piece) * max(last - layer, 0) + self._answers(piece)
         return found + self._last(piece) if layer <= last else found
 
-    def _own(self, site: Site, cuts: Sequence[SiteCut], piece: Piece, begins: bool) -> Work:
+    def _own(self, site: Site, cuts: Sequence[SiteCut], piece: Piece) -> Work:
         """The cuts themselves, and the MLP behind them."""
-        tokens = piece.answers if site.layer == self.depth - 1 else piece.tokens
+        tokens = self._changed(site, piece)
         n_out = carrier(self.model, site).shape[1]
         columns, tall = [self.columns(cut) for cut in cuts], len(cuts) * tokens
         shared = all(type(cut) is Cut for cut in cuts)
         flops = sum(product(tokens, (n_out, each)) for each in columns)
-        if not shared:
-            flops *= 2
-        elif begins:
-            flops += self._coefficients(site, cuts, tokens)
+        flops *= 1 if shared else 2  # for each its own, where they have no spectrum in common
         written = self.shape.written(site.matrix, tall)
         return Work(
             flops=flops + written,
@@ -259,6 +302,21 @@ class Passes:
             if kept not in (0, max_rank) and not sketched:
                 needed[cut.site] = None
         return list(needed)
+
+
+def _first_path(plan: Plan) -> list[Piece]:
+    """The pieces of the first row that goes up."""
+    if not plan.groves:
+        first = _alone(plan.apart[0])
+        return [Piece(1, first.queries, first.keys, first.positions)]
+    tree = plan.groves[0].tree
+    place: int | None = next(at for at, segment in enumerate(tree.segments) if segment.is_leaf)
+    path = []
+    while place is not None:
+        segment = tree.segments[place]
+        path.append(Piece(1, segment.end - segment.start, segment.end, 0))
+        place = segment.parent
+    return path
 
 
 def block_shape(model: Any, layer: int = 0) -> BlockShape:
