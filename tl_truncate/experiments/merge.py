@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from tl_truncate.decompose.means.token_means import MEANS
 from tl_truncate.experiments.scoring.side_effects import SIDE_EFFECTS
 from tl_truncate.experiments.screening.attribution import ATTRIBUTE
 from tl_truncate.experiments.search.file import merge_search
@@ -30,6 +31,7 @@ _MERGES: Mapping[str, Callable[[Any], Any]] = {
     "sweep": _sweep,
     "search": _search,
     "attribute": partial(merge_results, kind=ATTRIBUTE),
+    "token_means": partial(merge_results, kind=MEANS),
     "side_effects": partial(merge_results, kind=SIDE_EFFECTS),
 }
 
