@@ -12,13 +12,14 @@ from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.grid import GridOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import AsJson, Figures, Out, TaskName
+from tl_truncate.cli.shared.options import AsJson, Figures, Out, ShardText, TaskName
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
-from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
+from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
 from tl_truncate.experiments.scoring.differentiable import Differentiable
 from tl_truncate.experiments.screening.attribute import attribute
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.runs.files import rows_of
+from tl_truncate.runs.shards import as_shard
 from tl_truncate.weights.keep.defaults import GENTLE
 
 
@@ -33,6 +34,7 @@ def attribute_command(
     metric: Annotated[str, typer.Option(help="logit_diff, p_in_context or p_global.")] = "logit_diff",
     top: Annotated[int, typer.Option(help="Rows to show.")] = 10,
     out: Out = None,
+    shard: ShardText = None,
     figures: Figures = True,
     prompts: PromptOptions,
     passes: PassOptions,
@@ -42,7 +44,8 @@ def attribute_command(
 
     Example: `tl-truncate attribute --model demo --task ioi --keep 0.9 --keep 0.95 --out screens/ioi`
     """
-    figures = figures and out is not None
+    part = as_shard(shard)
+    figures = figures and out is not None and part is None
     check_figures(figures, "plots")
     check_task_name(task)
     grid = cutting.read(GENTLE)
@@ -52,10 +55,15 @@ def attribute_command(
         prompts.make(task, model),
         sites=grid.sites(model),
         metric=cast(Differentiable, metric),
+        run_dir=None if part is None or out is None else out / "run",
+        shard=None if part is None else (part.index, part.count),
         prepend_bos=prompts.prepend_bos,
         seed=prompts.seed,
         **passes.to_arguments(),
     )
+    if part is not None:
+        say_shard(part, out, f"{len(screen.by_row)} sites")
+        return
     predicted = screen.predict(list(grid.keeps))
     record = screen.record.to_json()
     written: list[str] = []

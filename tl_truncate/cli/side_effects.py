@@ -10,10 +10,11 @@ from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.cuts import CutOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import PATH, AsJson, Bos, Out, Seed
-from tl_truncate.cli.shared.writing import say_written, write_tables
+from tl_truncate.cli.shared.options import PATH, AsJson, Bos, Out, Seed, ShardText
+from tl_truncate.cli.shared.writing import say_shard, say_written, write_tables
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.experiments.scoring.side_effects import side_effects
+from tl_truncate.runs.shards import as_shard
 
 # As many as the library takes: passages are long, and their logits are held at all positions.
 _ALONE = PassOptions(batch_size=1)
@@ -34,6 +35,7 @@ def side_effects_command(
     prepend_bos: Bos = None,
     passes: PassOptions = _ALONE,
     out: Out = None,
+    shard: ShardText = None,
     as_json: AsJson = False,
 ) -> None:
     """Says what cuts do to running text: perplexity, divergence and agreement.
@@ -45,16 +47,22 @@ def side_effects_command(
         raise ValueError(
             "There must be at least one cut, got none. Give --cut SITE=KEEP or --cuts FILE."
         )
+    part = as_shard(shard)
     texts = None if text is None else list(read_passages(text))
     found = side_effects(
         source.load(),
         chosen,
         texts,
+        run_dir=None if part is None or out is None else out / "run",
+        shard=None if part is None else (part.index, part.count),
         prepend_bos=prepend_bos,
         seed=seed,
         progress=not as_json,
         **passes.to_arguments(),
     )
+    if part is not None:
+        say_shard(part, out, f"{len(found.frame)} passages")
+        return
     written = [] if out is None else write_tables(out, {"table": found.frame}, found.to_json(), found)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))

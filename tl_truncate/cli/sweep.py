@@ -23,7 +23,7 @@ from tl_truncate.cli.shared.options import (
     WithControls,
 )
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
-from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
+from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
 from tl_truncate.experiments.sweep.grid import Control
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
@@ -76,19 +76,10 @@ def sweep_command(
         seed=prompts.seed,
         **passes.to_arguments(),
     )
-    if part is not None:
-        say_shard(result, out, as_json=as_json)
+    if part is not None and not as_json:
+        say_shard(part, out, f"{len(result.settings)} of {len(result.grid)} settings")
     else:
-        say_sweep(result, out, figures=figures, as_json=as_json)
-
-
-def say_shard(result: SweepResult, out: Path, *, as_json: bool) -> None:
-    """What one share has found; its table is no file, since it is not the sweep's."""
-    if as_json:
-        typer.echo(json.dumps(rows_of(result.frame), indent=2))
-        return
-    console.print(str(result).splitlines()[0], markup=False, soft_wrap=True)
-    console.print(f"Once all shards are finished: tl-truncate merge {out}", markup=False, soft_wrap=True)
+        say_sweep(result, out if part is None else None, figures=figures, as_json=as_json)
 
 
 def say_sweep(result: SweepResult, out: Path | None, *, figures: bool, as_json: bool) -> None:

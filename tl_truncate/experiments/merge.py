@@ -2,13 +2,18 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from tl_truncate.decompose.means.token_means import MEANS
+from tl_truncate.experiments.scoring.side_effects import SIDE_EFFECTS
+from tl_truncate.experiments.screening.attribution import ATTRIBUTE
 from tl_truncate.experiments.search.file import merge_search
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.grid import SWEEP
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.runs.joining import kind_of, merge_shards
+from tl_truncate.runs.results import merge_results
 from tl_truncate.weights.files import as_path
 
 
@@ -22,7 +27,13 @@ def _search(run_dir: Any) -> SearchResult:
     return SearchResult.load(run_dir)
 
 
-_MERGES: Mapping[str, Callable[[Any], Any]] = {"sweep": _sweep, "search": _search}
+_MERGES: Mapping[str, Callable[[Any], Any]] = {
+    "sweep": _sweep,
+    "search": _search,
+    "attribute": partial(merge_results, kind=ATTRIBUTE),
+    "token_means": partial(merge_results, kind=MEANS),
+    "side_effects": partial(merge_results, kind=SIDE_EFFECTS),
+}
 
 
 def merge(run_dir: str | os.PathLike[str]) -> Any:

@@ -11,8 +11,8 @@ from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.side_effects import SideEffects
-from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.experiments.scoring.side_effects import SIDE_EFFECTS, SideEffects
+from tl_truncate.experiments.screening.attribution import ATTRIBUTE, Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.experiments.search.file import FILE as SEARCH
@@ -146,6 +146,10 @@ def _all_chosen(several: Sequence[Reportable]) -> list[ChosenComparison]:
     return chosen
 
 
+# Kinds of runs that end in one file.
+_IN_ONE_FILE = (ATTRIBUTE.run.name, SIDE_EFFECTS.run.name)
+
+
 def load_run(folder: str | os.PathLike[str]) -> Reportable:
     """The result that a run folder or a file holds, whatever kind it is.
 
@@ -156,7 +160,11 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
         ValueError: if there is no run, or one that has no report.
     """
     path = as_path(folder)
-    saved = path if path.is_file() else find_result(path)
+    place = path / "run" if (path / "run").is_dir() else path
+    kind = kind_of(place)
+    saved = path if path.is_file() else find_result(place if kind in _IN_ONE_FILE else path)
+    if saved is not None and kind in _IN_ONE_FILE:
+        return cast(Reportable, load_result(saved))
     runs = [name for name in (SEARCH, "run", "manifest.json", SHARDS) if (path / name).exists()]
     if saved is not None and runs:
         raise ValueError(
@@ -165,8 +173,6 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
         )
     if saved is not None:
         return cast(Reportable, load_result(saved))
-    place = path / "run" if (path / "run").is_dir() else path
-    kind = kind_of(place)
     if (path / SEARCH).exists() or (kind == "search" and search_file(path) is not None):
         return SearchResult.load(path)
     if kind in (None, "search"):

@@ -109,6 +109,18 @@ def find_result(folder: str | os.PathLike[str]) -> Path | None:
     return next((path for path in places if path.exists()), None)
 
 
+def required_result(folder: str | os.PathLike[str]) -> Path:
+    """The file that `save_into` wrote.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found = find_result(folder)
+    if found is None:
+        raise FileNotFoundError(f"{folder} must hold a result that was saved, but there is none.")
+    return found
+
+
 def load_result(path: str | os.PathLike[str]) -> Saved:
     """Reads a result of whatever kind was saved.
 

@@ -82,7 +82,7 @@ def require_folder(shard: Shard | None, run_dir: str | os.PathLike[str] | None) 
     if shard is not None and run_dir is None:
         raise ValueError(
             f"A shard must have a run folder in which it is joined with the others, got {shard} without "
-            "one. Give run_dir, the same to all shards."
+            "one. Give run_dir (--out on a command line), the same to all shards."
         )
 
 

@@ -10,6 +10,7 @@ from tl_truncate.checks import require_extra
 from tl_truncate.cli.shared.app import console
 from tl_truncate.runs.files import write_json, write_table
 from tl_truncate.runs.saved import Saved
+from tl_truncate.runs.shards import Shard
 
 
 def check_figures(wanted: bool, *extras: str) -> None:
@@ -54,6 +55,12 @@ def write_tables(
         write_json(out / "record.json", record)
         names.append("record.json")
     return names if result is None else [*names, result.save_into(out).name]
+
+
+def say_shard(shard: Shard, out: Path | None, told: str) -> None:
+    """Says what one share has; its tables are no files, since they are not the run's."""
+    console.print(f"shard {shard}: {told}", markup=False, soft_wrap=True)
+    console.print(f"Once all shards are finished: tl-truncate merge {out}", markup=False, soft_wrap=True)
 
 
 def say_written(out: Path, names: Iterable[str]) -> None:

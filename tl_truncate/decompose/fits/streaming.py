@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from tl_truncate.checks import as_integers
 from tl_truncate.corpora.corpus import Corpus, Filled, Row, batches, read_rows, row_length, size_of
 from tl_truncate.decompose.fits.origin import OF_THE_WEIGHTS, origin_of
+from tl_truncate.runs.shards import Shard
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.weights.files import as_path
 from tl_truncate.weights.identity.deterministic import require_deterministic
@@ -23,6 +24,8 @@ from tl_truncate.weights.site import Site
 # So many batches are read ahead, and their rows put in the order of their lengths.
 _WINDOW = 16
 _SECONDS_BETWEEN_SAVES = 60.0
+# In the record of a corpus: of which every n-th batch was run.
+_SHARD = "shard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class Stream(ABC):
         self._digest = hashlib.blake2b(digest_size=8)
         self._consistent = True
         self._expected: str | None = None
+        self._shard: Shard | None = None
         self.origin = origin_of(model, sites)
 
     @abstractmethod
@@ -83,9 +87,18 @@ class Stream(ABC):
         """Writes the sums with their record."""
 
     def run(
-        self, corpus: Corpus, *, mask: Any, path: str | os.PathLike[str] | None, progress: bool
+        self,
+        corpus: Corpus,
+        *,
+        mask: Any,
+        path: str | os.PathLike[str] | None,
+        progress: bool,
+        shard: Shard | None = None,
     ) -> dict[str, Any]:
         """Reads a corpus to its end, behind what a file has of it.
+
+        Of a shard all rows are read, so that its batches are those of one process, and every n-th batch
+        is run.
 
         Returns:
             The record of where the sums come from.
@@ -93,6 +106,7 @@ class Stream(ABC):
         Raises:
             ValueError: if the file holds another fit.
         """
+        self._shard = shard
         if path is not None and as_path(path).exists():
             self._go_on(path)
         options = self.options
@@ -112,7 +126,7 @@ class Stream(ABC):
 
     def _go_on(self, path: str | os.PathLike[str]) -> None:
         before = self.read(path)
-        wanted = {"options": self._settings(), **{name: self.origin[name] for name in OF_THE_WEIGHTS}}
+        wanted = {"options": self.settings(), **{name: self.origin[name] for name in OF_THE_WEIGHTS}}
         for name, value in wanted.items():
             if before.get(name) != value:
                 raise ValueError(
@@ -125,6 +139,12 @@ class Stream(ABC):
                 f"{len(before['corpora'])}. Use another file, and {self.kind}.merge."
             )
         (corpus,) = before["corpora"]
+        own = None if self._shard is None else str(self._shard)
+        if corpus.get(_SHARD) != own:
+            raise ValueError(
+                f"The fit in {path} must be of the same share of the corpus to be gone on with, got "
+                f"{corpus.get(_SHARD)} there and {own} now. Use another file."
+            )
         size = self.options.batch_size
         if corpus["batch_size"] != size and not corpus["complete"]:
             raise ValueError(
@@ -161,10 +181,12 @@ class Stream(ABC):
                 self._save(path)
 
     def _window(self, window: list[Row], update: Callable[[int], Any]) -> None:
-        for batch in islice(batches(window, self.options.batch_size), self._batches, None):
-            seen = self.see(batch)
-            self._consistent = False
-            self.add(batch, seen)
+        all_batches = enumerate(batches(window, self.options.batch_size))
+        for place, batch in islice(all_batches, self._batches, None):
+            if self._is_own(place):
+                seen = self.see(batch)
+                self._consistent = False
+                self.add(batch, seen)
             self._batches += 1
             self._consistent = True
             update(len(batch.rows))
@@ -175,6 +197,15 @@ class Stream(ABC):
         self._rows, self._batches = self._rows + len(window), 0
         self._consistent = True
 
+    def _is_own(self, place: int) -> bool:
+        """Whether a batch of the window at hand is this shard's. Each window begins with another shard,
+        since its batches are in the order of their lengths.
+        """
+        if self._shard is None:
+            return True
+        window = self._rows // (self.options.batch_size * _WINDOW)
+        return (window + place) % self._shard.count == self._shard.index - 1
+
     def _note(self, row: Row) -> None:
         self._digest.update(f"{row.passage}:{row.tokens}".encode())
         self._passages = row.passage + 1
@@ -183,7 +214,7 @@ class Stream(ABC):
         self.settle()
         self.write(path, self._record(complete=False))
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What a fit has to have in common with another one to go on with it, as plain data."""
         settings = asdict(self.options)
         del settings["batch_size"]
@@ -204,4 +235,6 @@ class Stream(ABC):
             hash=self._digest.hexdigest(),
             complete=complete,
         )
-        return dict(**self.origin, options=self._settings(), versions=versions(), corpora=[corpus])
+        if self._shard is not None:
+            corpus[_SHARD] = str(self._shard)
+        return dict(**self.origin, options=self.settings(), versions=versions(), corpora=[corpus])

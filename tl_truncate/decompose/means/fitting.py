@@ -15,6 +15,8 @@ from tl_truncate.decompose.fits.streaming import Reading, Stream
 from tl_truncate.decompose.means.file import FIT, HELD_OUT, Sums, read_sums, write_sums
 from tl_truncate.decompose.means.sums import SiteSums, usable
 from tl_truncate.decompose.passes import outputs_of
+from tl_truncate.runs.folder import make_manifest
+from tl_truncate.runs.shards import Shard
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import find_sites, locate
@@ -52,15 +54,33 @@ def fit_sums(
     mask: Tensor | None,
     path: str | os.PathLike[str] | None,
     progress: bool,
+    shard: Shard | None = None,
 ) -> tuple[Sums, dict[str, Any]]:
     """The sums over a corpus, and the record of where they come from; the arguments are those of
     `TokenMeans.fit`.
     """
     stream = _MeansStream(model, tuple(sites), options)
-    record = stream.run(corpus, mask=mask, path=path, progress=progress)
-    if not any(len(own.tokens) for fold in stream.sums.values() for own in fold.values()):
+    record = stream.run(corpus, mask=mask, path=path, progress=progress, shard=shard)
+    if shard is None and not any(
+        len(own.tokens) for fold in stream.sums.values() for own in fold.values()
+    ):
         raise ValueError("The corpus must have at least one row of two tokens, got none.")
     return stream.sums, record
+
+
+def fit_manifest(
+    model: Any, sites: Sequence[Site], options: FitOptions, shard: Shard | None
+) -> dict[str, Any]:
+    """What the run folder of a fit is of; of its corpus, which may stream by, the record says it."""
+    stream = _MeansStream(model, tuple(sites), options)
+    count = 1 if shard is None else shard.count
+    return make_manifest(
+        "token_means",
+        **stream.origin,
+        options=stream.settings(),
+        batch_size=options.batch_size,
+        shares=[str(Shard(count, index)) for index in range(1, count + 1)],
+    )
 
 
 def chosen_sites(

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,11 +16,15 @@ from tl_truncate.corpora.corpus import Corpus
 from tl_truncate.decompose.fits.origin import of_the_weights, require_origin, require_same
 from tl_truncate.decompose.fits.stored import hash_of
 from tl_truncate.decompose.means.file import FIT, HELD_OUT, read_sums, tensors_of, write_sums
-from tl_truncate.decompose.means.fitting import FitOptions, chosen_sites, fit_sums
+from tl_truncate.decompose.means.fitting import FitOptions, chosen_sites, fit_manifest, fit_sums
 from tl_truncate.decompose.means.lookup import Table, mean_of, token_table
 from tl_truncate.decompose.means.sums import SiteSums, current_tokens, pair_keys, shrunk_means
+from tl_truncate.runs.joining import RunKind
+from tl_truncate.runs.results import ResultKind, kept, said
+from tl_truncate.runs.shards import Shard, as_shard, require_folder
 from tl_truncate.weights.site import Site
 
+_FILE = "means.safetensors"
 #: Tokens seen less often than this are flagged.
 FEW = 5
 
@@ -61,6 +66,8 @@ class TokenMeans:
         prepend_bos: bool | None = None,
         batch_size: int = 16,
         path: str | os.PathLike[str] | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        shard: tuple[int, int] | None = None,
         progress: bool = True,
     ) -> "TokenMeans":
         """Averages what sites write, by token, in one pass over a corpus.
@@ -86,6 +93,11 @@ class TokenMeans:
             path: a file for the sums, written now and then, at the end, and when interrupted. Given
                 again with the same corpus and the same weights, the fit goes on behind the rows that it
                 has.
+            run_dir: a folder in which the sums are kept in the same way, and which shards have in
+                common.
+            shard: `(3, 8)` runs the third of eight shares of the batches, in which all texts are divided
+                as in one process; `merge` adds the sums: counts exactly, sums to the rounding of
+                float64. All texts are read by each. The result is of this shard alone.
             progress: shows a bar.
 
         Returns:
@@ -93,8 +105,10 @@ class TokenMeans:
 
         Raises:
             ValueError: if an argument does not fit, the corpus has no row of two tokens, or the file
-                holds another fit: of other weights, sites, options or rows.
+                holds another fit: of other weights, sites, options or rows; or if the folder, or a shard
+                in it, does.
             TypeError: if the corpus is of no known kind.
+            BlockingIOError: if another process works in the folder, or on the same shard.
 
         Examples:
             >>> means = tlt.TokenMeans.fit(model, tokens, layers=[1])
@@ -111,11 +125,24 @@ class TokenMeans:
             batch_size=batch_size,
         )
         chosen = chosen_sites(model, layers, sites)
-        sums, record = fit_sums(model, corpus, chosen, options, mask=mask, path=path, progress=progress)
-        means = cls(float(kappa), sums, record)
-        if path is not None:
-            means.save(path)
-        return means
+        part = as_shard(shard)
+        require_folder(part, run_dir)
+        if path is not None and run_dir is not None:
+            raise ValueError(f"There must be a path or a run_dir, got both: {path} and {run_dir}.")
+
+        def work(folder: Path | None) -> TokenMeans:
+            file = path if folder is None else folder / _FILE
+            told: dict[str, Any] = dict(mask=mask, progress=progress)
+            sums, record = fit_sums(model, corpus, chosen, options, path=file, shard=part, **told)
+            means = cls(float(kappa), sums, record)
+            if file is not None:
+                means.save(file)
+            return means
+
+        if run_dir is None:
+            return work(None)
+        manifest = fit_manifest(model, chosen, options, part)
+        return kept(MEANS, run_dir, part, manifest, [str(part or Shard(1, 1))], work)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -315,6 +342,37 @@ class TokenMeans:
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _joined(manifest: Mapping[str, Any], parts: Sequence[tuple[list[str], TokenMeans]]) -> TokenMeans:
+    """The means of a corpus of which each part has run some batches."""
+    records = [dict(part.record["corpora"][0]) for _, part in parts]
+    for (names, _), record in zip(parts, records, strict=True):
+        record.pop("shard")
+        other = {name for name in record if record[name] != records[0].get(name)}
+        if other - {"batch_size"}:
+            raise ValueError(
+                f"All shards must be of the same corpus, but {names[0]} and {parts[0][0][0]} differ in "
+                f"{', '.join(sorted(other))}. Give each the same texts, in the same order."
+            )
+    whole = reduce(lambda one, other: one.merge(other), (part for _, part in parts))
+    record = {name: value for name, value in whole.record.items() if name != "path"}
+    return TokenMeans(whole.kappa, whole.sums, {**record, "corpora": records[:1]})
+
+
+#: What is kept of a fit in a run folder.
+MEANS: ResultKind[TokenMeans] = ResultKind(
+    RunKind(
+        "token_means",
+        wanted=lambda manifest: manifest["shares"],
+        told=said,
+        free=("model", "shares"),
+        noted=("device",),
+    ),
+    save=lambda means, folder: means.save(folder / _FILE),
+    load=lambda folder: TokenMeans.load(folder / _FILE),
+    join=_joined,
+)
 
 
 def _distance(held: SiteSums, predicted: Float[Tensor, "groups width"]) -> Tensor:

@@ -1,8 +1,10 @@
 """What cuts do to running text: no gain is shown without its cost."""
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,13 @@ from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, ro
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table
 from tl_truncate.markup import interval
 from tl_truncate.replay.calls import last_logits
+from tl_truncate.runs.codec import plain
+from tl_truncate.runs.folder import make_manifest
+from tl_truncate.runs.joining import RunKind
 from tl_truncate.runs.record import Record, make_text_record
-from tl_truncate.runs.saved import Saved
+from tl_truncate.runs.results import ResultKind, kept, said
+from tl_truncate.runs.saved import Saved, required_result
+from tl_truncate.runs.shards import as_shard, require_folder, share
 from tl_truncate.statistics import Estimate, estimate_ratio, estimate_share
 from tl_truncate.statistics.columns import ANYWHERE, Bounds
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -33,6 +40,7 @@ from tl_truncate.weights.site import Site
 
 # Positions whose logits are held at once for the comparison, uncut and cut.
 _POSITIONS = 512
+_COLUMNS = ["text", "tokens", "loss", "uncut_loss", "kl", "agreement"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,6 +155,8 @@ def side_effects(
     max_tokens: int = 256,
     batch_size: int = 1,
     max_memory: int | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    shard: tuple[int, int] | None = None,
     resamples: int = 2000,
     seed: int = 0,
     progress: bool = True,
@@ -164,6 +174,9 @@ def side_effects(
         batch_size: passages in a pass; shorter ones are filled up behind their ends, where no causal
             model looks.
         max_memory: most bytes beside the model, by an estimate; fewer passages share a pass then.
+        run_dir: a folder that the result is kept in, and read from if it is there.
+        shard: `(3, 8)` is the third of eight shares of the passages, of about as many tokens; `merge`
+            joins them. The result is of this shard's passages.
         resamples: has no effect; of versions whose intervals were drawn.
         seed: for the record; nothing is drawn.
         progress: shows a bar.
@@ -173,8 +186,9 @@ def side_effects(
 
     Raises:
         ValueError: if there is no text of two tokens, the memory does not suffice, a cut addresses
-            nothing, or logits are not finite.
+            nothing, or logits are not finite; or if the folder, or a shard in it, is of another run.
         TypeError: if texts is one text, or something is not a cut.
+        BlockingIOError: if another process works in the folder, or on the same shard.
 
     Examples:
         >>> effects = tlt.side_effects(model, tlt.Cut("blocks.1.mlp.W_out", 1.0), ["the store in Paris"])
@@ -183,16 +197,16 @@ def side_effects(
     """
     check_model(model)
     resamples, seed = positive("resamples", resamples), natural("seed", seed)
-    chosen = Cuts(cuts)
+    chosen, part = Cuts(cuts), as_shard(shard)
+    require_folder(part, run_dir)
     passages = encode_passages(model, texts, prepend_bos, max_tokens)
     rows = [Row(place, tokens) for place, (_, tokens) in enumerate(passages)]
     sites = [cut.site for cut in chosen]
     fits = passages_that_fit(model, passages, sites, batch_size=batch_size, max_memory=max_memory)
-    found: dict[int, dict[str, Any]] = {}
-    with tqdm(total=len(rows), desc="side effects", disable=not progress) as bar:
-        for batch in batches(rows, fits):
-            found |= _effects(model, chosen, batch, [text for text, _ in passages])
-            bar.update(len(batch.rows))
+    own = list(batches(rows, fits))
+    if part is not None:
+        own = [own[place] for place in share([float(each.tokens.numel()) for each in own], part)]
+    places = sorted(row.passage for batch in own for row in batch.rows)
     bos = bos_token(model, model.tokenizer, prepend_bos) is not None
     record = make_text_record(
         model,
@@ -201,7 +215,41 @@ def side_effects(
         prepend_bos=bos,
         seed=seed,
     )
-    return SideEffects(pd.DataFrame([found[row.passage] for row in rows]), record, resamples)
+    manifest = make_manifest(SIDE_EFFECTS.run.name, **plain(record), max_tokens=max_tokens, rows=fits)
+
+    def work(folder: Path | None) -> SideEffects:
+        found: dict[int, dict[str, Any]] = {}
+        with tqdm(total=len(places), desc="side effects", disable=not progress) as bar:
+            for batch in own:
+                found |= _effects(model, chosen, batch, [text for text, _ in passages])
+                bar.update(len(batch.rows))
+        frame = pd.DataFrame([found[place] for place in places], columns=_COLUMNS)
+        return SideEffects(frame, record, resamples)
+
+    return kept(SIDE_EFFECTS, run_dir, part, manifest, list(map(str, places)), work)
+
+
+def _joined(manifest: Mapping[str, Any], parts: Sequence[tuple[list[str], SideEffects]]) -> SideEffects:
+    """One result of those of some passages each, in the order of the passages."""
+    tables = [part.frame.set_axis(list(map(int, names))) for names, part in parts]
+    whole = pd.concat([each for each in tables if len(each)]).sort_index().reset_index(drop=True)
+    return SideEffects(whole, parts[0][1].record, parts[0][1].resamples)
+
+
+#: What is kept of `side_effects` in a run folder.
+SIDE_EFFECTS: ResultKind[SideEffects] = ResultKind(
+    RunKind(
+        "side_effects",
+        wanted=lambda manifest: list(map(str, range(manifest["n_prompts"]))),
+        told=said,
+        free=("model",),
+        noted=("device", "rows"),
+        alike=("rows",),
+    ),
+    save=SideEffects.save_into,
+    load=lambda folder: SideEffects.load(required_result(folder)),
+    join=_joined,
+)
 
 
 def encode_passages(

@@ -1,7 +1,10 @@
 """What every component of every site is worth, to first order, from one pass there and back."""
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +22,13 @@ from tl_truncate.experiments.scoring.differentiable import (
 )
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
-from tl_truncate.experiments.screening.attribution import Attribution
+from tl_truncate.experiments.screening.attribution import ATTRIBUTE, Attribution
 from tl_truncate.replay.calls import graph_from, unembedding_only
-from tl_truncate.runs.record import make_record
+from tl_truncate.runs.codec import plain
+from tl_truncate.runs.folder import make_manifest
+from tl_truncate.runs.record import Record, make_record
+from tl_truncate.runs.results import kept
+from tl_truncate.runs.shards import Shard, as_shard, require_folder, share
 from tl_truncate.surgery.circuits import require_no_overlap, sides
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.edit import in_compute_precision
@@ -41,6 +48,8 @@ def attribute(
     *,
     sites: Sequence[Site | str] | None = None,
     metric: Differentiable = "logit_diff",
+    run_dir: str | os.PathLike[str] | None = None,
+    shard: tuple[int, int] | None = None,
     prepend_bos: bool | None = None,
     batch_size: int = 32,
     max_memory: int | None = None,
@@ -61,6 +70,10 @@ def attribute(
         task: prompts and answers.
         sites: Sites or their names; W_in and W_out of every layer by default.
         metric: `logit_diff`, `p_in_context` or `p_global`.
+        run_dir: a folder that the result is kept in, and read from if it is there.
+        shard: `(3, 8)` is the third of eight shares of the sites, whose factorisations cost about the
+            same; `merge` joins them. The passes of the prompts are made by each. The result is of this
+            shard's sites.
         prepend_bos: overrides the model's default.
         batch_size: prompts in a pass.
         max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
@@ -72,8 +85,10 @@ def attribute(
 
     Raises:
         ValueError: if an argument does not fit, or a cut of another part of the same weight is at work,
-            before any pass; or if a site's hook point is not reached, or logits are not finite.
+            before any pass; or if a site's hook point is not reached, or logits are not finite; or if
+            the folder, or a shard in it, is of another run.
         TypeError: if the task is no task.
+        BlockingIOError: if another process works in the folder, or on the same shard.
 
     Source: Molchanov et al. 2017 (arXiv 1611.06440), the Taylor criterion, applied to the components of
     a spectrum; derived in the documentation, "Predicting a cut".
@@ -88,6 +103,8 @@ def attribute(
     check_task(task)
     check_model(model)
     batch_size, seed = positive("batch_size", batch_size), natural("seed", seed)
+    part = as_shard(shard)
+    require_folder(part, run_dir)
     check_differentiable("metric", metric)
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]
     for site in chosen:
@@ -97,22 +114,53 @@ def attribute(
     rows = prompts_that_fit(
         model, encoded, chosen, batch_size=batch_size, max_memory=max_memory, gradients=True
     )
+    record = make_record(
+        model, task, cuts=Cuts(active_cuts(model)), prepend_bos=encoded.prepend_bos, seed=seed
+    )
+    own = list(linears) if part is None else _share(linears, part)
+    manifest = make_manifest(
+        ATTRIBUTE.run.name, **plain(record), metric=metric, sites=list(map(str, linears)), rows=rows
+    )
+
+    def work(folder: Path | None) -> Attribution:
+        batches = plan_batches([encoded], rows, apart=True)
+        return _attribute(
+            model, task, {site: linears[site] for site in own}, batches, metric, record, progress
+        )
+
+    return kept(ATTRIBUTE, run_dir, part, manifest, list(map(str, own)), work)
+
+
+def _share(linears: Mapping[Site, Linear], shard: Shard) -> list[Site]:
+    """A shard's sites. A factorisation takes the product of both sides, and the shorter one again."""
+    costs = [float(math.prod(each.shape) * min(each.shape)) for each in linears.values()]
+    sites = list(linears)
+    return [sites[place] for place in share(costs, shard)]
+
+
+def _attribute(
+    model: Any,
+    task: Task,
+    linears: dict[Site, Linear],
+    batches: Sequence[Batch],
+    metric: Differentiable,
+    record: Record,
+    progress: bool,
+) -> Attribution:
+    """The work itself; without a site there is none."""
+    chosen = list(linears)
     spectra = {
         site: shared_spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)
     }
     both = {site: sides(model, spectra[site]) for site in chosen}
     values = {site: spec.values() for site, spec in spectra.items()}
     spectra.clear()
-    batches = plan_batches([encoded], rows, apart=True)
     by_prompt = {site: torch.zeros(len(task), values[site].max_rank) for site in chosen}
-    for batch in tqdm(batches, "attribute", disable=not progress):
+    for batch in tqdm(batches if chosen else [], "attribute", disable=not progress):
         seen = _values_and_gradients(model, task, linears, batch, metric)
         for site, (u, gradient) in seen.items():
             effects = component_effects(u, gradient, *both[site]).cpu()
             by_prompt[site] = by_prompt[site].to(effects.dtype).index_add(0, batch.prompts, effects)
-    record = make_record(
-        model, task, cuts=Cuts(active_cuts(model)), prepend_bos=encoded.prepend_bos, seed=seed
-    )
     return Attribution(metric, by_prompt, values, len(task), record)
 
 

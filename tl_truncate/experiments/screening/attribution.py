@@ -1,7 +1,8 @@
 """The result of `attribute`: the predicted effect of every component of every site."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_truncate.experiments.scoring.keeps import keep_column
+from tl_truncate.runs.joining import RunKind
 from tl_truncate.runs.record import Record
-from tl_truncate.runs.saved import Saved
+from tl_truncate.runs.results import ResultKind, said
+from tl_truncate.runs.saved import Saved, required_result
 from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import Columns, Estimate, mean_columns, q_values
 from tl_truncate.surgery.cut import Cut, kept_components
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.spectrum import SingularValues
+
+_COLUMNS = ["site", "layer", "matrix", "head", "component", "singular_value", "effect", "effect_se", "q"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,6 +77,8 @@ class Attribution(Saved):
                 q=found.p,
             )
             tables.append(pd.DataFrame(table))
+        if not tables:  # of a shard that has no site
+            return pd.DataFrame(columns=_COLUMNS)
         frame = pd.concat(tables, ignore_index=True)
         frame["head"] = frame["head"].astype("Int64")
         frame["q"] = q_values(frame["q"])
@@ -168,3 +175,29 @@ class Attribution(Saved):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _joined(manifest: Mapping[str, Any], parts: Sequence[tuple[list[str], Attribution]]) -> Attribution:
+    """One result of those of some sites each, in the order in which the sites were asked for."""
+    first = parts[0][1]
+    rows = {str(site): (site, own) for _, part in parts for site, own in part.by_row.items()}
+    values = {site: own for _, part in parts for site, own in part.spectra.items()}
+    asked = [rows[name] for name in manifest["sites"]]
+    spectra = {site: values[site] for site, _ in asked}
+    return Attribution(first.metric, dict(asked), spectra, first.n_prompts, first.record)
+
+
+#: What is kept of `attribute` in a run folder.
+ATTRIBUTE: ResultKind[Attribution] = ResultKind(
+    RunKind(
+        "attribute",
+        wanted=lambda manifest: manifest["sites"],
+        told=said,
+        free=("model",),
+        noted=("device", "rows"),
+        alike=("rows",),
+    ),
+    save=Attribution.save_into,
+    load=lambda folder: Attribution.load(required_result(folder)),
+    join=_joined,
+)
