@@ -5,6 +5,11 @@ from typing import Any
 
 from tl_truncate.tasks.task import Task
 
+_BOS_BEHIND = (
+    "A prompt behind demonstrations must not begin with a BOS, which would stand in the middle, got prompts "
+    "of {!r} that begin with {!r}. Take it away before with_demonstrations, and use prepend_bos=True."
+)
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -40,8 +45,9 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
 
     Raises:
         ValueError: if the model has no tokenizer, a BOS is asked of a tokenizer that has none, an
-            answer of a token-scored task is not one token, an answer merges with its prompt, or a
-            prompt is longer than the context window.
+            answer of a token-scored task is not one token, an answer merges with its prompt, a prompt
+            has other tokens behind demonstrations than by itself or begins with a BOS there, or it is
+            longer than the context window.
     """
     tokenizer = getattr(model, "tokenizer", None)
     if task.in_tokens:
@@ -52,8 +58,10 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
             "tokenizer=..., or call model.set_tokenizer(tokenizer) on a HookedTransformer."
         )
     bos = bos_token(model, tokenizer, prepend_bos)
+    if task.shots:
+        _check_behind(tokenizer, task)
     prompts = tuple(_encode_prompt(tokenizer, task, index, bos) for index in range(len(task)))
-    _check_fit(model, prompts)
+    _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
 
 
@@ -61,13 +69,37 @@ def _encode_tokens(model: Any, tokenizer: Any, task: Task, prepend_bos: bool | N
     """A task in token numbers, as it is; with a BOS only where one is asked for."""
     bos = bos_token(model, tokenizer, True) if prepend_bos else None
     front = () if bos is None else (bos,)
+    own = task.without_demonstrations().prompts
+    # One random token may be a BOS; where each prompt begins with it, it is one.
+    if task.shots and all(prompt[0] == getattr(tokenizer, "bos_token_id", None) for prompt in own):
+        raise ValueError(_BOS_BEHIND.format(task.name, own[0][0]))
     rows = zip(task.prompts, task.in_context, task.global_, strict=True)
     prompts = tuple(
         EncodedPrompt((*front, *prompt), tuple(one), tuple(other))  # type: ignore[arg-type]
         for prompt, one, other in rows
     )
-    _check_fit(model, prompts)
+    _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
+
+
+def _check_behind(tokenizer: Any, task: Task) -> None:
+    """That each prompt is the same tokens behind the demonstrations as by itself, and they for all."""
+    fronts = set()
+    for index, (prompt, own) in enumerate(
+        zip(task.prompts, task.without_demonstrations().prompts, strict=True)
+    ):
+        ids, alone = _ids(tokenizer, str(prompt)), _ids(tokenizer, str(own))
+        if alone[:1] == [getattr(tokenizer, "bos_token_id", None)]:
+            raise ValueError(_BOS_BEHIND.format(task.name, tokenizer.bos_token))
+        fronts.add(tuple(ids[: len(ids) - len(alone)]))
+        if ids[len(ids) - len(alone) :] != alone or len(fronts) > 1:
+            separator = task.demonstrations and task.demonstrations.separator
+            raise ValueError(
+                "A prompt must have the same tokens behind demonstrations as by itself, but "
+                f"{str(own)[:20]!r} merges with the separator {separator!r} at {index}. Use another, "
+                r"such as with_demonstrations(k, separator='\n\n') or, for tokenizers that mark the "
+                r"beginning of words (Llama 2), '\n\n '."
+            )
 
 
 def bos_token(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | None:
@@ -135,16 +167,17 @@ def _encode_answer(
     return rest
 
 
-def _check_fit(model: Any, prompts: tuple[EncodedPrompt, ...]) -> None:
+def _check_fit(model: Any, prompts: tuple[EncodedPrompt, ...], shots: int | None) -> None:
     window = int(getattr(model.cfg, "n_ctx", 0) or 0)
     vocabulary = int(getattr(model.cfg, "d_vocab", 0) or 0)
     for index, each in enumerate(prompts):
         answers = (each.in_context, each.global_)
         length = len(each.prompt) + max(map(len, answers)) - 1
         if window and length > window:
+            told = f" with {shots} demonstrations. Show fewer." if shots else "."
             raise ValueError(
                 f"A prompt with its answer must fit into the model's context of {window} tokens, got "
-                f"{length} at {index}."
+                f"{length} at {index}{told}"
             )
         if not each.prompt:
             raise ValueError(
