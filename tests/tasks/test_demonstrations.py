@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import tl_truncate as tlt
+from tl_truncate.tasks.demonstrations.shots import with_shots
 from tl_truncate.tasks.encode import encode
-from tl_truncate.tasks.shots import with_shots
 
 BY_TOKENS = tlt.Task(
     "by_tokens", [[5, 6], [7], [8, 9, 4], [3]], [[1], [2], [1], [2]], [[3], [3], [3], [4]]
@@ -127,7 +127,9 @@ def test_a_seed_decides_and_nothing_else(task):
 def test_a_prompt_that_is_shown_is_not_tested_under_another_number_either(letters, k, seed):
     task = tlt.Task("t", [f"{each} to" for each in letters], [f" {each}x" for each in letters], " the")
     if k >= len(set(letters)):
-        with pytest.raises(ValueError, match=f"different prompts than the {k} .* got {len(set(letters))}"):
+        with pytest.raises(
+            ValueError, match=f"different prompts than the {k} .* got {len(set(letters))}"
+        ):
             task.with_demonstrations(k, seed)
         return
     shown = task.with_demonstrations(k, seed)
@@ -140,7 +142,7 @@ def test_a_prompt_that_is_shown_is_not_tested_under_another_number_either(letter
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"more different prompts than the 6 .* got 6 in 'pairs'"):
         PAIRS.with_demonstrations(6)
-    with pytest.raises(ValueError, match="reserve must be at least the 3 demonstrations .* got 2"):
+    with pytest.raises(ValueError, match=r"reserve must be at least the 3 demonstrations .* got 2"):
         PAIRS.with_demonstrations(3, reserve=2)
     for k in (-1, True, 1.5, None):
         with pytest.raises(ValueError, match="k must be an integer from 0 up"):
@@ -160,7 +162,7 @@ def test_what_does_not_fit_is_refused():
 def test_prompts_that_do_not_begin_with_the_demonstrations_are_refused():
     data = PAIRS.with_demonstrations(1).to_json()
     for prompts in (list(PAIRS.prompts[:5]), [PAIRS.with_demonstrations(1).demonstrations.front] * 5):
-        with pytest.raises(ValueError, match="must (begin with the task's 1 dem|not end in a space)"):
+        with pytest.raises(ValueError, match=r"must (begin with the task's 1 dem|not end in a space)"):
             tlt.Task.from_json({**data, "prompts": prompts})
     with pytest.raises(ValueError, match="Demonstrations must have task, prompts, answers, separator"):
         tlt.Task.from_json({**data, "demonstrations": {"prompts": []}})
@@ -252,14 +254,18 @@ def test_prompts_keep_their_tokens(name, of_bytes):
         assert one.prompt.count(of_bytes.bos_token_id) == 1
 
 
-@pytest.mark.parametrize(("separator", "fits"), [(None, True), (" ", False), (". ", False), (".\n", True)])
+@pytest.mark.parametrize(
+    ("separator", "fits"), [(None, True), (" ", False), (". ", False), (".\n", True)]
+)
 def test_a_separator_that_merges_is_refused(separator, fits, of_bytes):
     task = tlt.Task(PAIRS.name, PAIRS.prompts, PAIRS.in_context, PAIRS.global_, scoring="sequence")
     shown = task.with_demonstrations(2, separator=separator)
     if fits:
         encode(Configured(of_bytes), shown)
         return
-    with pytest.raises(ValueError, match=r"the same tokens behind demonstrations.*'When .*separator '.* '"):
+    with pytest.raises(
+        ValueError, match=r"the same tokens behind demonstrations.*'When .*separator '.* '"
+    ):
         encode(Configured(of_bytes), shown)
 
 
@@ -272,7 +278,9 @@ def test_where_the_first_word_is_marked(of_pieces):
     rows = encode(Configured(of_pieces), shown).prompts
     for one, other in zip(rows, plain, strict=True):
         assert one.prompt[len(one.prompt) - len(other.prompt) + 1 :] == other.prompt[1:]
-    assert len({one.prompt[: len(one.prompt) - len(other.prompt)] for one, other in zip(rows, plain)}) == 1
+    assert (
+        len({one.prompt[: len(one.prompt) - len(other.prompt)] for one, other in zip(rows, plain)}) == 1
+    )
 
 
 def test_a_bos_never_stands_in_the_middle(of_bytes):
@@ -286,7 +294,7 @@ def test_a_bos_never_stands_in_the_middle(of_bytes):
     rows = [[bos, number, 7] for number in (3, 4, 5)]
     in_tokens = tlt.Task("t", rows, [[8]] * 3, [[9]] * 3)
     encode(Configured(of_bytes), in_tokens)
-    with pytest.raises(ValueError, match="begin with a BOS.*prepend_bos=True"):
+    with pytest.raises(ValueError, match=r"begin with a BOS.*prepend_bos=True"):
         encode(Configured(of_bytes), in_tokens.with_demonstrations(1))
 
 
@@ -310,7 +318,7 @@ def test_an_unknown_separator_is_told_of(toy):
 
 
 def test_the_window_names_the_number(toy):
-    with pytest.raises(ValueError, match="context of 64 tokens, got .* with 5 demonstrations"):
+    with pytest.raises(ValueError, match=r"context of 64 tokens, got .* with 5 demonstrations"):
         encode(toy, PAIRS.with_demonstrations(5, separator=" ."))
 
 

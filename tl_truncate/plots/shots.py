@@ -144,9 +144,7 @@ def _uncut(result: SweepResult, task: str, metric: Metric) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _line(
-    axis: "Axes", part: pd.DataFrame, metric: str, numbers: Sequence[int], **look: Any
-) -> None:
+def _line(axis: "Axes", part: pd.DataFrame, metric: str, numbers: Sequence[int], **look: Any) -> None:
     part = part.sort_values("shots")
     values, low, high = (part[f"{metric}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
     # A mean lies in its interval but for rounding; an interval that is no number has no bar.

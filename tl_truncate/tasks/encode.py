@@ -1,17 +1,11 @@
 """Tasks as tokens: one careful way to turn prompts and answers into numbers."""
 
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tl_truncate.tasks.demonstrations import Demonstrations
+from tl_truncate.tasks.demonstrations.behind import check_texts_behind, check_tokens_behind
 from tl_truncate.tasks.task import Task
-
-_BOS_BEHIND = (
-    "A prompt behind demonstrations must not begin with a BOS, which would stand in the middle, got prompts "
-    "of {!r} that begin with {!r}. Take it away before with_demonstrations, and use prepend_bos=True."
-)
+from tl_truncate.tasks.words import has_unknown, token_ids
 
 
 @dataclass(frozen=True)
@@ -61,8 +55,8 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
             "tokenizer=..., or call model.set_tokenizer(tokenizer) on a HookedTransformer."
         )
     bos = bos_token(model, tokenizer, prepend_bos)
-    if task.demonstrations:  # and at least one
-        _check_behind(tokenizer, task, task.demonstrations)
+    if task.shots:
+        check_texts_behind(task, tokenizer)
     prompts = tuple(_encode_prompt(tokenizer, task, index, bos) for index in range(len(task)))
     _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
@@ -72,10 +66,8 @@ def _encode_tokens(model: Any, tokenizer: Any, task: Task, prepend_bos: bool | N
     """A task in token numbers, as it is; with a BOS only where one is asked for."""
     bos = bos_token(model, tokenizer, True) if prepend_bos else None
     front = () if bos is None else (bos,)
-    own: Any = task.without_demonstrations().prompts
-    # One random token may be a BOS; where each prompt begins with it, it is one.
-    if task.shots and all(_begins_with_bos(tokenizer, prompt) for prompt in own):
-        raise ValueError(_BOS_BEHIND.format(task.name, own[0][0]))
+    if task.shots:
+        check_tokens_behind(task, tokenizer)
     rows = zip(task.prompts, task.in_context, task.global_, strict=True)
     prompts = tuple(
         EncodedPrompt((*front, *prompt), tuple(one), tuple(other))  # type: ignore[arg-type]
@@ -83,38 +75,6 @@ def _encode_tokens(model: Any, tokenizer: Any, task: Task, prepend_bos: bool | N
     )
     _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
-
-
-def _check_behind(tokenizer: Any, task: Task, drawn: Demonstrations) -> None:
-    """That each prompt is the same tokens behind the demonstrations as by itself, and they for all."""
-    separator = str(drawn.separator)
-    if _has_unknown(tokenizer, _ids(tokenizer, separator)):
-        warnings.warn(
-            f"The separator {separator!r} between demonstrations is not known to the tokenizer, which "
-            f"reads it as {tokenizer.unk_token}. Use with_demonstrations(k, separator=...).",
-            stacklevel=2,
-        )
-    own = task.without_demonstrations().prompts
-    if any(_begins_with_bos(tokenizer, _ids(tokenizer, str(each))) for each in (*drawn.prompts, *own)):
-        raise ValueError(_BOS_BEHIND.format(task.name, tokenizer.bos_token))
-    fronts = set()
-    for index, (prompt, alone) in enumerate(zip(task.prompts, own, strict=True)):
-        ids, last = _ids(tokenizer, str(prompt)), _ids(tokenizer, str(alone))
-        front = len(ids) - len(last)
-        fronts.add(tuple(ids[:front]))
-        if ids[front:] != last or len(fronts) > 1:
-            raise ValueError(
-                "A prompt must have the same tokens behind demonstrations as by itself, but "
-                f"{str(alone)[:20]!r} merges with the separator {separator!r} at {index}. Use another, "
-                r"such as with_demonstrations(k, separator='\n\n') or, for tokenizers that mark the "
-                r"beginning of words (Llama 2), '\n\n '."
-            )
-
-
-def _begins_with_bos(tokenizer: Any, tokens: Sequence[int]) -> bool:
-    """Where it occurs again in the prompt, it is the mark of a turn in a chat and not a BOS."""
-    bos = getattr(tokenizer, "bos_token_id", None)
-    return bos is not None and tokens[:1] in ([bos], (bos,)) and tokens.count(bos) == 1
 
 
 def bos_token(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | None:
@@ -132,13 +92,9 @@ def bos_token(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | Non
     return token if wanted else None
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def _encode_prompt(tokenizer: Any, task: Task, index: int, bos: int | None) -> EncodedPrompt:
     prompt = str(task.prompts[index])
-    ids = _ids(tokenizer, prompt)
+    ids = token_ids(prompt, tokenizer)
     answers = [
         _encode_answer(tokenizer, task, index, prompt, ids, str(answer))
         for answer in (task.in_context[index], task.global_[index])
@@ -159,7 +115,7 @@ def _encode_prompt(tokenizer: Any, task: Task, index: int, bos: int | None) -> E
 def _encode_answer(
     tokenizer: Any, task: Task, index: int, prompt: str, ids: list[int], answer: str
 ) -> tuple[int, ...]:
-    together = _ids(tokenizer, prompt + answer)
+    together = token_ids(prompt + answer, tokenizer)
     if together[: len(ids)] != ids or len(together) == len(ids):
         raise ValueError(
             f"An answer must not change the tokens of its prompt, but {answer!r} merges with the end "
@@ -173,17 +129,12 @@ def _encode_answer(
             f"{index}. Pass tokenizer=model.tokenizer where the task is made, or make the Task with "
             "scoring='sequence'."
         )
-    if _has_unknown(tokenizer, rest):
+    if has_unknown(rest, tokenizer):
         raise ValueError(
             f"An answer must be known to the tokenizer, got {answer!r} at {index}, which it reads as "
             f"{tokenizer.unk_token}."
         )
     return rest
-
-
-def _has_unknown(tokenizer: Any, tokens: Sequence[int]) -> bool:
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    return unknown in tokens and unknown not in (None, getattr(tokenizer, "bos_token_id", None))
 
 
 def _check_fit(model: Any, prompts: tuple[EncodedPrompt, ...], shots: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from tl_truncate.checks import whole
-from tl_truncate.tasks.demonstrations import Demonstrations, check_kinds, draw_demonstrations
+from tl_truncate.tasks.demonstrations.drawn import Demonstrations, check_kinds, draw_demonstrations
 from tl_truncate.tasks.files.counterfact import read_counterfact
 from tl_truncate.tasks.files.frames import COLUMNS, columns_of, read_rows
 from tl_truncate.tasks.files.harness import write_harness_task
@@ -338,7 +338,9 @@ class Task:
                 f"description and demonstrations); missing {sorted(missing)}, unknown {sorted(unknown)}."
             )
         drawn = data.get("demonstrations")
-        return cls(**{**data, "demonstrations": None if drawn is None else Demonstrations.from_json(drawn)})
+        return cls(
+            **{**data, "demonstrations": None if drawn is None else Demonstrations.from_json(drawn)}
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the task as JSON, under a temporary name first."""

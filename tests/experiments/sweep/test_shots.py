@@ -102,7 +102,7 @@ def test_a_folder_is_read_and_gone_on_with(swept):
     more = tlt.sweep(model, TASK, shots=SHOTS, **options | dict(keeps=[*KEEPS, 0.9]))
     assert len(more.settings) == 3 * len(result.settings) // 2
     for other in ((0, 3), (0, 1, 3, 4), None):
-        with pytest.raises(ValueError, match="same model, prompts and settings .* task_hashes"):
+        with pytest.raises(ValueError, match=r"same model, prompts and settings .* task_hashes"):
             tlt.sweep(model, TASK, shots=other, **options)
 
 
@@ -163,7 +163,9 @@ def test_what_does_not_fit_is_said_before_any_pass(shared, monkeypatch):
     monkeypatch.setattr(model, "forward", None)
     options = dict(sites=SITES, keeps=KEEPS, prepend_bos=False, progress=False)
     long = tlt.tasks.induction(n=12, d_vocab=architectures.VOCAB, length=8)
-    with pytest.raises(ValueError, match="context of 64 tokens, got .* with 8 demonstrations. Show fewer"):
+    with pytest.raises(
+        ValueError, match=r"context of 64 tokens, got .* with 8 demonstrations. Show fewer"
+    ):
         tlt.sweep(model, long, shots=(0, 8), **options)
     with pytest.raises(ValueError, match="than the 7 that are set aside for demonstrations, got 7"):
         tlt.sweep(model, TASK, shots=(0, 7), **options)
@@ -178,12 +180,10 @@ class TestSearch:
     def test_the_same_sides_for_all_numbers(self, seed):
         task = tlt.tasks.ioi(n=30, seed=1)
         tasks = [task.with_demonstrations(k, seed, reserve=4) for k in (4, 0)]
-        sides = [split_tasks(order, test_fraction=0.4, seed=seed) for order in (tasks, tasks[:1], tasks[1:])]
-        tests = [
-            {prompt for prompt in part.test.without_demonstrations().prompts}
-            for parts in sides
-            for part in parts
+        sides = [
+            split_tasks(order, test_fraction=0.4, seed=seed) for order in (tasks, tasks[:1], tasks[1:])
         ]
+        tests = [set(part.test.without_demonstrations().prompts) for parts in sides for part in parts]
         assert tests[0] == tests[1] == tests[2] == tests[3]
         for part in sides[0]:
             tested = [*part.validation.without_demonstrations().prompts, *part.test.prompts]

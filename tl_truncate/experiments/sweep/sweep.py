@@ -18,7 +18,7 @@ from tl_truncate.experiments.sweep.result import Setting, SweepResult, joined_re
 from tl_truncate.runs.shards import as_shard, require_folder
 from tl_truncate.runs.waiting import whole_run
 from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.tasks.shots import with_shots
+from tl_truncate.tasks.demonstrations.shots import with_shots
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
@@ -89,9 +89,10 @@ def sweep(
         The result, with `.frame`, `.baseline` and `.scores(site, keep)`.
 
     Raises:
-        ValueError: if the task does not fit the tokenizer, with all its demonstrations the context
-            window, a site or keep does not fit the model, the memory does not suffice, or the folder or another shard in it is of another run, such as of
-            other weights; before any pass runs. And if logits are not finite.
+        ValueError: if the task does not fit the tokenizer, or with all its demonstrations the context
+            window, a site or keep does not fit the model, the memory does not suffice, or the folder or
+            another shard in it is of another run, such as of other weights; before any pass runs. And if
+            logits are not finite.
         BlockingIOError: if another process works in the folder, or on the same shard.
         TypeError: if an argument is of the wrong kind.
         FullPassesWarning: as a warning, if the model cannot be run from the middle.

@@ -51,8 +51,8 @@ class Demonstrations:
         return len(self.prompts)
 
     @property
-    def front(self) -> Prompt:
-        """All of it, up to where the tested prompt begins."""
+    def front(self) -> Any:
+        """All of it as one text or one row of token numbers, up to where the tested prompt begins."""
         joined: Any = "" if isinstance(self.separator, str) else ()
         for prompt, answer in zip(self.prompts, self.answers, strict=True):
             joined = joined + prompt + answer + self.separator
@@ -78,8 +78,8 @@ class Demonstrations:
 
 def draw_demonstrations(
     task: str,
-    prompts: Sequence[Prompt],
-    answers: Sequence[Prompt],
+    prompts: Sequence[Any],
+    answers: Sequence[Any],
     *,
     count: int,
     seed: int,
