@@ -15,6 +15,7 @@ from tl_truncate.plots.needs import needs_matplotlib
 from tl_truncate.plots.style import COLOURS
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.tasks.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,8 +47,8 @@ def shots(
         A matplotlib figure.
 
     Raises:
-        ValueError: if the sweep has no demonstrations, has nothing of these cuts, or was not asked for a
-            metric.
+        ValueError: if the sweep has no demonstrations, a task's numbers of them are not of the same
+            prompts, it has nothing of these cuts, or was not asked for a metric.
 
     Source: the few-shot study of GSM8K of Chen, Bruna and Bietti 2024 (arXiv 2406.03068).
     """
@@ -97,8 +98,24 @@ def _table(result: SweepResult, metrics: Sequence[Metric]) -> pd.DataFrame:
             f"The sweep must have been asked for {missing[0]}, got {', '.join(result.metrics)}."
         )
     plain = {task.name: task.without_demonstrations().name for task in result.tasks}
+    _check_paired([task for task in result.tasks if task.shots is not None])
     asked = table[table["shots"].notna()]
     return asked.assign(of=asked["task"].map(plain), line=asked.groupby("task").cumcount())
+
+
+def _check_paired(tasks: Sequence[Task]) -> None:
+    """That a line is of one set of prompts, and has one point for each number."""
+    by_name: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_name.setdefault(task.without_demonstrations().name, []).append(task)
+    for name, own in by_name.items():
+        prompts = {task.without_demonstrations().hash for task in own}
+        if len(prompts) > 1 or len({task.shots for task in own}) < len(own):
+            raise ValueError(
+                f"Each number of demonstrations must be there once, and all on the same prompts, got "
+                f"{', '.join(task.name for task in own)} of {name!r} on {len(prompts)} sets of prompts. "
+                "Use sweep(..., shots=...), or with_demonstrations with one seed and one reserve."
+            )
 
 
 def _most_changed(table: pd.DataFrame, swept: Sequence[SiteCut], metric: str) -> list[int]:

@@ -108,7 +108,10 @@ def test_a_folder_is_read_and_gone_on_with(swept):
 
 def test_pages_and_pictures_have_them(swept):
     _, result, _ = swept
-    assert "induction-3-shot" in sweep_page(result).title
+    page = sweep_page(result)
+    assert "induction-3-shot" in page.title
+    told = "behind 3 of them, answered (3 set aside, drawn with seed 0); 4 are tested"
+    assert told in page.sections[-1].before
     assert "induction-1-shot" in result._repr_html_()
     assert plots.heatmap(result, task="induction-3-shot").axes
 
@@ -141,6 +144,10 @@ def test_figures_that_cannot_be_drawn(swept):
     plain = tlt.sweep(model, TASK, **options | dict(run_dir=None, controls=[]))
     with pytest.raises(ValueError, match="settings with demonstrations, got none"):
         plots.shots(plain)
+    unlike = [TASK.with_demonstrations(k) for k in (0, 2)]
+    mixed = tlt.sweep(model, unlike, **options | dict(run_dir=None, controls=[]))
+    with pytest.raises(ValueError, match=r"all on the same prompts, got .* on 2 sets of prompts"):
+        plots.shots(mixed)
 
 
 def test_evaluate_takes_one_number(shared):
