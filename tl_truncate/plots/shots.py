@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST = 6
+_STEP = 0.05
 _OF_CONTROLS: dict[str, Any] = dict(color="0.6", marker="x", linestyle=":", zorder=1)
 
 
@@ -68,10 +69,11 @@ def shots(
             name = column_of(metric)
             uncut = _uncut(result, task, metric)
             numbers = sorted(uncut["shots"])
-            _line(axis, uncut, name, numbers, color="black", marker="o", label="uncut")
-            for place, look in looks.items():
-                own = table[(table["of"] == task) & (table["line"] == place)]
-                _line(axis, own, name, numbers, **look)
+            lines = [(uncut, dict(color="black", marker="o", label="uncut"))]
+            own = table[table["of"] == task]
+            lines += [(own[own["line"] == place], look) for place, look in looks.items()]
+            for beside, (part, look) in zip(_beside(len(lines)), lines, strict=True):
+                _line(axis, part, name, numbers, beside, **look)
             axis.set_title(f"{task}: {label_of(metric).title}", fontsize=9)
             axis.set_xticks(range(len(numbers)), list(map(str, numbers)))
             axis.tick_params(labelsize=8)
@@ -166,5 +168,5 @@ def _line(axis: "Axes", part: pd.DataFrame, metric: str, numbers: Sequence[int],
     values, low, high = (part[f"{metric}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
     # A mean lies in its interval but for rounding; an interval that is no number has no bar.
     around = np.nan_to_num(np.stack([values - low, high - values]).clip(min=0))
-    places = [numbers.index(each) for each in part["shots"]]
+    places = [numbers.index(each) + beside for each in part["shots"]]
     axis.errorbar(places, values, yerr=around, markersize=4, linewidth=1, elinewidth=0.8, **look)
