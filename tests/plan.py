@@ -15,6 +15,7 @@ ONE_LEG = (
     # Numbers and text alone.
     "test_statistics.py",
     "tasks/test_tasks.py",
+    "tasks/test_demonstrations.py",
     "tasks/test_generated.py::test_a_hundred",
     "tasks/test_generated.py::test_the_global_random_state",
     "tasks/test_generated.py::test_bad_numbers",

@@ -81,6 +81,37 @@ def test_evaluate_as_json_is_the_library(folder, task_file, drinks, toy):
     assert kinds == {"NormMatched"}
 
 
+def test_evaluate_behind_demonstrations(folder, tmp_path):
+    task = pairs_in(tmp_path)
+    arguments = ["evaluate", "-m", folder, "--task", tmp_path / "pairs.json", "--seed", 4, "--json"]
+    data = json.loads(run(*arguments, "--shots", 2).stdout)
+    shown = task.with_demonstrations(2, seed=4)
+    expected = tlt.evaluate(tlt.load_model(folder), shown, seed=4)
+    assert data["uncut"]["summary"] == expected.to_json()["summary"]
+    assert data["uncut"]["record"]["task_hash"] == shown.hash
+    assert "k must be an integer from 0 up" in run(*arguments, "--shots", -1, code=2).stderr
+
+
+def test_sweep_against_demonstrations(folder, tmp_path):
+    task, out = pairs_in(tmp_path), tmp_path / "out"
+    arguments = ["sweep", "-m", folder, "--task", tmp_path / "pairs.json", "--site", "blocks.1.mlp.W_out",
+                 "--keep", "0.5", "--seed", 4, "--out", out]  # fmt: skip
+    for wrong in ("some", "1,,2", "-1"):
+        assert "--shots must be numbers with commas" in run(*arguments, "--shots", wrong, code=2).stderr
+    rows = json.loads(run(*arguments, "--shots", "0,2", "--json").stdout)
+    cut = tlt.Cut("blocks.1.mlp.W_out", 0.5)
+    for row, k in zip(rows, (0, 2), strict=True):
+        shown = task.with_demonstrations(k, 4, reserve=2)
+        scores = tlt.evaluate(tlt.load_model(folder), shown, cut, progress=False)
+        assert (row["task"], row["shots"]) == (f"pairs-{k}-shot", k)
+        assert row["p_in_context"] == pytest.approx(float(scores.p_in_context), abs=1e-6)
+    assert (out / "shots.png").read_bytes()[:4] == b"\x89PNG"
+    run("plot", out, "--figure", "shots", "--metric", "p_global", "--out", tmp_path / "shots.svg")
+    assert (tmp_path / "shots.svg").read_text().startswith("<?xml")
+    plot = ["plot", out, "--figure", "shots", "--task", "pairs-0-shot", "--out", "x.png"]
+    assert "without --task and --site" in run(*plot, code=2).stderr
+
+
 def test_as_a_process_only_the_result_is_on_stdout(folder, task_file):
     command = [
         sys.executable,
@@ -271,7 +302,7 @@ def test_sweep_plot_and_resume(folder, task_file, drinks, tmp_path):
         run("plot", out, "--figure", figure, "--out", tmp_path / f"{figure}.svg")
         assert (tmp_path / f"{figure}.svg").read_text().startswith("<?xml")
     assert (
-        "must be heatmap or ranks"
+        "must be heatmap, ranks or shots"
         in run("plot", out, "--figure", "pie", "--out", "x.png", code=2).stderr
     )
 

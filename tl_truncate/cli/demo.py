@@ -13,13 +13,13 @@ from tl_truncate.cli.shared.changes import change_of
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import SWEPT, ModelOptions, PassOptions
 from tl_truncate.cli.shared.options import Figures, RunFolder
-from tl_truncate.cli.shared.tasks import PromptOptions
+from tl_truncate.cli.shared.tasks import DrawnOptions
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.report import write_report
 
 _FOLDER = Path("demo")
 _MODEL = ModelOptions(model="demo")
-_PROMPTS = PromptOptions(n=50)
+_PROMPTS = DrawnOptions(n=50)
 
 
 @app.command()
@@ -29,7 +29,7 @@ def demo(
     *,
     out: RunFolder = _FOLDER,
     source: ModelOptions = _MODEL,
-    prompts: PromptOptions = _PROMPTS,
+    prompts: DrawnOptions = _PROMPTS,
     passes: PassOptions = SWEPT,
     figures: Figures = True,
 ) -> None:

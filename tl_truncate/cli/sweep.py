@@ -18,11 +18,12 @@ from tl_truncate.cli.shared.options import (
     Figures,
     Resume,
     RunFolder,
+    SeveralShots,
     ShardText,
     TaskNames,
     WithControls,
 )
-from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
+from tl_truncate.cli.shared.tasks import DrawnOptions, check_task_name, read_shots
 from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
 from tl_truncate.experiments.sweep.grid import Control
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -46,7 +47,8 @@ def sweep_command(
     controls: WithControls = False,
     resume: Resume = False,
     shard: ShardText = None,
-    prompts: PromptOptions,
+    prompts: DrawnOptions,
+    shots: SeveralShots = None,
     passes: PassOptions = SWEPT,
     figures: Figures = True,
     as_json: AsJson = False,
@@ -55,9 +57,9 @@ def sweep_command(
 
     Example: `tl-truncate sweep --model demo --task ioi --n 60 --out runs/ioi`
 
-    Writes the run folder with table.csv and heatmap.png in it.
+    Writes the run folder with table.csv and heatmap.png in it, and shots.png with --shots.
     """
-    part = as_shard(shard)
+    part, numbers = as_shard(shard), read_shots(shots)
     check_figures(figures and part is None, "plots")
     names = [check_task_name(name) for name in task or ["ioi"]]
     grid = cutting.read(KEEPS)
@@ -69,6 +71,7 @@ def sweep_command(
         sites=grid.sites(model),
         keeps=grid.keeps,
         controls=kinds,
+        shots=numbers,
         run_dir=out / "run",
         shard=None if part is None else (part.index, part.count),
         resume=resume or part is not None,
@@ -102,14 +105,17 @@ def say_sweep(result: SweepResult, out: Path | None, *, figures: bool, as_json: 
 
 
 def _draw(result: SweepResult, out: Path) -> list[str]:
-    """A heatmap for each task; the files' names."""
-    from tl_truncate.plots import heatmap, save
+    """A heatmap for each task, and how they score against their demonstrations; the files' names."""
+    from tl_truncate.plots import heatmap, save, shots
 
     names = []
     # Single heads have no place in a picture of whole matrices.
     for place, each in enumerate(result.tasks if result.frame["head"].isna().any() else ()):
         names.append(f"heatmap{'' if place == 0 else f'-{each.name}'}.png")
         save(heatmap(result, task=each.name), out / names[-1])
+    if "shots" in result.frame:
+        save(shots(result), out / "shots.png")
+        names.append("shots.png")
     return names
 
 

@@ -9,6 +9,7 @@ from tl_truncate.plots.learning import learning
 from tl_truncate.plots.parts import comparison, parts
 from tl_truncate.plots.rank_curves import ranks
 from tl_truncate.plots.saving import save
+from tl_truncate.plots.shots import shots
 from tl_truncate.plots.spectra import spectrum
 from tl_truncate.plots.toys import gradient_noise, phases, recall
 
@@ -27,5 +28,6 @@ __all__ = [
     "ranks",
     "recall",
     "save",
+    "shots",
     "spectrum",
 ]

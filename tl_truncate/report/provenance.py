@@ -17,9 +17,21 @@ def provenance(manifest: Mapping[str, Any]) -> Markup:
     facts = {name: value for name, value in manifest.items() if name not in _LONG}
     tasks = manifest.get("tasks") or [manifest[name] for name in ("task",) if name in manifest]
     for task in tasks.values() if isinstance(tasks, Mapping) else tasks:
-        if isinstance(task, Mapping) and task.get("description"):
-            facts[f"about {task['name']}"] = task["description"]
+        told = _about(task) if isinstance(task, Mapping) else ""
+        if told:
+            facts[f"about {task['name']}"] = told
     return record_table(facts)
+
+
+def _about(task: Mapping[str, Any]) -> str:
+    """Where its prompts come from, and what stands in front of them."""
+    words, drawn = [task.get("description", "")], task.get("demonstrations")
+    if drawn is not None:
+        words.append(
+            f"behind {len(drawn['prompts'])} of them, answered ({drawn['reserved']} set aside, drawn "
+            f"with seed {drawn['seed']}); {len(task['prompts'])} are tested"
+        )
+    return "; ".join(filter(None, words))
 
 
 def where_section(record: Record) -> Section:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tl_truncate.tasks.demonstrations.behind import check_texts_behind, check_tokens_behind
 from tl_truncate.tasks.task import Task
+from tl_truncate.tasks.words import has_unknown, token_ids
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
 
     Raises:
         ValueError: if the model has no tokenizer, a BOS is asked of a tokenizer that has none, an
-            answer of a token-scored task is not one token, an answer merges with its prompt, or a
-            prompt is longer than the context window.
+            answer of a token-scored task is not one token, an answer merges with its prompt, a prompt
+            has other tokens behind demonstrations than by itself or begins with a BOS there, or it is
+            longer than the context window.
     """
     tokenizer = getattr(model, "tokenizer", None)
     if task.in_tokens:
@@ -52,8 +55,10 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
             "tokenizer=..., or call model.set_tokenizer(tokenizer) on a HookedTransformer."
         )
     bos = bos_token(model, tokenizer, prepend_bos)
+    if task.shots:
+        check_texts_behind(task, tokenizer)
     prompts = tuple(_encode_prompt(tokenizer, task, index, bos) for index in range(len(task)))
-    _check_fit(model, prompts)
+    _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
 
 
@@ -61,12 +66,14 @@ def _encode_tokens(model: Any, tokenizer: Any, task: Task, prepend_bos: bool | N
     """A task in token numbers, as it is; with a BOS only where one is asked for."""
     bos = bos_token(model, tokenizer, True) if prepend_bos else None
     front = () if bos is None else (bos,)
+    if task.shots:
+        check_tokens_behind(task, tokenizer)
     rows = zip(task.prompts, task.in_context, task.global_, strict=True)
     prompts = tuple(
         EncodedPrompt((*front, *prompt), tuple(one), tuple(other))  # type: ignore[arg-type]
         for prompt, one, other in rows
     )
-    _check_fit(model, prompts)
+    _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
 
 
@@ -85,13 +92,9 @@ def bos_token(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | Non
     return token if wanted else None
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def _encode_prompt(tokenizer: Any, task: Task, index: int, bos: int | None) -> EncodedPrompt:
     prompt = str(task.prompts[index])
-    ids = _ids(tokenizer, prompt)
+    ids = token_ids(prompt, tokenizer)
     answers = [
         _encode_answer(tokenizer, task, index, prompt, ids, str(answer))
         for answer in (task.in_context[index], task.global_[index])
@@ -112,7 +115,7 @@ def _encode_prompt(tokenizer: Any, task: Task, index: int, bos: int | None) -> E
 def _encode_answer(
     tokenizer: Any, task: Task, index: int, prompt: str, ids: list[int], answer: str
 ) -> tuple[int, ...]:
-    together = _ids(tokenizer, prompt + answer)
+    together = token_ids(prompt + answer, tokenizer)
     if together[: len(ids)] != ids or len(together) == len(ids):
         raise ValueError(
             f"An answer must not change the tokens of its prompt, but {answer!r} merges with the end "
@@ -126,8 +129,7 @@ def _encode_answer(
             f"{index}. Pass tokenizer=model.tokenizer where the task is made, or make the Task with "
             "scoring='sequence'."
         )
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is not None and unknown in rest and unknown != getattr(tokenizer, "bos_token_id", None):
+    if has_unknown(rest, tokenizer):
         raise ValueError(
             f"An answer must be known to the tokenizer, got {answer!r} at {index}, which it reads as "
             f"{tokenizer.unk_token}."
@@ -135,16 +137,17 @@ def _encode_answer(
     return rest
 
 
-def _check_fit(model: Any, prompts: tuple[EncodedPrompt, ...]) -> None:
+def _check_fit(model: Any, prompts: tuple[EncodedPrompt, ...], shots: int | None) -> None:
     window = int(getattr(model.cfg, "n_ctx", 0) or 0)
     vocabulary = int(getattr(model.cfg, "d_vocab", 0) or 0)
     for index, each in enumerate(prompts):
         answers = (each.in_context, each.global_)
         length = len(each.prompt) + max(map(len, answers)) - 1
         if window and length > window:
+            told = f" with {shots} demonstrations. Show fewer." if shots else "."
             raise ValueError(
                 f"A prompt with its answer must fit into the model's context of {window} tokens, got "
-                f"{length} at {index}."
+                f"{length} at {index}{told}"
             )
         if not each.prompt:
             raise ValueError(

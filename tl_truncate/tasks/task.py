@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from tl_truncate.checks import whole
+from tl_truncate.tasks.demonstrations.drawn import Demonstrations, check_kinds, draw_demonstrations
 from tl_truncate.tasks.files.counterfact import read_counterfact
 from tl_truncate.tasks.files.frames import COLUMNS, columns_of, read_rows
 from tl_truncate.tasks.files.harness import write_harness_task
@@ -30,10 +31,13 @@ class Task:
         scoring: `token` if each answer is one token after its prompt (checked before any pass),
             `sequence` if an answer is scored by the log-probability of all its tokens.
         description: where the prompts come from and what they measure.
+        demonstrations: what stands in front of each prompt, and is part of its text; of
+            `with_demonstrations`.
 
     Raises:
         ValueError: if there are no prompts, the lengths differ, a text is empty, a prompt ends in a
-            space, an answer runs into its prompt's last word, or two answers of a prompt are equal.
+            space, an answer runs into its prompt's last word, two answers of a prompt are equal, or a
+            prompt does not begin with the demonstrations.
         TypeError: if something is not text.
 
     Examples:
@@ -49,6 +53,7 @@ class Task:
     global_: Sequence[str] | Sequence[Sequence[int]] | str
     scoring: Scoring = field(default="token", kw_only=True)
     description: str = field(default="", kw_only=True)
+    demonstrations: Demonstrations | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str) or isinstance(self.in_context, str):
@@ -61,6 +66,8 @@ class Task:
         if self.scoring not in get_args(Scoring):
             raise ValueError(f"A task's scoring must be 'token' or 'sequence', got {self.scoring!r}.")
         check_rows(self.name, self.prompts, self.in_context, self.global_, self.scoring)
+        if self.demonstrations is not None:
+            _check_front(self.prompts, self.demonstrations)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -90,6 +97,93 @@ class Task:
             global_=tuple(self.global_[i] for i in indices),
         )
         return replace(self, **columns)
+
+    @property
+    def shots(self) -> int | None:
+        """How many demonstrations stand in front of each prompt; None if none were asked for."""
+        return None if self.demonstrations is None else len(self.demonstrations)
+
+    def with_demonstrations(
+        self,
+        k: int,
+        seed: int = 0,
+        *,
+        reserve: int | None = None,
+        separator: str | Sequence[int] | None = None,
+    ) -> "Task":
+        """The task with `k` of its prompts, answered in context, in front of each of the others.
+
+        All prompts have the same demonstrations in front, so that they share their past. A prompt that
+        is shown is not tested, nor is one that is equal to it. One seed draws one order: the
+        demonstrations of a smaller `k` are the first ones of a larger.
+
+        To compare several `k` on the same prompts, give each the same `reserve`, the largest `k`; so do
+        `sweep(..., shots=...)` and, for k = 0, the same call: it is the task with the prompts that the
+        others test.
+
+        Prompts of one task share words. A demonstration may show what another prompt asks for in other
+        words: a phrase in another template, a paraphrase of the same fact, a name that is an answer too.
+
+        Args:
+            k: how many are shown.
+            seed: of the draw; the global random state is not touched.
+            reserve: how many different prompts are set aside, shown or not; `k` by default.
+            separator: behind each answer; by default an empty line, as lm-evaluation-harness has it, and
+                nothing between token numbers. Each prompt has to keep its own tokens behind it, which is
+                checked when the task is scored.
+
+        Returns:
+            A task of the prompts that were not set aside, named `<name>-<k>-shot`.
+
+        Raises:
+            ValueError: if the task has demonstrations, fewer are reserved than shown, no prompt is left,
+                or the separator is an empty text.
+            TypeError: if the separator is text between token numbers, or the reverse.
+
+        Examples:
+            >>> task = tlt.tasks.factual_recall(n=3).with_demonstrations(1, separator=". ")
+            >>> len(task), task.name, task.shots
+            (2, 'factual_recall-1-shot', 1)
+            >>> task.demonstrations.front
+            'Miami is located in Florida. '
+        """
+        if self.demonstrations is not None:
+            raise ValueError(
+                f"A task must have no demonstrations yet, got {self.name!r} with {self.shots}. Use "
+                "task.without_demonstrations(), or the task that it was made of."
+            )
+        drawn, tested = draw_demonstrations(
+            self.name,
+            self.prompts,
+            self.in_context,
+            count=k,
+            seed=seed,
+            reserve=reserve,
+            separator=None if separator is None else _frozen(separator),
+        )
+        check_kinds(self.prompts, drawn.separator)
+        front: Any = drawn.front
+        rest = self.subset(tested)
+        return replace(
+            rest,
+            name=f"{self.name}-{len(drawn)}-shot",
+            prompts=tuple(front + prompt for prompt in rest.prompts),
+            demonstrations=drawn,
+        )
+
+    def without_demonstrations(self) -> "Task":
+        """The same prompts with nothing in front of them, under the name of the task they come from.
+
+        Examples:
+            >>> task = tlt.tasks.factual_recall(n=3)
+            >>> task.with_demonstrations(0).without_demonstrations() == task
+            True
+        """
+        drawn = self.demonstrations
+        if drawn is None:
+            return self
+        prompts: Any = tuple(prompt[len(drawn.front) :] for prompt in self.prompts)
+        return replace(self, name=drawn.task, prompts=prompts, demonstrations=None)
 
     @classmethod
     def from_frame(
@@ -219,6 +313,7 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         """The task as plain data; `Task.from_json` is the inverse."""
+        drawn = self.demonstrations
         return {
             "name": self.name,
             "prompts": list(map(_plain, self.prompts)),
@@ -226,7 +321,7 @@ class Task:
             "global_": list(map(_plain, self.global_)),
             "scoring": self.scoring,
             "description": self.description,
-        }
+        } | ({} if drawn is None else {"demonstrations": drawn.to_json()})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Task":
@@ -239,10 +334,13 @@ class Task:
         unknown = set(data) - set(cls.__dataclass_fields__)
         if missing or unknown:
             raise ValueError(
-                f"A task must have name, prompts, in_context and global_ (and may have scoring and "
-                f"description); missing {sorted(missing)}, unknown {sorted(unknown)}."
+                f"A task must have name, prompts, in_context and global_ (and may have scoring, "
+                f"description and demonstrations); missing {sorted(missing)}, unknown {sorted(unknown)}."
             )
-        return cls(**data)
+        drawn = data.get("demonstrations")
+        return cls(
+            **{**data, "demonstrations": None if drawn is None else Demonstrations.from_json(drawn)}
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the task as JSON, under a temporary name first."""
@@ -284,6 +382,17 @@ class Task:
         """
         facts = read_counterfact(path, n=n, seed=seed, paraphrases=paraphrases, global_=global_)
         return cls(**facts)
+
+
+def _check_front(prompts: Sequence[Any], demonstrations: Demonstrations) -> None:
+    check_kinds(prompts, demonstrations.separator)
+    front: Any = demonstrations.front
+    for index, prompt in enumerate(prompts):
+        if prompt[: len(front)] != front or len(prompt) == len(front):
+            raise ValueError(
+                f"A prompt must begin with the task's {len(demonstrations)} demonstrations, got another "
+                f"beginning at {index}. Use task.with_demonstrations, and replace no prompts after it."
+            )
 
 
 def _frozen(value: Any) -> Any:

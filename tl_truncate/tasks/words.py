@@ -29,6 +29,17 @@ def single_token_words(
     return kept
 
 
+def token_ids(text: str, tokenizer: Any) -> list[int]:
+    """The tokens of a text, without special tokens."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def token_count(text: str, tokenizer: Any) -> int:
     """How many tokens a text has, without special tokens."""
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(token_ids(text, tokenizer))
+
+
+def has_unknown(tokens: Sequence[int], tokenizer: Any) -> bool:
+    """Whether one of the tokens stands for what the tokenizer does not know."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return unknown in tokens and unknown not in (None, getattr(tokenizer, "bos_token_id", None))

@@ -16,11 +16,11 @@ from tl_truncate.experiments.sweep.result import SweepResult
 def plot_command(
     run: Annotated[Path, typer.Argument(help="A run folder, or the folder that --out named.", **PATH)],
     out: Annotated[Path, typer.Option(help="A .png or .svg file.", **PATH)],
-    figure: Annotated[str, typer.Option(help="`heatmap` or `ranks`.")] = "heatmap",
+    figure: Annotated[str, typer.Option(help="`heatmap`, `ranks` or `shots`.")] = "heatmap",
     task: Annotated[str | None, typer.Option(help="If the sweep has several.")] = None,
     site: SiteNames = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="p_in_context and p_global by default; may be repeated.")
+        list[str] | None, typer.Option(help="By default as the figure has it; may be repeated.")
     ] = None,
 ) -> None:
     """Draws a figure from a run folder, also from one that is not finished.
@@ -28,14 +28,19 @@ def plot_command(
     Example: `tl-truncate plot runs/ioi --figure ranks --out ranks.svg`
     """
     require_extra("plots")
-    from tl_truncate.plots import heatmap, ranks, save
+    from tl_truncate.plots import heatmap, ranks, save, shots
 
-    if figure not in ("heatmap", "ranks"):
-        raise ValueError(f"--figure must be heatmap or ranks, got {figure!r}.")
+    if figure not in ("heatmap", "ranks", "shots"):
+        raise ValueError(f"--figure must be heatmap, ranks or shots, got {figure!r}.")
+    if figure == "shots" and (task or site):
+        raise ValueError("--figure shots must be without --task and --site: it shows all tasks.")
     result = SweepResult.load(run / "run" if (run / "run").is_dir() else run)
-    options: dict[str, Any] = dict(task=task)
-    if metric:
-        options["metrics"] = metric
-    drawn = heatmap(result, **options) if figure == "heatmap" else ranks(result, site, **options)
+    options: dict[str, Any] = dict(metrics=metric) if metric else {}
+    if figure == "shots":
+        drawn = shots(result, **options)
+    elif figure == "ranks":
+        drawn = ranks(result, site, task=task, **options)
+    else:
+        drawn = heatmap(result, task=task, **options)
     save(drawn, out)
     console.print(f"Written: {out}", markup=False, soft_wrap=True)

@@ -41,7 +41,21 @@ Prompts = Annotated[
         "--n", help="Prompts of a task; where no default is shown, 100, or all that there are."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of all that is drawn: prompts, splits, controls.")]
+Shots = Annotated[
+    int | None,
+    typer.Option(help="So many of the prompts, answered, in front of each of the others."),
+]
+SeveralShots = Annotated[
+    str | None,
+    typer.Option(
+        "--shots",
+        help="Numbers of demonstrations such as 0,1,4,16, each scored on the same prompts; as many as "
+        "the largest are taken from --n.",
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(help="Of all that is drawn: prompts, demonstrations, splits, controls.")
+]
 Bos = Annotated[
     bool | None,
     typer.Option("--prepend-bos/--no-prepend-bos", help="By default as the model has it."),

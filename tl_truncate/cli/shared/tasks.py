@@ -1,18 +1,19 @@
 """Tasks by name, as the commands take them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate import tasks as generators
-from tl_truncate.cli.shared.options import Bos, Prompts, Seed
+from tl_truncate.cli.shared.options import Bos, Prompts, Seed, Shots
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import as_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptOptions:
-    """Which prompts, and what stands in front of them."""
+class DrawnOptions:
+    """Which prompts, and whether with a BOS."""
 
     n: Prompts = None
     seed: Seed = 0
@@ -25,6 +26,41 @@ class PromptOptions:
             ValueError: if n does not fit.
         """
         return make_task(name, self.n, self.seed, model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(DrawnOptions):
+    """Which prompts, and what stands in front of them."""
+
+    shots: Shots = None
+
+    def make(self, name: str, model: Any) -> Task:
+        """The task with a name, for a model, with its demonstrations.
+
+        Raises:
+            ValueError: if n or the number of demonstrations does not fit.
+        """
+        task = super().make(name, model)
+        return task if self.shots is None else task.with_demonstrations(self.shots, self.seed)
+
+
+def read_shots(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of demonstrations.
+
+    Raises:
+        ValueError: if the text is another.
+
+    Examples:
+        >>> read_shots("0,4")
+        (0, 4)
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
+        raise ValueError(
+            f"--shots must be numbers with commas between them, such as 0,1,4,16, got {text!r}."
+        )
+    return tuple(map(int, text.split(",")))
 
 
 #: Generators that take n, seed and a tokenizer.

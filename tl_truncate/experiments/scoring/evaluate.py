@@ -154,6 +154,7 @@ def evaluate(
     cuts: SiteCut | Sequence[SiteCut] = (),
     *,
     baseline: Scores | None = None,
+    shots: int | None = None,
     prepend_bos: bool | None = None,
     batch_size: int = 32,
     max_memory: int | None = None,
@@ -173,11 +174,14 @@ def evaluate(
         cuts: made together; none scores the uncut model alone.
         baseline: the uncut model's scores from an earlier call on the same task, to save a pass; of the
             same weights, in the same precision.
+        shots: so many of the prompts, answered, in front of each of the others:
+            `task.with_demonstrations(shots, seed)`. For several numbers on the same prompts call it with
+            `reserve`, or `sweep(..., shots=(0, 1, 4, 16))`.
         prepend_bos: overrides the model's default; the record says what was done.
         batch_size: prompts in a pass.
         max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.
         resamples: has no effect; of versions whose intervals were drawn.
-        seed: for the record; nothing is drawn.
+        seed: for the record, and of the demonstrations; nothing else is drawn.
         progress: shows a bar if it takes longer than two seconds.
 
     Returns:
@@ -197,6 +201,7 @@ def evaluate(
     """
     _check_arguments(model, task, batch_size)
     resamples, seed = positive("resamples", resamples), natural("seed", seed)
+    task = task if shots is None else task.with_demonstrations(shots, seed)
     with hashed_once(model):
         return _evaluate(
             model,

@@ -37,14 +37,19 @@ class Split:
 def split_tasks(
     tasks: Sequence[Task], *, test_fraction: float, seed: int, again: int = 0
 ) -> list[Split]:
-    """`split_task` of each; a prompt that several tasks have is on the same side in all of them."""
+    """`split_task` of each; a prompt that several tasks have is on the same side in all of them.
+
+    Raises:
+        ValueError: as for `split_task`, or if a task's demonstration is a prompt of another.
+    """
+    _check_none_is_shown(tasks)
     sides: dict[Any, bool] = {}
     found = []
     for task in tasks:
         options: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed, again=again)
         split = split_task(task, **options, sides=sides)
-        sides |= {_as_key(prompt): True for prompt in split.test.prompts}
-        sides |= {_as_key(prompt): False for prompt in split.validation.prompts}
+        for part, is_test in ((split.test, True), (split.validation, False)):
+            sides |= dict.fromkeys(part.without_demonstrations().prompts, is_test)
         found.append(split)
     return found
 
@@ -73,10 +78,12 @@ def split_task(
     """
     count = round(len(task) * test_fraction)
     order = list(range(len(task)))
-    random.Random(f"split {seed} {task.hash}" + (f" {again}" if again else "")).shuffle(order)
+    # By what is tested, so that a task is divided alike with any number of demonstrations.
+    plain = task.without_demonstrations()
+    random.Random(f"split {seed} {plain.hash}" + (f" {again}" if again else "")).shuffle(order)
     equal: dict[Any, list[int]] = {}
     for place in order:
-        equal.setdefault(_as_key(task.prompts[place]), []).append(place)
+        equal.setdefault(plain.prompts[place], []).append(place)
     test: list[int] = []
     validation: list[int] = []
     for prompt, places in equal.items():
@@ -91,8 +98,17 @@ def split_task(
     return Split(task.subset(validation), task.subset(test))
 
 
-def _as_key(prompt: Any) -> Any:
-    return prompt if isinstance(prompt, str) else tuple(prompt)
+def _check_none_is_shown(tasks: Sequence[Task]) -> None:
+    """That no task shows, with its answer, what another one asks."""
+    asked = {prompt: task.name for task in tasks for prompt in task.without_demonstrations().prompts}
+    for task in tasks:
+        for prompt in () if task.demonstrations is None else task.demonstrations.prompts:
+            if prompt in asked:
+                raise ValueError(
+                    f"A demonstration must not be a prompt that is tested, but {task.name!r} shows what "
+                    f"{asked[prompt]!r} asks: {prompt!r}. Give all with_demonstrations, also k=0, with "
+                    "the same seed and reserve."
+                )
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ class SweepResult:
         interval `<metric>_low`, `<metric>_high`; and with the same endings `<metric>_change`, the paired
         change from the uncut model, with `<metric>_change_q`, the false discovery rate among all changes
         of that metric, task and kind, and `<metric>_change_spread`, the standard deviation of the mean
-        change over draws. The answer's rank is `answer_rank`.
+        change over draws. The answer's rank is `answer_rank`. Where demonstrations were asked for, a
+        column `shots` behind the task's says how many.
         """
         tables = [self._task_table(place, task) for place, task in enumerate(self.tasks)]
         return pd.concat(tables, ignore_index=True)
@@ -112,6 +113,8 @@ class SweepResult:
         table = pd.DataFrame(rows, columns=_SETTING_COLUMNS)
         table["head"] = table["head"].astype("Int64")
         table["keep"] = keep_column(setting.cut.label for setting in first)
+        if any(each.shots is not None for each in self.tasks):
+            table.insert(1, "shots", pd.array([task.shots] * len(table), dtype="Int64"))
         if not rows:
             return table
         base = self.baselines[task.name].frame

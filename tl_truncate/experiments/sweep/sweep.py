@@ -18,6 +18,7 @@ from tl_truncate.experiments.sweep.result import Setting, SweepResult, joined_re
 from tl_truncate.runs.shards import as_shard, require_folder
 from tl_truncate.runs.waiting import whole_run
 from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.tasks.demonstrations.shots import with_shots
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
@@ -33,6 +34,7 @@ def sweep(
     cuts: Sequence[SiteCut] = (),
     controls: Sequence[Control] = (),
     draws: int | None = None,
+    shots: Sequence[int] | None = None,
     metrics: Sequence[Metric] = SCORED,
     run_dir: str | os.PathLike[str] | None = None,
     shard: tuple[int, int] | None = None,
@@ -63,6 +65,10 @@ def sweep(
         controls: `random_subspace`, `norm_matched`, scored beside each cut that has a counterpart.
         draws: of each control, under seeds of their own; 16 of a single site, else 4. They share a row
             of the table, and `.beside_controls` says which cuts do more than they.
+        shots: numbers of demonstrations, such as (0, 1, 4, 16): each task is scored with each, by
+            `Task.with_demonstrations`. The largest says how many prompts are set aside, so that all
+            numbers are scored on the same prompts; the table has a column `shots` then, and tasks are
+            named `ioi-4-shot`. Another set of numbers asks other prompts and takes a folder of its own.
         metrics: in the table.
         run_dir: a folder for the manifest and one line for each finished setting. Given again, the run
             goes on where it stopped, also with more or other sites, keeps, metrics or resamples. One
@@ -76,16 +82,17 @@ def sweep(
         tokens_in_flight: cuts of a site share a pass until it has about this many tokens.
         max_memory: most bytes beside the model; what will be used is said before the start.
         resamples: has no effect; of versions whose intervals were drawn.
-        seed: of the controls' first draw.
+        seed: of the controls' first draw, and of the demonstrations.
         progress: shows a bar, and the memory.
 
     Returns:
         The result, with `.frame`, `.baseline` and `.scores(site, keep)`.
 
     Raises:
-        ValueError: if the task does not fit the tokenizer, a site or keep does not fit the model, the
-            memory does not suffice, or the folder or another shard in it is of another run, such as of
-            other weights; before any pass runs. And if logits are not finite.
+        ValueError: if the task does not fit the tokenizer, or with all its demonstrations the context
+            window, a site or keep does not fit the model, the memory does not suffice, or the folder or
+            another shard in it is of another run, such as of other weights; before any pass runs. And if
+            logits are not finite.
         BlockingIOError: if another process works in the folder, or on the same shard.
         TypeError: if an argument is of the wrong kind.
         FullPassesWarning: as a warning, if the model cannot be run from the middle.
@@ -99,7 +106,7 @@ def sweep(
         >>> result.frame[["site", "keep", "rank"]].values.tolist()
         [['blocks.1.mlp.W_out', 0.0, 0], ['blocks.1.mlp.W_out', 0.5, 16]]
     """
-    tasks = check_tasks(model, task)
+    tasks = with_shots(check_tasks(model, task), shots, seed)
     part = as_shard(shard)
     require_folder(part, run_dir)
     options = SweepOptions(

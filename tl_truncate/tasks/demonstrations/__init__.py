@@ -1,0 +1,1 @@
+"""Prompts that stand answered in front of the others."""
