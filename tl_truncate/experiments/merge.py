@@ -12,6 +12,8 @@ from tl_truncate.experiments.search.file import merge_search
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.grid import SWEEP
 from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.training.kept import DYNAMICS
+from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.runs.joining import kind_of, merge_shards
 from tl_truncate.runs.results import merge_results
 from tl_truncate.weights.files import as_path
@@ -27,9 +29,15 @@ def _search(run_dir: Any) -> SearchResult:
     return SearchResult.load(run_dir)
 
 
+def _dynamics(run_dir: Any) -> Dynamics:
+    merge_shards(run_dir, DYNAMICS)
+    return Dynamics.load(run_dir)
+
+
 _MERGES: Mapping[str, Callable[[Any], Any]] = {
     "sweep": _sweep,
     "search": _search,
+    "dynamics": _dynamics,
     "attribute": partial(merge_results, kind=ATTRIBUTE),
     "token_means": partial(merge_results, kind=MEANS),
     "side_effects": partial(merge_results, kind=SIDE_EFFECTS),

@@ -9,7 +9,18 @@ from tl_truncate.experiments.scoring.view import record_table
 from tl_truncate.report.page import Section
 from tl_truncate.runs.record import Record
 
-_LONG = ("grid", "batches", "tasks", "task", "metrics", "checkpoints", "cuts", "resumed")
+_LONG = (
+    "grid",
+    "batches",
+    "tasks",
+    "task",
+    "metrics",
+    "checkpoints",
+    "cuts",
+    "resumed",
+    "about",
+    "share",
+)
 
 
 def provenance(manifest: Mapping[str, Any]) -> Markup:
@@ -20,6 +31,7 @@ def provenance(manifest: Mapping[str, Any]) -> Markup:
         told = _about(task) if isinstance(task, Mapping) else ""
         if told:
             facts[f"about {task['name']}"] = told
+    facts |= {f"about {name}": told for name, told in manifest.get("about", {}).items() if told}
     return record_table(facts)
 
 

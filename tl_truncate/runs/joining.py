@@ -33,6 +33,8 @@ class RunKind:
         name: the kind in the manifest.
         wanted: names of all that a manifest asks for.
         told: names of what a line says.
+        passed_over: names of what cannot be had, as a line says. They are not there, but no shard has to
+            be waited for because of them.
         free, grows, noted: as for `RunFolder.open`.
         alike: of what is free or noted, that in which shards must agree.
     """
@@ -40,6 +42,7 @@ class RunKind:
     name: str
     wanted: Callable[[Mapping[str, Any]], Sequence[str]]
     told: Callable[[Mapping[str, Any]], Sequence[str]]
+    passed_over: Callable[[Mapping[str, Any]], Sequence[str]] = lambda line: ()
     free: Collection[str] = ()
     grows: Collection[str] = ()
     noted: Collection[str] = ()
@@ -227,7 +230,8 @@ def join(run_dir: str | os.PathLike[str], kind: RunKind) -> Joined:
         manifest = gone_on(manifest, part.of_the_run, **kind.may_differ, after=len(lines))
         _note(manifest, part)
         for line in part.lines:
-            if not there.issuperset(kind.told(line)):
+            new = kind.passed_over(line) and line not in lines
+            if new or not there.issuperset(kind.told(line)):
                 lines.append(line)
                 there.update(kind.told(line))
         baseline = part.folder.baseline() if baseline is None else baseline
@@ -236,7 +240,8 @@ def join(run_dir: str | os.PathLike[str], kind: RunKind) -> Joined:
         return Joined(manifest, baseline, lines, True, ())
     # Those of which all is in the run's folder already may have sisters that have not begun.
     asked = parts or [part for part in _parts(run_dir) if {*wanted} <= {*kind.wanted(part.manifest)}]
-    return Joined(manifest, baseline, lines, False, tuple(_lacking(asked, there)))
+    passed_over = {name for line in lines for name in kind.passed_over(line)}
+    return Joined(manifest, baseline, lines, False, tuple(_lacking(asked, there | passed_over)))
 
 
 def take_over(run_dir: str | os.PathLike[str], kind: RunKind, *, resume: bool) -> None:

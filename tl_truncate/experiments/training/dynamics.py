@@ -18,27 +18,21 @@ from tl_truncate.experiments.training.failing import (
     read_or_note,
     require_some,
 )
+from tl_truncate.experiments.training.kept import facts_of, kept_in, names_of
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.reading import FAILED, PARTS, UNCUT, Reading, said_of
-from tl_truncate.experiments.training.result import Dynamics, dynamics_fields, tasks_of
+from tl_truncate.experiments.training.result import Dynamics, dynamics_fields
 from tl_truncate.models.checkpoints import Checkpoints
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
+from tl_truncate.runs.shards import as_shard, every_nth, require_folder
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.identity.provenance import of_model
 
 Load = Callable[[int], Any]
 AnyCuts = SiteCut | Sequence[SiteCut]
-# What a run folder may be gone on with: nothing of it changes a number that is there. Of tasks their
-# hashes are compared.
-_MAY_DIFFER: dict[str, Any] = dict(
-    free=("model", "tasks", "resamples"),
-    grows=("checkpoints", "cuts", "task_hashes", PARTS),
-)
-
-
 # Of the passes' options those that a run is of.
 _OF_A_RUN = ("prepend_bos", "seed", "resamples")
 
@@ -52,6 +46,7 @@ def dynamics(
     parts: Parts | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
+    shard: tuple[int, int] | None = None,
     resume: bool = True,
     prepend_bos: bool | None = None,
     batch_size: int = 32,
@@ -79,6 +74,9 @@ def dynamics(
         run_dir: a folder with a line for each finished checkpoint. Given again, the run goes on where it
             stopped, also with more checkpoints, cuts or tasks; the last finished checkpoint is loaded
             again, to see that `load` gives the same weights.
+        shard: `(3, 8)` makes every eighth checkpoint from the third on. The others are made by the same
+            call in other processes, on any machine that has the folder; `merge` or `Dynamics.load` joins
+            them. The result is of this shard alone.
         resume: False refuses a folder that holds a run.
         prepend_bos: overrides the models' default.
         batch_size: prompts in a pass.
@@ -99,7 +97,7 @@ def dynamics(
         BadCheckpointWarning: as a warning, if a checkpoint is passed over: its files are not there, not
             whole or of another model, or its logits are not finite, twice. It is in `.failed`, has rows
             without numbers, and is tried again by the next call with the same folder.
-        BlockingIOError: if another process works in the folder.
+        BlockingIOError: if another process works in the folder, or on the same shard.
 
     Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to"], in_context=[" John"],
@@ -119,23 +117,27 @@ def dynamics(
         resamples=positive("resamples", resamples),
         seed=natural("seed", seed),
     )
+    part = as_shard(shard)
+    require_folder(part, run_dir)
+    name = load.name if name is None and isinstance(load, Checkpoints) else name
     manifest = _manifest(name, tasks, steps, named, parts, passes)
-    folder = None if run_dir is None else RunFolder(run_dir)
-    with nullcontext() if folder is None else folder.held():
-        before, lines = ({}, []) if folder is None else _found(folder, manifest, resume=resume)
-        left = requests(steps, tasks, named, parts, lines, passes)
-        checked = _last_finished(lines)
+    own = steps if part is None else tuple(steps[place] for place in every_nth(len(steps), part))
+    names = names_of(own, [task.name for task in tasks], list(named), parts is not None)
+    with kept_in(run_dir, part, manifest, names, resume=resume) as kept:
+        lines, folder = kept.lines, kept.folder
+        left = requests(own, tasks, named, parts, lines, passes)
+        checked = _last_finished(lines, own)
         if progress:
             _say_downloads(load, [request.step for request in left], checked)
         if folder is not None:
             _require_same_weights(load, checked, folder)
-            manifest = _open(folder, manifest, before)
+        asked = {**kept.begin(), "checkpoints": own}
         with (
             _in_turn(load, [request.step for request in left]) as at,
             tqdm(
-                total=len(steps),
-                initial=len(steps) - len(left),
-                desc="dynamics",
+                total=len(own),
+                initial=len(own) - len(left),
+                desc="dynamics" if part is None else f"dynamics {part}",
                 unit="checkpoint",
                 disable=not progress,
             ) as bar,
@@ -151,7 +153,7 @@ def dynamics(
                 lines.append(line)
                 bar.update()
     require_some(lines)
-    return Dynamics(**dynamics_fields(manifest, lines))
+    return Dynamics(**dynamics_fields(asked, lines))
 
 
 def _in_turn(load: Load, steps: Sequence[int]) -> AbstractContextManager[Load]:
@@ -174,33 +176,6 @@ def _warn(line: Mapping[str, Any]) -> None:
         BadCheckpointWarning,
         stacklevel=3,
     )
-
-
-def _found(
-    folder: RunFolder, manifest: dict[str, Any], *, resume: bool
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The tasks and the lines of a folder that is gone on with; nothing is written."""
-    if not folder.exists():
-        return {}, []
-    found = folder.require_same(manifest, resume=resume, renewed=_renewed, **_MAY_DIFFER)
-    return tasks_of(found), folder.lines()
-
-
-def _open(folder: RunFolder, manifest: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a folder that is begun or gone on with, as this call asks for it."""
-    own = manifest["tasks"]
-    asked = {**manifest, "tasks": {**before, **own}}
-    found = folder.open(asked, resume=True, renewed=_renewed, **_MAY_DIFFER)
-    return {**found, "tasks": {task: found["tasks"][task] for task in own}}
-
-
-def _renewed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of an earlier version, which had one task."""
-    if "task_name" not in manifest:
-        return manifest
-    kept = {name: each for name, each in manifest.items() if not name.startswith("task")}
-    hashes = {manifest["task_name"]: manifest["task_hash"]}
-    return {**kept, "tasks": tasks_of(manifest), "task_hashes": hashes}
 
 
 def requests(
@@ -249,10 +224,11 @@ def _works(
         yield Work(tuple(tasks), wanted, parts if PARTS in missing else None, known)
 
 
-def _last_finished(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The line of the last step that something is said about."""
+def _last_finished(lines: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Mapping[str, Any] | None:
+    """The line of the last step that something is said about; of a shard's own, if there is one."""
     finished = [line for line in lines if said_of(line)]
-    return max(finished, key=lambda line: int(line["step"]), default=None)
+    mine = [line for line in finished if line["step"] in own]
+    return max(mine or finished, key=lambda line: int(line["step"]), default=None)
 
 
 def _require_same_weights(load: Load, last: Mapping[str, Any] | None, folder: RunFolder) -> None:
@@ -292,9 +268,8 @@ def _manifest(
     return make_manifest(
         "dynamics",
         model=name,
-        tasks={task.name: task.to_json() for task in tasks},
-        task_hashes={task.name: task.hash for task in tasks},
-        checkpoints=steps,
+        **facts_of(tasks),
+        checkpoints=list(steps),
         cuts={name: [cut.to_json() for cut in each] for name, each in named.items()},
         **settings,
     )

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 
 from tl_truncate.experiments.scoring.answers import NotFinite
 from tl_truncate.experiments.training.checkpoint import Request, read_checkpoint
-from tl_truncate.experiments.training.reading import FAILED
+from tl_truncate.experiments.training.kept import names_of
+from tl_truncate.experiments.training.reading import FAILED, WANTED
 from tl_truncate.models.load import IncompleteWeights
 
 #: What loading may raise about the files of one checkpoint.
@@ -62,7 +63,14 @@ def _tried(load: Callable[[int], Any], request: Request) -> dict[str, Any]:
 def _failed(request: Request, problem: BaseException) -> dict[str, Any]:
     """With the text alone: the exception holds the model by its frames."""
     told = " ".join(str(problem).split())
-    return {"step": request.step, FAILED: f"{type(problem).__name__}: {told}"}
+    wanted = [
+        name
+        for work in request.works
+        for name in names_of(
+            [request.step], [task.name for task in work.tasks], list(work.cuts), work.parts is not None
+        )
+    ]
+    return {"step": request.step, FAILED: f"{type(problem).__name__}: {told}", WANTED: wanted}
 
 
 def _is_of_the_machine(problem: BaseException) -> bool:

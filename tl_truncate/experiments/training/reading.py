@@ -12,8 +12,10 @@ from tl_truncate.runs.record import Record
 from tl_truncate.tasks.task import Task
 
 UNCUT = "uncut"
-#: In a line of a run folder: what is said to each task, why nothing could be, and of a task its parts.
-TASKS, FAILED, PARTS = "tasks", "failed", "parts"
+#: In a line of a run folder: what is said to each task, and of a task its parts.
+TASKS, PARTS = "tasks", "parts"
+#: In the line of a checkpoint that could not be read: why, and the names of what was wanted of it.
+FAILED, WANTED = "failed", "wanted"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.training.history import History
+from tl_truncate.experiments.training.kept import DYNAMICS, tasks_of
 from tl_truncate.experiments.training.reading import FAILED, PARTS, UNCUT, Reading, said_of
 from tl_truncate.experiments.training.steps import FirstStep, steps_told
 from tl_truncate.runs.codec import read
-from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.joining import UnfinishedShardsWarning, join, lacking_told, shard_of
 from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import shown_in
 from tl_truncate.tasks.task import Task
@@ -229,22 +230,26 @@ class Dynamics:
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str]) -> "Dynamics":
-        """Reads a run folder, also one that is not finished.
+        """Reads a run folder, also one that is not finished, with what its shards have finished.
 
         Raises:
-            ValueError: if the folder holds no dynamics, or nothing has been scored yet.
+            ValueError: if the folder holds no dynamics, or nothing has been scored yet, or its shards
+                are not of one run.
+            UnfinishedShardsWarning: as a warning, if a shard has something to do, with which.
         """
-        folder = RunFolder(run_dir)
-        manifest, lines = folder.manifest(), folder.lines()
-        if manifest.get("kind") != "dynamics" or not any(map(said_of, lines)):
+        joined = join(run_dir, DYNAMICS)
+        if not any(map(said_of, joined.lines)):
             raise ValueError(
-                f"The run folder must hold dynamics with a finished checkpoint, got kind "
-                f"{manifest.get('kind')!r} with {len(lines)} in {run_dir}."
+                f"The run folder must hold dynamics with a finished checkpoint, got none in {run_dir}."
             )
-        return cls(**dynamics_fields(manifest, lines))
+        if joined.lacking:
+            warnings.warn(lacking_told(run_dir, joined), UnfinishedShardsWarning, stacklevel=2)
+        return cls(**dynamics_fields(joined.manifest, joined.lines))
 
     def __str__(self) -> str:
-        return "\n".join(line for name in self.histories for line in self._told(name))
+        shard = shard_of(self.manifest)
+        lines = [line for name in self.histories for line in self._told(name)]
+        return "\n".join(lines if shard is None else [f"shard {shard}:", *lines])
 
     def _told(self, name: str) -> list[str]:
         history = self.histories[name]
@@ -267,14 +272,6 @@ class Dynamics:
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def tasks_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The tasks in a run's manifest as plain data, by name; an earlier version had one."""
-    if "tasks" in manifest:
-        found: dict[str, Any] = manifest["tasks"]
-        return found
-    return {manifest["task_name"]: manifest["task"]}
 
 
 def dynamics_fields(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
