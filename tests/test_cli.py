@@ -434,6 +434,36 @@ def test_the_same_command_on_a_folder_of_steps(tmp_path, task_file, drinks):
     assert "must be among 0, 1, 512; got 7" in " ".join(message.split())
 
 
+def test_dynamics_of_two_tasks_in_shards(tmp_path, task_file, drinks):
+    """Also with one of the steps damaged."""
+    for step in (0, 1, 512):
+        architectures.save_folder("neox-parallel", tmp_path / "pythia" / f"step{step}")
+    (tmp_path / "pythia" / "step0" / "model.safetensors").write_bytes(b"no tensors")
+    tlt.Task("more", drinks.prompts[:2], drinks.in_context[:2], " the").save(tmp_path / "more.json")
+    out = tmp_path / "out"
+    arguments = [
+        "dynamics",
+        "-m",
+        tmp_path / "pythia",
+        "--task",
+        task_file,
+        "--task",
+        tmp_path / "more.json",
+    ]
+    for index in (1, 2):
+        said = run(*arguments, "--out", out, "--shard", f"{index}/2").stdout
+        assert f"shard {index}/2: {drinks.name}: 4 prompts at 1 checkpoints" in said
+        assert {path.name for path in out.iterdir()} == {"run"}
+    said = " ".join(run("merge", out).stdout.split())
+    assert "Missing: step 0." in said
+    assert {path.name for path in out.iterdir()} == {"run", "table.csv", "dynamics.png"}
+    table = pd.read_csv(out / "table.csv")
+    assert list(table.columns[:3]) == ["task", "step", "cut"]
+    assert table["p_global"].isna().tolist() == [True, False, False] * 2
+    refused = run(*arguments, "--out", tmp_path / "x", "--delete-after", code=2).stderr
+    assert "delete_after must go with a model of the hub" in " ".join(refused.split())
+
+
 def test_toys_write_what_they_say(tmp_path):
     arguments = ["toy", "recall", "--steps", "2", "--alpha", "0.3", "--out", tmp_path / "recall"]
     assert "last MLP dropped" in run(*arguments).stdout

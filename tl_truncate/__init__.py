@@ -44,6 +44,7 @@ from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
 from tl_truncate.experiments.training.dynamics import dynamics
 from tl_truncate.experiments.training.failing import BadCheckpointWarning
+from tl_truncate.experiments.training.grid import Grid
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
 from tl_truncate.export.adapter import Adapter, LargeAdapterWarning, export_adapter
@@ -104,6 +105,7 @@ __all__ = [
     "FullPassesWarning",
     "GlobalDirection",
     "GlobalRemoval",
+    "Grid",
     "InContextRemoval",
     "Keep",
     "LargeAdapterWarning",

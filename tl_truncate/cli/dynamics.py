@@ -1,8 +1,9 @@
 """`tl-truncate dynamics`: a task over training."""
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -13,28 +14,35 @@ from rich.table import Table
 from rich.text import Text
 
 from tl_truncate.checkpoints import checkpoint_steps, require_checkpoints
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.app import app, console, errors, kind
 from tl_truncate.cli.shared.cuts import CutOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import LoadOptions, PassOptions
 from tl_truncate.cli.shared.options import (
     AsJson,
+    CacheDir,
     Corpus,
+    DeleteAfter,
     Figures,
     Resume,
     RunFolder,
+    ShardText,
     TaskNames,
     WithControls,
 )
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
-from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
+from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.corpora.texts import manual_texts
 from tl_truncate.decompose.parts import Method
 from tl_truncate.experiments.training.dynamics import dynamics
+from tl_truncate.experiments.training.failing import UNREADABLE
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.experiments.training.steps import steps_told
+from tl_truncate.models import Checkpoints
 from tl_truncate.runs.files import rows_of
+from tl_truncate.runs.shards import as_shard
 from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.controls import FEW_DRAWS, controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -64,6 +72,9 @@ def dynamics_command(
         ),
     ] = None,
     corpus: Corpus = None,
+    shard: ShardText = None,
+    cache_dir: CacheDir = None,
+    delete_after: DeleteAfter = False,
     resume: Resume = False,
     prompts: PromptOptions,
     passes: PassOptions,
@@ -76,41 +87,69 @@ def dynamics_command(
     Example: `tl-truncate dynamics --model EleutherAI/pythia-1b --steps 0,1,2,...,143000 --task ioi
     --out runs/pythia-1b`
 
-    Writes the run folder with table.csv and dynamics.png in it. One model is in memory at a time.
+    Writes the run folder with table.csv and dynamics.png in it. One model is in memory at a time; the
+    next one's files are fetched meanwhile. A checkpoint that cannot be read is passed over with a word.
     --controls scores random subspaces of each cut's rank: the mean of a few draws.
     """
-    check_figures(figures, "plots")
+    part = as_shard(shard)
+    check_figures(figures and part is None, "plots")
     names = [check_task_name(name) for name in task or ["ioi"]]
     cuts = cutting.read()
     divided = _parts(parts, corpus)
     checkpoints = read_steps(steps, model)
-    at_step = partial(loading.load_step, model)
-    last = at_step(checkpoints[-1])  # its tokenizer and its shapes are those of all
-    asked, named = (
-        [prompts.make(each, last) for each in names],
-        _named(last, cuts, controls, prompts.seed),
-    )
-    del last
-    history = dynamics(
-        at_step,
-        checkpoints,
-        asked,
-        named,
-        parts=divided,
-        name=model,
-        run_dir=out / "run",
-        resume=resume,
-        prepend_bos=prompts.prepend_bos,
-        seed=prompts.seed,
-        **passes.to_arguments(),
-    )
-    written = _write(history, out, divided is not None, figures)
+    run = loading.checkpoints(model, cache_dir=cache_dir, delete_after=delete_after)
+    with contextlib.redirect_stdout(sys.stderr):  # so that stdout is the result
+        first = _readable(run, checkpoints)  # its tokenizer and its shapes are those of all
+        asked = [prompts.make(each, first) for each in names]
+        named = _named(first, cuts, controls, prompts.seed)
+        del first
+        history = dynamics(
+            run,
+            checkpoints,
+            asked,
+            named,
+            parts=divided,
+            name=model,
+            run_dir=out / "run",
+            shard=None if part is None else (part.index, part.count),
+            resume=resume or part is not None,
+            prepend_bos=prompts.prepend_bos,
+            seed=prompts.seed,
+            **passes.to_arguments(),
+        )
+    if part is not None and not as_json:
+        say_shard(part, out, str(history).splitlines()[0].partition(": ")[2])
+    else:
+        say_dynamics(history, out if part is None else None, figures=figures, as_json=as_json)
+
+
+def _readable(run: Checkpoints, steps: Sequence[int]) -> Any:
+    """The model of the first step whose files can be read; what will be downloaded is said before.
+
+    Raises:
+        OSError: if there is none.
+    """
+    told = run.told(steps)
+    if told is not None:
+        errors.print(told, markup=False, soft_wrap=True)
+    for step in steps[:-1]:
+        with contextlib.suppress(*UNREADABLE):
+            return run(step)
+    return run(steps[-1])
+
+
+def say_dynamics(history: Dynamics, out: Path | None, *, figures: bool, as_json: bool) -> None:
+    """Writes tables and pictures of a whole run, and says what is in them."""
+    written = [] if out is None else _write(history, out, figures)
     if as_json:
         typer.echo(json.dumps(rows_of(history.frame), indent=2))
         return
     for each in history.tasks:
         console.print(_table(history.of(each.name)))
-    say_written(out, ["run", *written])
+    if history.missing:
+        console.print(f"Missing: {steps_told(history.missing)}. --resume tries again.", soft_wrap=True)
+    if out is not None:
+        say_written(out, ["run", *written])
 
 
 def _named(model: Any, cuts: Cuts, controls: bool, seed: int) -> dict[str, Sequence[SiteCut]]:
@@ -139,8 +178,9 @@ def _parts(method: str | None, corpus: Path | None) -> Parts | None:
     return Parts(texts, max_tokens=256)
 
 
-def _write(history: Dynamics, out: Path, divided: bool, figures: bool) -> list[str]:
+def _write(history: Dynamics, out: Path, figures: bool) -> list[str]:
     """Tables and pictures; the files' names."""
+    divided = any(history.of(task.name).parts for task in history.tasks)
     tables = {"table": history.frame}
     if divided:
         tables["parts"] = history.parts_frame

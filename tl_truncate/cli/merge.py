@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tl_truncate.cli.dynamics import say_dynamics
 from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.options import PATH, AsJson, Figures
 from tl_truncate.cli.shared.writing import check_figures
@@ -13,6 +14,7 @@ from tl_truncate.cli.sweep import say_sweep
 from tl_truncate.experiments.merge import merge
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.training.result import Dynamics
 
 
 @app.command("merge")
@@ -32,8 +34,12 @@ def merge_command(
     """
     check_figures(figures, "plots")
     result = merge(run)
+    out = run if (run / "run").is_dir() else None
     if isinstance(result, SweepResult):
-        say_sweep(result, run if (run / "run").is_dir() else None, figures=figures, as_json=as_json)
+        say_sweep(result, out, figures=figures, as_json=as_json)
+        return
+    if isinstance(result, Dynamics):
+        say_dynamics(result, out, figures=figures, as_json=as_json)
         return
     if isinstance(result, SearchResult):
         result.cuts.save(run / "cuts.json")

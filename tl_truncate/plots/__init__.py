@@ -11,6 +11,7 @@ from tl_truncate.plots.rank_curves import ranks
 from tl_truncate.plots.saving import save
 from tl_truncate.plots.shots import shots
 from tl_truncate.plots.spectra import spectrum
+from tl_truncate.plots.swept import settings_over_training, sweep_over_training
 from tl_truncate.plots.toys import gradient_noise, phases, recall
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "ranks",
     "recall",
     "save",
+    "settings_over_training",
     "shots",
     "spectrum",
+    "sweep_over_training",
 ]

@@ -27,6 +27,8 @@ _SHOWN = 8
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Of network filesystems that are mounted without.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+#: The folder of the sweeps that a run makes at its checkpoints, each a run folder of its own.
+SWEEPS = "sweeps"
 #: Of the manifest.
 FORMAT = 1
 #: In the manifest of a run of a model: what its weights were.
@@ -360,9 +362,9 @@ def gone_on(
 
 
 def _is_content(path: os.PathLike[str]) -> bool:
-    """Whether it is more than the lock, shards, or what a crash has left of a file being written."""
+    """Whether it is more than the lock, shards, sweeps, or what a crash has left of a file."""
     found = as_path(path)
-    return found.name not in (_LOCK, SHARDS) and not is_part(found)
+    return found.name not in (_LOCK, SHARDS, SWEEPS) and not is_part(found)
 
 
 def _common(own: Any, other: Any) -> Any:

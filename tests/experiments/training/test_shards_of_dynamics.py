@@ -1,6 +1,5 @@
 """Shards of dynamics: every n-th checkpoint in a process of its own, and together what one process makes."""
 
-
 import architectures
 import pandas as pd
 import pytest
@@ -45,7 +44,7 @@ def test_together_they_are_one_process(whole, tmp_path):
         part = ask(tmp_path, (index, 3), load=load_and_note)
         assert part.checkpoints == tuple(steps)
         assert part.finished
-        assert str(part).startswith(f"shard {index}/3:")
+        assert str(part).startswith(f"shard {index}/3: pairs: 6 prompts")
         # One that is there shows that the weights are of the same training run.
         assert sorted(set(asked)) == sorted(
             {*steps, *([] if index == 3 else [max(2, {1: 2, 2: 4}[index])])}

@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from tl_truncate.cli.shared.options import (
@@ -15,7 +16,7 @@ from tl_truncate.cli.shared.options import (
     MaxMemory,
     ModelName,
 )
-from tl_truncate.models import Backend, load_model
+from tl_truncate.models import Backend, Checkpoints, load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,19 @@ class LoadOptions:
         options: dict[str, Any] = dict(dtype=self.dtype, device=self.device, checkpoint=step)
         with contextlib.redirect_stdout(sys.stderr):
             return load_model(name, backend=cast(Backend, self.backend), **options)
+
+    def checkpoints(
+        self, name: str, *, cache_dir: Path | None = None, delete_after: bool = False
+    ) -> Checkpoints:
+        """The models of a training run."""
+        return Checkpoints(
+            name,
+            cache_dir,
+            delete_after=delete_after,
+            backend=cast(Backend, self.backend),
+            dtype=self.dtype,
+            device=self.device,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

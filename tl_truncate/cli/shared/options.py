@@ -105,6 +105,13 @@ ShardText = Annotated[
         help="Such as 3/8: the third of eight shares, each in a process of its own; `merge` joins them.",
     ),
 ]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(help="Where files of the hub are kept, instead of the hub's own cache.", **PATH),
+]
+DeleteAfter = Annotated[
+    bool, typer.Option(help="Delete each checkpoint that this run has downloaded after it was read.")
+]
 Figures = Annotated[
     bool,
     typer.Option("--figures/--no-figures", help="Draw what takes the extras `plots` and `report`."),

@@ -38,9 +38,7 @@ def make_grid(
     Raises:
         ValueError: if a site is not in the model, a keep does not fit, or something is asked twice.
     """
-    unknown = [name for name in controls if name not in get_args(Control)]
-    if unknown:
-        raise ValueError(f"Controls must be among {', '.join(get_args(Control))}, got {unknown[0]!r}.")
+    check_controls(controls)
     more = list(Cuts(cuts))
     default = [] if more else find_sites(model)
     chosen = default if sites is None else [Site.parse(site) for site in sites]
@@ -74,6 +72,17 @@ def make_grid(
             raise ValueError(f"Each cut of a sweep must be given once, got {cut!r} twice.")
         grid.append(cut)
     return grid
+
+
+def check_controls(controls: Sequence[str]) -> None:
+    """Checks the names of controls.
+
+    Raises:
+        ValueError: if one is unknown.
+    """
+    unknown = [name for name in controls if name not in get_args(Control)]
+    if unknown:
+        raise ValueError(f"Controls must be among {', '.join(get_args(Control))}, got {unknown[0]!r}.")
 
 
 def _check_fits(rule: Keep, linear: Linear, site: Site) -> None:

@@ -110,7 +110,7 @@ class SweepResult:
             )
             for group, setting in zip(groups, first, strict=True)
         ]
-        table = pd.DataFrame(rows, columns=_SETTING_COLUMNS)
+        table = pd.DataFrame(rows, columns=SETTING_COLUMNS)
         table["head"] = table["head"].astype("Int64")
         table["keep"] = keep_column(setting.cut.label for setting in first)
         if any(each.shots is not None for each in self.tasks):
@@ -259,7 +259,7 @@ class SweepResult:
         return "\n".join(lines)
 
 
-_SETTING_COLUMNS = ["task", "site", "layer", "matrix", "head", "kind", "keep", "rank", "draws"]
+SETTING_COLUMNS = ["task", "site", "layer", "matrix", "head", "kind", "keep", "rank", "draws"]
 
 
 def joined_result(joined: Joined, cuts: Sequence[SiteCut] | None = None) -> SweepResult:

@@ -6,6 +6,7 @@ below them, and so do the tasks. Cuts that are made together take passes of thei
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tl_truncate.experiments.scoring.evaluate import (
@@ -19,8 +20,10 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.memory import Plan, make_plan
+from tl_truncate.experiments.training.grid import Grid, place_of
+from tl_truncate.experiments.training.kept import things
 from tl_truncate.experiments.training.parts_over_training import Parts
-from tl_truncate.experiments.training.reading import PARTS, TASKS, UNCUT, Reading
+from tl_truncate.experiments.training.reading import GRIDS, PARTS, TASKS, UNCUT, Reading
 from tl_truncate.runs.codec import plain
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -52,22 +55,37 @@ class Work:
         tasks: with different names.
         cuts: by name; what stands under one name is made together.
         parts: to divide MLP outputs into, if that is lacking.
+        grid: to sweep, if that is lacking.
         before: the uncut scores by the task's name, where they are known: of the same weights.
     """
 
     tasks: tuple[Task, ...]
     cuts: Mapping[str, Cuts]
     parts: Parts | None
+    grid: Grid | None
     before: Mapping[str, Scores]
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names of what is to be said."""
+        return things(self.cuts, self.parts is not None, [] if self.grid is None else [self.grid.key])
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What is to be said about one checkpoint."""
+    """What is to be said about one checkpoint.
+
+    Attributes:
+        step: of training.
+        works: of different tasks.
+        passes: how prompts are run.
+        sweeps: the folder in which checkpoints' sweeps have their run folders; nothing else is written.
+    """
 
     step: int
     works: tuple[Work, ...]
     passes: Passes
+    sweeps: Path | None = None
 
 
 def read_checkpoint(model: Any, request: Request) -> dict[str, Any]:
@@ -88,6 +106,9 @@ def read_checkpoint(model: Any, request: Request) -> dict[str, Any]:
             _require_room(model, work, request.passes)
         for work in request.works:
             said |= _said(model, work, request.passes)
+        for work in request.works:
+            for task, place in _swept(model, work, request).items():
+                said[task][GRIDS] = place
     return {"step": request.step, TASKS: said}
 
 
@@ -108,6 +129,16 @@ def _said(model: Any, work: Work, passes: Passes) -> dict[str, dict[str, Any]]:
         if work.parts is not None:
             said[task.name][PARTS] = plain(work.parts.attribute(model, task, **options))
     return said
+
+
+def _swept(model: Any, work: Work, request: Request) -> dict[str, dict[str, str]]:
+    """For each task where the sweep of the grid lies, once it is finished."""
+    if work.grid is None:
+        return {}
+    assert request.sweeps is not None
+    place = place_of(request.step, work.tasks)
+    work.grid.sweep(model, work.tasks, request.sweeps / place, vars(request.passes))
+    return {task.name: {work.grid.key: place} for task in work.tasks}
 
 
 def _shared(

@@ -4,23 +4,25 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive, whole
-from tl_truncate.experiments.scoring.evaluate import Scores, as_tasks
-from tl_truncate.experiments.training.checkpoint import Passes, Request, Work
+from tl_truncate.experiments.scoring.evaluate import as_tasks
+from tl_truncate.experiments.training.checkpoint import Passes
 from tl_truncate.experiments.training.failing import (
     BadCheckpointWarning,
     read_or_note,
     require_some,
 )
+from tl_truncate.experiments.training.grid import Grid
 from tl_truncate.experiments.training.kept import facts_of, kept_in, names_of
 from tl_truncate.experiments.training.parts_over_training import Parts
-from tl_truncate.experiments.training.reading import FAILED, PARTS, UNCUT, Reading, said_of
+from tl_truncate.experiments.training.reading import FAILED, GRIDS, PARTS, UNCUT, Reading, said_of
+from tl_truncate.experiments.training.requests import Wanted, requests
 from tl_truncate.experiments.training.result import Dynamics, dynamics_fields
 from tl_truncate.models.checkpoints import Checkpoints
 from tl_truncate.runs.codec import read
@@ -29,6 +31,7 @@ from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
 from tl_truncate.runs.shards import as_shard, every_nth, require_folder
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.files import as_path
 from tl_truncate.weights.identity.provenance import of_model
 
 Load = Callable[[int], Any]
@@ -44,6 +47,7 @@ def dynamics(
     cuts: AnyCuts | Mapping[str, AnyCuts] = (),
     *,
     parts: Parts | None = None,
+    grid: Grid | None = None,
     name: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     shard: tuple[int, int] | None = None,
@@ -70,6 +74,8 @@ def dynamics(
             its row.
         parts: divides each checkpoint's MLP outputs, and says what their global and in-context parts add
             to the two answers; means are fitted anew for each checkpoint.
+        grid: a sweep at each checkpoint, in a run folder of its own within `run_dir`, which it needs;
+            `.sweep(step)` and `.sweep_frame` read it.
         name: of the training run, for the record and the figure.
         run_dir: a folder with a line for each finished checkpoint. Given again, the run goes on where it
             stopped, also with more checkpoints, cuts or tasks; the last finished checkpoint is loaded
@@ -120,12 +126,16 @@ def dynamics(
     part = as_shard(shard)
     require_folder(part, run_dir)
     name = load.name if name is None and isinstance(load, Checkpoints) else name
-    manifest = _manifest(name, tasks, steps, named, parts, passes)
+    if grid is not None and run_dir is None:
+        raise ValueError("grid must come with run_dir, where each checkpoint's sweep is kept, got none.")
+    manifest = _manifest(name, tasks, steps, named, parts, grid, passes)
     own = steps if part is None else tuple(steps[place] for place in every_nth(len(steps), part))
-    names = names_of(own, [task.name for task in tasks], list(named), parts is not None)
+    place = None if run_dir is None else as_path(run_dir)
+    wanted = Wanted(tuple(tasks), named, parts, grid, passes, place)
+    names = names_of(own, [task.name for task in tasks], wanted.things)
     with kept_in(run_dir, part, manifest, names, resume=resume) as kept:
         lines, folder = kept.lines, kept.folder
-        left = requests(own, tasks, named, parts, lines, passes)
+        left = requests(own, wanted, lines)
         checked = _last_finished(lines, own)
         if progress:
             _say_downloads(load, [request.step for request in left], checked)
@@ -153,7 +163,7 @@ def dynamics(
                 lines.append(line)
                 bar.update()
     require_some(lines)
-    return Dynamics(**dynamics_fields(asked, lines))
+    return Dynamics(**dynamics_fields(asked, lines, place))
 
 
 def _in_turn(load: Load, steps: Sequence[int]) -> AbstractContextManager[Load]:
@@ -176,52 +186,6 @@ def _warn(line: Mapping[str, Any]) -> None:
         BadCheckpointWarning,
         stacklevel=3,
     )
-
-
-def requests(
-    steps: Sequence[int],
-    tasks: Sequence[Task],
-    named: Mapping[str, Cuts],
-    parts: Parts | None,
-    lines: Sequence[Mapping[str, Any]],
-    passes: Passes,
-) -> list[Request]:
-    """What is left to be said about each step, in order; nothing of a step that is finished.
-
-    Args:
-        steps, tasks, named, parts: that are asked for.
-        lines: of the run folder, which say what is there.
-        passes: how prompts are run.
-    """
-    found = []
-    for step in steps:
-        works: dict[tuple[str, ...], list[Task]] = {}
-        before: dict[str, Scores] = {}
-        for task in tasks:
-            said = [said_of(line)[task.name] for line in lines
-                    if line["step"] == step and task.name in said_of(line)]  # fmt: skip
-            if said:
-                uncut = read(dict[str, Reading], said[0]["readings"])[UNCUT]
-                before[task.name] = uncut.scores(task, None, resamples=1)
-            there = {name for each in said for name in (*each["readings"], *({PARTS} & each.keys()))}
-            wanted = (UNCUT, *named, *([] if parts is None else [PARTS]))
-            missing = tuple(name for name in wanted if name not in there)
-            if missing:
-                works.setdefault(missing, []).append(task)
-        found += [Request(step, tuple(_works(works, named, parts, before)), passes)] if works else []
-    return found
-
-
-def _works(
-    works: Mapping[tuple[str, ...], Sequence[Task]],
-    named: Mapping[str, Cuts],
-    parts: Parts | None,
-    before: Mapping[str, Scores],
-) -> Iterator[Work]:
-    for missing, tasks in works.items():
-        wanted = {name: named[name] for name in missing if name in named}
-        known = {task.name: before[task.name] for task in tasks if task.name in before}
-        yield Work(tuple(tasks), wanted, parts if PARTS in missing else None, known)
 
 
 def _last_finished(lines: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Mapping[str, Any] | None:
@@ -260,11 +224,14 @@ def _manifest(
     steps: tuple[int, ...],
     named: Mapping[str, Cuts],
     parts: Parts | None,
+    grid: Grid | None,
     passes: Passes,
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {name: getattr(passes, name) for name in _OF_A_RUN}
     if parts is not None:
         settings[PARTS] = parts.to_json()
+    if grid is not None:
+        settings[GRIDS] = {grid.key: grid.to_json()}
     return make_manifest(
         "dynamics",
         model=name,

@@ -66,9 +66,7 @@ def _failed(request: Request, problem: BaseException) -> dict[str, Any]:
     wanted = [
         name
         for work in request.works
-        for name in names_of(
-            [request.step], [task.name for task in work.tasks], list(work.cuts), work.parts is not None
-        )
+        for name in names_of([request.step], [task.name for task in work.tasks], work.wanted)
     ]
     return {"step": request.step, FAILED: f"{type(problem).__name__}: {told}", WANTED: wanted}
 

@@ -1,6 +1,6 @@
 """One task over training: a table with intervals, paired with each step's uncut model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from tl_truncate.experiments.scoring.estimates import estimate_values
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
+from tl_truncate.experiments.sweep.result import SETTING_COLUMNS, SweepResult
 from tl_truncate.experiments.training.reading import UNCUT, Reading
 from tl_truncate.experiments.training.steps import FirstStep, first_lasting
 from tl_truncate.statistics import q_values
@@ -35,14 +36,18 @@ class History:
         readings: by step, and by `uncut` or the name of the cuts.
         asked: the checkpoints that were asked for; those that are not in `readings` are missing.
         cuts: their names, a control's draws one by one.
+        missing: the steps that lack something of what was asked for.
         parts: by step, what the parts of MLP outputs add to the answers; empty if they were not asked.
+        swept: by step, where the run folder of its sweep lies; empty if none was asked.
     """
 
     task: Task
     readings: Mapping[int, Mapping[str, Reading]]
     asked: tuple[int, ...]
     cuts: tuple[str, ...]
+    missing: tuple[int, ...]
     parts: Mapping[int, PartAttribution] = field(default_factory=dict)
+    swept: Mapping[int, str] = field(default_factory=dict)
     resamples: int = field(default=2000, kw_only=True)
 
     @cached_property
@@ -59,12 +64,6 @@ class History:
         """The names that there are scores of at a checkpoint."""
         here = self.readings.get(step, {}).keys()
         return [name for name, draws in self.draws.items() if here >= set(draws)]
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """The steps that were asked for and lack the uncut model or one of the cuts."""
-        wanted = {UNCUT, *self.cuts}
-        return tuple(step for step in self.asked if not wanted <= self.readings.get(step, {}).keys())
 
     def table(self) -> pd.DataFrame:
         """One row per (step, cut); `Dynamics.frame` says what is in it."""
@@ -122,3 +121,17 @@ class History:
             for step in steps
         ]
         return first_lasting(steps, found, above, lasting)
+
+
+def swept_table(history: History, sweep_of: Callable[[int], SweepResult]) -> pd.DataFrame:
+    """The tables of a task's sweeps, one below the other; a missing step has rows without numbers."""
+    found = {}
+    for step in sorted(history.swept):
+        table = sweep_of(step).frame
+        found[step] = table[table["task"] == history.task.name]
+    settings = next(iter(found.values()))[SETTING_COLUMNS].drop(columns="rank")
+    steps = sorted({*history.asked, *found})
+    tables = [found.get(step, settings).assign(step=step) for step in steps]
+    table = pd.concat(tables, ignore_index=True)
+    names = [name for name in next(iter(found.values())) if name != "task"]
+    return table[["task", "step", *names]]

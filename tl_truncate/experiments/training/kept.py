@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tl_truncate.experiments.training.reading import PARTS, UNCUT, WANTED, said_of
+from tl_truncate.experiments.training.reading import GRIDS, PARTS, UNCUT, WANTED, said_of
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.joining import MOMENT, RunKind, opened_shard, take_over
 from tl_truncate.runs.shards import Shard
@@ -35,10 +35,35 @@ def facts_of(tasks: Sequence[Task]) -> dict[str, Any]:
     return dict(tasks=plain, about=about, task_hashes={task.name: task.hash for task in tasks})
 
 
-def names_of(steps: Sequence[int], tasks: Sequence[str], cuts: Sequence[str], parts: bool) -> list[str]:
-    """A name for each thing that a run has to say."""
-    said = (UNCUT, *cuts, *([PARTS] if parts else []))
+def names_of(steps: Sequence[int], tasks: Sequence[str], said: Sequence[str]) -> list[str]:
+    """A name for each thing that is said of each task at each step."""
     return [_name(step, task, each) for step in steps for task in tasks for each in said]
+
+
+def things(cuts: Iterable[str], parts: bool, grids: Iterable[str]) -> tuple[str, ...]:
+    """What is to be said: of the uncut model, of cuts by their names, of parts, of grids by their keys.
+
+    Examples:
+        >>> things(["parts"], True, ["1f"])
+        ('uncut', 'cut parts', 'parts', 'grid 1f')
+    """
+    named = (of_cut(name) for name in cuts if name != UNCUT)
+    return (UNCUT, *named, *([PARTS] if parts else []), *map(of_grid, grids))
+
+
+def of_cut(name: str) -> str:
+    """What is said of a cut, in `things`."""
+    return f"cut {name}"
+
+
+def of_grid(key: str) -> str:
+    """What is said of a grid, in `things`."""
+    return f"grid {key}"
+
+
+def said_in(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a line says of one task, as `things` names it."""
+    return things(said["readings"], PARTS in said, said.get(GRIDS, ()))
 
 
 def _name(step: int, task: str, what: str) -> str:
@@ -46,15 +71,13 @@ def _name(step: int, task: str, what: str) -> str:
 
 
 def _wanted(manifest: Mapping[str, Any]) -> list[str]:
-    parts = manifest.get(PARTS) is not None
-    return names_of(manifest["checkpoints"], list(tasks_of(manifest)), list(manifest["cuts"]), parts)
+    said = things(manifest["cuts"], manifest.get(PARTS) is not None, manifest.get(GRIDS, ()))
+    return names_of(manifest["checkpoints"], list(tasks_of(manifest)), said)
 
 
 def _told(line: Mapping[str, Any]) -> list[str]:
     return [
-        _name(line["step"], task, each)
-        for task, said in said_of(line).items()
-        for each in (*said["readings"], *({PARTS} & said.keys()))
+        _name(line["step"], task, each) for task, said in said_of(line).items() for each in said_in(said)
     ]
 
 
@@ -66,7 +89,7 @@ DYNAMICS = RunKind(
     told=_told,
     passed_over=lambda line: line.get(WANTED, ()),
     free=("model", "about", "resamples"),
-    grows=("checkpoints", "cuts", "tasks", "task_hashes", PARTS),
+    grows=("checkpoints", "cuts", "tasks", "task_hashes", PARTS, GRIDS),
     alike=("model",),
 )
 

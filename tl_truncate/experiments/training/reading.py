@@ -14,6 +14,8 @@ from tl_truncate.tasks.task import Task
 UNCUT = "uncut"
 #: In a line of a run folder: what is said to each task, and of a task its parts.
 TASKS, PARTS = "tasks", "parts"
+#: Of a task: by the key of each grid that was swept, where its run folder lies.
+GRIDS = "grids"
 #: In the line of a checkpoint that could not be read: why, and the names of what was wanted of it.
 FAILED, WANTED = "failed", "wanted"
 

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -12,15 +13,18 @@ from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
-from tl_truncate.experiments.training.history import History
-from tl_truncate.experiments.training.kept import DYNAMICS, tasks_of
-from tl_truncate.experiments.training.reading import FAILED, PARTS, UNCUT, Reading, said_of
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.training.history import History, swept_table
+from tl_truncate.experiments.training.kept import DYNAMICS, said_in, tasks_of, things
+from tl_truncate.experiments.training.reading import FAILED, GRIDS, PARTS, UNCUT, Reading, said_of
 from tl_truncate.experiments.training.steps import FirstStep, steps_told
 from tl_truncate.runs.codec import read
+from tl_truncate.runs.folder import SWEEPS
 from tl_truncate.runs.joining import UnfinishedShardsWarning, join, lacking_told, shard_of
 from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import shown_in
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.files import as_path
 
 _TOLD = (*PROBABILITIES, "accuracy")
 
@@ -38,12 +42,14 @@ class Dynamics:
         asked: the checkpoints that were asked for; those that are not in `readings` are not finished.
         manifest: what the result came from, as plain data.
         failed: the steps whose model could not be read, each with the reason.
+        run_dir: the folder that sweeps are read from; None if nothing is kept.
     """
 
     histories: Mapping[str, History]
     asked: tuple[int, ...]
     manifest: Mapping[str, Any]
     failed: Mapping[int, str] = field(default_factory=dict)
+    run_dir: str | os.PathLike[str] | None = None
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -152,6 +158,45 @@ class Dynamics:
         found = {name: each.parts_table() for name, each in self.histories.items() if each.parts}
         return self._together(found)
 
+    def sweep(self, step: int, *, task: str | None = None) -> SweepResult:
+        """The sweep of a checkpoint, of `dynamics(..., grid=...)`, with all that was asked for so far.
+
+        Args:
+            step: of training.
+            task: its name; may be left away if there is one.
+
+        Raises:
+            ValueError: if there is none, or no such task.
+        """
+        swept = self._of(task).swept
+        if step not in swept or self.run_dir is None:
+            raise ValueError(
+                f"The step must be one whose grid was swept, {', '.join(map(str, swept)) or 'none'}, "
+                f"got {step!r}. Call dynamics(..., grid=tlt.Grid(...), run_dir=...)."
+            )
+        return SweepResult.load(as_path(self.run_dir) / SWEEPS / swept[step])
+
+    @own_table
+    def sweep_frame(self) -> pd.DataFrame:
+        """One row per (task, step, setting), with the columns of `SweepResult.frame` behind the step.
+
+        A step that is missing has rows without numbers. False discovery rates are those within a step.
+
+        Raises:
+            ValueError: if no grid was swept.
+        """
+        tables = [
+            swept_table(history, partial(self.sweep, task=name))
+            for name, history in self.histories.items()
+            if history.swept
+        ]
+        if not tables:
+            raise ValueError(
+                "Dynamics must have been asked for a grid to have a table of it. Call "
+                "dynamics(..., grid=tlt.Grid(...), run_dir=...)."
+            )
+        return pd.concat(tables, ignore_index=True)
+
     def _together(self, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         if len(self.histories) == 1:
             return next(iter(tables.values()))
@@ -244,12 +289,12 @@ class Dynamics:
             )
         if joined.lacking:
             warnings.warn(lacking_told(run_dir, joined), UnfinishedShardsWarning, stacklevel=2)
-        return cls(**dynamics_fields(joined.manifest, joined.lines))
+        return cls(**dynamics_fields(joined.manifest, joined.lines, run_dir))
 
     def __str__(self) -> str:
         shard = shard_of(self.manifest)
         lines = [line for name in self.histories for line in self._told(name)]
-        return "\n".join(lines if shard is None else [f"shard {shard}:", *lines])
+        return "\n".join(lines) if shard is None else f"shard {shard}: " + "\n".join(lines)
 
     def _told(self, name: str) -> list[str]:
         history = self.histories[name]
@@ -274,28 +319,42 @@ class Dynamics:
         return str(self)
 
 
-def dynamics_fields(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def dynamics_fields(
+    manifest: Mapping[str, Any],
+    lines: Sequence[Mapping[str, Any]],
+    run_dir: str | os.PathLike[str] | None,
+) -> dict[str, Any]:
     """The fields of a result, from what a run folder holds, so far as the manifest asks for it.
 
     A step has several lines if cuts, tasks or parts were asked for later; what is there twice counts
     once. One that failed and was read later has not failed.
     """
     asked, cuts = tuple(manifest["checkpoints"]), tuple(manifest["cuts"])
+    wanted = set(things(cuts, manifest.get(PARTS) is not None, manifest.get(GRIDS, ())))
     histories = {}
     for name, task in tasks_of(manifest).items():
         readings: dict[int, dict[str, Reading]] = {}
         parts: dict[int, PartAttribution] = {}
+        swept: dict[int, str] = {}
+        there: dict[int, set[str]] = {step: set() for step in asked}
         for line in lines:
             step, said = line["step"], said_of(line).get(name)
             if step not in asked or said is None:
                 continue
+            there[step].update(said_in(said))
             for cut, reading in read(dict[str, Reading], said["readings"]).items():
                 if cut in (UNCUT, *cuts):
                     readings.setdefault(step, {}).setdefault(cut, reading)
             if PARTS in said and manifest.get(PARTS) is not None:
                 parts.setdefault(step, read(PartAttribution, said[PARTS]))
+            for key, place in said.get(GRIDS, {}).items():
+                if key in manifest.get(GRIDS, {}):
+                    swept[step] = place
+        missing = tuple(step for step in asked if not wanted <= there[step])
         resamples = manifest.get("resamples", 2000)
-        histories[name] = History(read(Task, task), readings, asked, cuts, parts, resamples=resamples)
+        histories[name] = History(
+            read(Task, task), readings, asked, cuts, missing, parts, swept, resamples=resamples
+        )
     lacking = {step for history in histories.values() for step in history.missing}
     failed = {line["step"]: line[FAILED] for line in lines if FAILED in line}
     return dict(
@@ -303,4 +362,5 @@ def dynamics_fields(manifest: Mapping[str, Any], lines: Sequence[Mapping[str, An
         asked=asked,
         manifest=manifest,
         failed={step: told for step, told in sorted(failed.items()) if step in lacking},
+        run_dir=run_dir,
     )

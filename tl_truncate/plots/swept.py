@@ -1,0 +1,125 @@
+"""Sweeps over training: every setting at every checkpoint."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tl_truncate.experiments.scoring.keeps import kept_text
+from tl_truncate.experiments.scoring.metrics import Metric, label_of
+from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.plots.needs import needs_matplotlib
+from tl_truncate.statistics import clear
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = "RdBu_r"
+
+
+@needs_matplotlib
+def sweep_over_training(
+    history: Dynamics, *, task: str | None = None, metric: Metric = "p_in_context"
+) -> "Figure":
+    """The change from the uncut model for every setting (rows) and training step (columns).
+
+    Red is more, blue is less; a dot marks a change that is not clear of zero among all of its step. A
+    step that is missing is grey.
+
+    Args:
+        history: of `dynamics(..., grid=...)`.
+        task: its name; may be left away if there is one task.
+        metric: whose change.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: if no grid was swept, or the metric was not asked of it.
+    """
+    from matplotlib.figure import Figure
+
+    table = _table(history, task, metric)
+    steps, settings = sorted(set(table["step"])), list(dict.fromkeys(table["setting"]))
+    wide = table.pivot_table(
+        index="setting", columns="step", values=f"{metric}_change", sort=False, dropna=False
+    )
+    values = wide.reindex(index=settings, columns=steps).to_numpy(float)
+    limit = max(float(np.nanquantile(np.abs(values), 0.9)), 1e-9)
+    size = (2.4 + 0.3 * max(len(steps), 8), 1.2 + 0.16 * max(len(settings), 6))
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    axis = figure.subplots()
+    axis.set_facecolor("0.8")
+    drawn = axis.imshow(values, aspect="auto", cmap=_COLOURS, vmin=-limit, vmax=limit)
+    unsure = table[table[f"{metric}_change"].notna() & ~table[f"{metric}_change_q"].map(clear)]
+    x, y = unsure["step"].map(steps.index), unsure["setting"].map(settings.index)
+    axis.scatter(x, y, s=2, color="0.4", linewidths=0)
+    axis.set_xticks(range(len(steps)), [str(step) for step in steps], fontsize=7, rotation=90)
+    axis.set_yticks(range(len(settings)), settings, fontsize=6)
+    axis.set_xlabel("training step", fontsize=8)
+    bar = figure.colorbar(drawn, shrink=0.8, extend="both")
+    bar.ax.tick_params(labelsize=7)
+    name = table["task"].iloc[0]
+    figure.suptitle(f"{name}: change of {label_of(metric).told} by one cut, over training", fontsize=9)
+    return figure
+
+
+@needs_matplotlib
+def settings_over_training(
+    history: Dynamics, *, task: str | None = None, metric: Metric = "p_in_context"
+) -> "Figure":
+    """A metric against the training step: a panel for each site, a line for each keep.
+
+    Bands are 95% intervals over prompts. Lines are interrupted at steps that are missing.
+
+    Args:
+        history: of `dynamics(..., grid=...)`.
+        task: its name; may be left away if there is one task.
+        metric: to draw.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: if no grid was swept, or the metric was not asked of it.
+    """
+    from matplotlib.figure import Figure
+
+    table = _table(history, task, metric)
+    sites = list(dict.fromkeys(table["site"]))
+    columns = min(3, len(sites))
+    rows = -(-len(sites) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.6, 2.6 * rows + 0.5), layout="constrained", dpi=130)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axis, site in zip(axes, sites, strict=False):
+        for setting, own in table[table["site"] == site].groupby("kept", sort=False):
+            axis.plot(own["step"], own[metric], "o-", markersize=2, linewidth=1, label=setting)
+            axis.fill_between(own["step"], own[f"{metric}_low"], own[f"{metric}_high"], alpha=0.15)
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_title(site, fontsize=8)
+        axis.set_xlabel("training step", fontsize=7)
+        axis.tick_params(labelsize=7)
+    for axis in axes[len(sites) :]:
+        axis.set_axis_off()
+    axes[0].legend(title="kept", fontsize=6, title_fontsize=6, frameon=False)
+    figure.supylabel(label_of(metric).title, fontsize=8)
+    figure.suptitle(f"{table['task'].iloc[0]} over training, under each cut", fontsize=9)
+    return figure
+
+
+def _table(history: Dynamics, task: str | None, metric: str) -> pd.DataFrame:
+    """The rows of one task, with names of settings.
+
+    Raises:
+        ValueError: if there are none, or the metric is not among the columns.
+    """
+    table = (history if task is None else history.of(task)).sweep_frame
+    tasks = list(dict.fromkeys(table["task"]))
+    if len(tasks) > 1:
+        raise ValueError(f"The task must be one of {', '.join(tasks)}, got {task!r}.")
+    if f"{metric}_change" not in table:
+        raise ValueError(f"The grid must have been asked for {metric!r}, got other metrics.")
+    controls = np.where(table["kind"] == "Cut", "", " (" + table["kind"] + ")")
+    table["kept"] = table["keep"].map(kept_text) + controls
+    table["setting"] = table["site"] + " " + table["kept"]
+    return table
