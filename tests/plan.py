@@ -24,6 +24,10 @@ ONE_LEG = (
     "runs/",
     "experiments/training/test_dynamics.py::test_killed",
     "experiments/training/test_dynamics.py::test_what_is_finished",
+    "experiments/training/test_bad_checkpoints.py",
+    "experiments/training/test_shards_of_dynamics.py",
+    "test_clusters.py",
+    "test_checkpoints.py",
     "toys/recall/test_recall.py::test_killed",
     # How families of cuts are chosen and told apart: splits, nulls and tables of the scores that searches
     # give, whose own tests run on both.
@@ -101,6 +105,8 @@ SLOW = (
     "evals/test_benchmark.py",
     "runs/test_folder.py::test_killed",
     "test_cli.py",
+    "test_checkpoints.py",
+    "test_clusters.py",
     "test_docs.py",
     "test_extras.py",
     "test_models.py",
