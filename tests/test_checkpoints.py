@@ -302,7 +302,7 @@ class TestWhatIsSaid:
         with pytest.raises(
             OSError, match=r"There must be room for 4 checkpoints .* but 0\.3 MB are free"
         ):
-            ask(tlt.Checkpoints(NAME, tmp_path), drinks_task, progress=True)
+            ask(tlt.Checkpoints(NAME, tmp_path), drinks_task)
         assert hub.events == []
         assert "at a time" in tlt.Checkpoints(NAME, tmp_path, delete_after=True).told(STEPS)
 

@@ -82,7 +82,7 @@ class Checkpoints:
         source = self.repository
         if source is not None:
             self.begin(step)
-            self._begun.pop(step).result()
+            self._wait(step)
             self._delete_done()
         return load_model(
             self.name,
@@ -93,6 +93,15 @@ class Checkpoints:
             raw=self.raw,
             cache_dir=None if source is None else source.folder.parent,
         )
+
+    def _wait(self, step: int) -> None:
+        """Until a step's files are there; an interrupt meanwhile leaves the download to itself."""
+        future = self._begun[step]
+        try:
+            future.result()
+        finally:
+            if future.done():
+                del self._begun[step]
 
     def begin(self, step: int) -> None:
         """Begins to download a step's files, if they are not there; what goes wrong is raised where its

@@ -137,8 +137,7 @@ def dynamics(
         lines, folder = kept.lines, kept.folder
         left = requests(own, wanted, lines)
         checked = _last_finished(lines, own)
-        if progress:
-            _say_downloads(load, [request.step for request in left], checked)
+        _say_downloads(load, [request.step for request in left], checked, aloud=progress)
         if folder is not None:
             _require_same_weights(load, checked, folder)
         asked = {**kept.begin(), "checkpoints": own}
@@ -162,7 +161,7 @@ def dynamics(
                     folder.append([line])
                 lines.append(line)
                 bar.update()
-    require_some(lines)
+    require_some([line for line in lines if line["step"] in own])
     return Dynamics(**dynamics_fields(asked, lines, place))
 
 
@@ -171,11 +170,17 @@ def _in_turn(load: Load, steps: Sequence[int]) -> AbstractContextManager[Load]:
     return load.in_turn(steps) if isinstance(load, Checkpoints) else nullcontext(load)
 
 
-def _say_downloads(load: Load, steps: Sequence[int], checked: Mapping[str, Any] | None) -> None:
-    """What will be downloaded, before any of it is."""
+def _say_downloads(
+    load: Load, steps: Sequence[int], checked: Mapping[str, Any] | None, *, aloud: bool
+) -> None:
+    """What will be downloaded, before any of it is.
+
+    Raises:
+        OSError: if the disk has not the room.
+    """
     if isinstance(load, Checkpoints):
         told = load.told(sorted({*steps, *([] if checked is None else [checked["step"]])}))
-        if told is not None:
+        if told is not None and aloud:
             tqdm.write(f"dynamics: {told}", file=sys.stderr)
 
 
