@@ -161,4 +161,4 @@ def _renew(folder: RunFolder) -> None:
     name, task = found["task_name"], dict(found["task"])
     about = {name: task.pop("description", "")}
     new = dict(tasks={name: task}, about=about, task_hashes={name: found["task_hash"]})
-    folder.take({**kept, **new}, folder.lines())
+    folder.take({**kept, **new}, None, folder.lines())
