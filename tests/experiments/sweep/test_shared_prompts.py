@@ -113,7 +113,7 @@ def test_inside_a_context_and_for_cuts_of_every_kind(shared, precise, tasks):
     cuts = [
         tlt.OutputPCA("blocks.1.mlp.W_out", moments, keep=0.3),
         tlt.Clustered("blocks.1.mlp.W_in", groups=2, keep=0.3),
-        tlt.Cut("blocks.1.attn.QK.1", 0.4),
+        tlt.Cut("blocks.1.attn.W_Q.1", 0.4),
         tlt.Cut("blocks.1.attn.OV.2", 0.4),
         tlt.Cut("blocks.2.mlp.W_gate", 0.3, strength=-0.5),
         tlt.GlobalRemoval("blocks.1.mlp.W_out", means=means),
