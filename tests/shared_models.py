@@ -54,6 +54,14 @@ def shared():
 
 
 @pytest.fixture
+def precise(monkeypatch):
+    """Norms and attention that are computed in float32, whatever the weights are, are so no more: where
+    they round, rows differ by that rounding in any other batch, too."""
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+@pytest.fixture
 def toy(shared):
     """A small GPT-2 as a Bridge, with a word tokenizer."""
     return shared("bridge", "gpt2")

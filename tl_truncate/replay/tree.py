@@ -20,7 +20,7 @@ CALL = 32.0
 # What a row pays for each token of its past, whose keys and values are put in front of its own.
 _PAST = 0.01
 # Depths among which the best are looked for.
-_CANDIDATES = 48
+_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,9 @@ def _depths(
     """The depths at which the tree is cut: a shortest path over what each piece costs."""
     shared = np.minimum(alike[1:], np.minimum(lengths[1:], lengths[:-1]) - least)
     found, counts = np.unique(shared[shared > 0], return_counts=True)
-    worth = np.argsort(-found * counts, kind="stable")[:_CANDIDATES]
-    depths = [0, *sorted(found[worth].tolist())]
+    # So many that each stands for as many of the rows.
+    reached = np.cumsum(counts) * _CANDIDATES // counts.sum() if len(counts) else counts
+    depths = [0, *found[np.unique(reached, return_index=True)[1]].tolist()]
     beginnings = [len(_beginnings(alike, lengths >= depth + least, depth)[0]) for depth in depths]
     best: dict[int, tuple[float, tuple[int, ...]]] = {}
     for place in reversed(range(len(depths))):

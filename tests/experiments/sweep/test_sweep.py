@@ -188,13 +188,10 @@ def as_many_rows_as_heads():
 
 
 @pytest.mark.parametrize(("kind", "name"), [*(("bridge", name) for name in SPECIAL), *WINDOWED])
-def test_wherever_blocks_can_be_called_again_or_not(shared, as_many_rows_as_heads, kind, name):
+def test_wherever_blocks_can_be_called_again_or_not(shared, precise, as_many_rows_as_heads, kind, name):
     """What belongs to a batch is never guessed: one row, and as many rows as heads."""
     model = with_tokenizer(shared(kind, name, torch.float64))
     sites = ["blocks.1.mlp.W_in", "blocks.1.mlp.W_out", "blocks.0.attn.W_V", "blocks.2.attn.W_O.1"]
-    # Of these the norms, the attention or its bias are computed in float32, also in float64.
-    rounded = ("falcon-alibi", "qwen3-grouped", "mistral-window", "gptneo-local")
-    allowed = 1e-6 if name in rounded and kind == "bridge" else 1e-9
     for task in (as_many_rows_as_heads, as_many_rows_as_heads.subset([0])):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", tlt.FullPassesWarning)
@@ -207,7 +204,7 @@ def test_wherever_blocks_can_be_called_again_or_not(shared, as_many_rows_as_head
             for keep in (0.2, 0.5):
                 full = hooked_frame(model, task, site, keep, uncut)["logit_diff"].to_numpy()
                 gap = result.scores(site, keep).frame["logit_diff"].to_numpy() - full
-                assert np.abs(gap).max() <= allowed, (site, keep)
+                assert np.abs(gap).max() <= 1e-9, (site, keep)
 
 
 def test_a_block_that_raises_when_it_is_called_again_means_full_passes(shared, drinks):
