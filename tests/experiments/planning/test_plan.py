@@ -106,9 +106,7 @@ class TestWorkers:
         assert shared.seconds < alone.seconds
 
     def test_more_workers_than_units(self, bare, drinks):
-        found = tlt.plan(
-            bare, drinks, sites=["blocks.1.mlp.W_in"], keeps=[5], device="a100", workers=4
-        )
+        found = tlt.plan(bare, drinks, sites=["blocks.1.mlp.W_in"], keeps=[5], device="a100", workers=4)
         assert found.seconds > 0
 
     def test_checkpoints(self, drinks, tmp_path):
@@ -239,9 +237,10 @@ class TestMachine:
         found = tlt.plan(config, drinks, keeps=[0.5], device="t4", tokens=9)
         assert "A worker needs" not in str(found)
         config.n_layer = 40
-        assert "GB, and T4 has 15 GB" in tlt.plan(
-            config, drinks, keeps=[0.5], device="t4", tokens=9
-        ).notes[1]
+        assert (
+            "GB, and T4 has 15 GB"
+            in tlt.plan(config, drinks, keeps=[0.5], device="t4", tokens=9).notes[1]
+        )
 
 
 def test_printed_in_eighty_columns(bare, drinks):
