@@ -163,7 +163,19 @@ def _uncut(result: SweepResult, task: str, metric: Metric) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _line(axis: "Axes", part: pd.DataFrame, metric: str, numbers: Sequence[int], **look: Any) -> None:
+def _beside(lines: int) -> list[float]:
+    """How far each line is moved, so that its bars are not behind another's."""
+    return [_STEP * (place - (lines - 1) / 2) for place in range(lines)]
+
+
+def _line(
+    axis: "Axes",
+    part: pd.DataFrame,
+    metric: str,
+    numbers: Sequence[int],
+    beside: float,
+    **look: Any,
+) -> None:
     part = part.sort_values("shots")
     values, low, high = (part[f"{metric}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
     # A mean lies in its interval but for rounding; an interval that is no number has no bar.
