@@ -107,6 +107,7 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/report.py
 	.venv-4.3.0/bin/python benchmarks/fitting.py
 	.venv-4.3.0/bin/python benchmarks/large.py
+	.venv-4.3.0/bin/python benchmarks/plan.py
 	.venv-3.9.0/bin/python benchmarks/exactness.py
 	.venv-4.3.0/bin/python benchmarks/exactness.py --real
 

@@ -27,7 +27,9 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where the models are: `--device cuda` on a card, `--device twin` on what stands for one here."""
-    parser.addoption("--device", default="cpu", help="cpu, twin (tests/twin_device.py), or one of torch's")
+    parser.addoption(
+        "--device", default="cpu", help="cpu, twin (tests/twin_device.py), or one of torch's"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

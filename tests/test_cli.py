@@ -43,6 +43,7 @@ def run(*arguments, code: int = 0):
         ["spectrum"],
         ["sites"],
         ["sweep"],
+        ["plan"],
         ["search"],
         ["learn"],
         ["attribute"],

@@ -18,10 +18,11 @@ from tl_truncate.cli.shared.options import (
     Checkpoint,
     Dtype,
     ModelName,
+    SeveralShots,
     TaskNames,
     WithControls,
 )
-from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
+from tl_truncate.cli.shared.tasks import DrawnOptions, check_task_name, read_shots
 from tl_truncate.experiments.planning.plan import plan
 from tl_truncate.experiments.planning.result import RunPlan
 from tl_truncate.experiments.sweep.grid import Control
@@ -70,7 +71,8 @@ def plan_command(
     out: Annotated[
         Path, typer.Option("--out", help="The folder that the planned run is to write to.", **PATH)
     ] = Path("runs/sweep"),
-    prompts: PromptOptions,
+    prompts: DrawnOptions,
+    shots: SeveralShots = None,
     passes: PassOptions = SWEPT,
     as_json: AsJson = False,
 ) -> None:
@@ -92,6 +94,7 @@ def plan_command(
         sites=grid.sites(outline.model),
         keeps=grid.keeps,
         controls=kinds,
+        shots=read_shots(shots),
         prepend_bos=prompts.prepend_bos,
         seed=prompts.seed,
         checkpoints=() if steps is None else read_steps(steps, source.model),

@@ -130,6 +130,7 @@ class TestCommand:
             dict(sites=["blocks.1.mlp.W_in", "blocks.2.mlp.W_in"], keeps=[tlt.Energy(0.9)]),
             dict(keeps=[0.5], controls=["random_subspace", "norm_matched"], batch_size=3),
             dict(keeps=[tlt.Components([2, 0]), tlt.Band(1, 4)], prepend_bos=False),
+            dict(sites=["blocks.1.mlp.W_in"], keeps=[0.5], shots=[0, 2]),
         ],
     )
     def test_it_is_the_sweep_that_was_planned(self, asked, folders, drinks, tmp_path, monkeypatch):
@@ -142,6 +143,7 @@ class TestCommand:
         run(*given[:-2], "--no-figures")
         result = tlt.SweepResult.load("out/run")
         assert len(result.grid) == found.grid.settings
+        assert tuple(task.name for task in result.tasks) == found.grid.tasks
         plain = {key: value for key, value in asked.items() if key != "batch_size"}
         alike = tlt.sweep(tlt.load_model(folders[0]), drinks, progress=False, **plain)
         assert list(map(repr, result.grid)) == list(map(repr, alike.grid))

@@ -30,7 +30,8 @@ class Asked:
         loading: options of that, as a command has them.
         checkpoints: at each of which the sweep is made; none where it is made once.
         tasks: that are scored.
-        prompts: how a command names them; none where they are to be saved first.
+        prompts: how a command names them; none where they are to be saved first, under `files`.
+        shots: numbers of demonstrations of each, with which it is scored; None where there are none.
         sites, keeps, cuts, controls, draws: as for `sweep`.
         options: how it is run.
         out: the folder that is written to.
@@ -42,6 +43,8 @@ class Asked:
     checkpoints: tuple[int, ...]
     tasks: tuple[Task, ...]
     prompts: tuple[str, ...]
+    files: tuple[str, ...]
+    shots: tuple[int, ...] | None
     sites: tuple[Site, ...]
     keeps: tuple[Keep, ...]
     cuts: tuple[SiteCut, ...]
@@ -75,7 +78,9 @@ def arguments(asked: Asked, model: Any) -> tuple[str, ...] | None:
         return None
     options = asked.options
     given = ["sweep", "--model", asked.model or "MODEL", *asked.loading]
-    given += asked.prompts or [text for task in asked.tasks for text in ("--task", f"{task.name}.json")]
+    given += asked.prompts or [text for name in asked.files for text in ("--task", f"{name}.json")]
+    if asked.shots is not None:
+        given += ["--shots", ",".join(map(str, asked.shots))]
     if options.prepend_bos is not None:
         given.append("--prepend-bos" if options.prepend_bos else "--no-prepend-bos")
     if options.seed:
@@ -148,13 +153,14 @@ def _call(asked: Asked) -> str:
     told = ["sites=sites", "keeps=keeps"] if asked.sites else []
     told += ["cuts=cuts"] if asked.cuts else []
     told += [f"controls={asked.controls!r}"] if asked.controls else []
+    told += [] if asked.shots is None else [f"shots={asked.shots!r}"]
     told += [] if asked.draws is None else [f"draws={asked.draws}"]
     for name in ("seed", "prepend_bos", "batch_size", "tokens_in_flight", "max_memory"):
         value = getattr(asked.options, name)
         told += [] if value == getattr(_USUAL, name) else [f"{name}={value!r}"]
     told += ["run_dir=folder" if asked.checkpoints else f"run_dir={asked.out + '/run'!r}"]
     told += [f"shard=(i, {asked.workers})"] if asked.workers > 1 else []
-    task = "task" if len(asked.tasks) == 1 else "tasks"
+    task = "task" if len(asked.files) == 1 else "tasks"
     step = ", checkpoint=step" if asked.checkpoints else ""
     model = "model" if asked.model is None else f"tlt.load_model({asked.model!r}{step})"
     return f"tlt.sweep({model}, {task}, {', '.join(told)})"

@@ -20,6 +20,7 @@ from tl_truncate.weights.holding.placement import model_device, model_dtype
 from tl_truncate.weights.identity.content import content_key
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.mlp import find_activation
+from tl_truncate.weights.spectra.gram import add_lower_gram, no_gram
 
 # Most FLOPs of what is timed, most columns of a product, and the largest eigenproblem: what is larger
 # takes as long for each FLOP.
@@ -176,10 +177,15 @@ def _number(model: Any, shape: BlockShape, tall: Piece) -> float:
 
 
 def _gram(shape: BlockShape) -> float:
-    """Seconds of a FLOP of a product in float64."""
+    """Seconds of a FLOP of the products in float64 that a spectrum takes."""
     short = min(*shape.linears["W_out"], _EIGEN)
-    matrix = torch.rand(2 * short, short, dtype=torch.float64)
-    return seconds(partial(torch.mm, matrix.T, matrix)) / (4 * short**3)
+    rows, vectors = torch.rand(2 * short, short, dtype=torch.float64), no_gram(short)
+
+    def work() -> None:
+        add_lower_gram(no_gram(short), rows)
+        torch.mm(rows, vectors)
+
+    return seconds(work) / factorising((short, 2 * short))[0]
 
 
 def _eigh(short: int) -> tuple[float, float]:

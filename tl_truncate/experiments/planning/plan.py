@@ -22,6 +22,7 @@ from tl_truncate.experiments.sweep.sweep import check_tasks
 from tl_truncate.experiments.sweep.units import units_of
 from tl_truncate.models.outline import Outline, block_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
+from tl_truncate.tasks.demonstrations.shots import with_shots
 from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.placement import model_dtype
@@ -44,6 +45,7 @@ def plan(
     cuts: Sequence[SiteCut] = (),
     controls: Sequence[Control] = (),
     draws: int | None = None,
+    shots: Sequence[int] | None = None,
     prepend_bos: bool | None = None,
     batch_size: int = 64,
     tokens_in_flight: int = 1024,
@@ -73,6 +75,7 @@ def plan(
         cuts: as for `sweep`.
         controls: as for `sweep`.
         draws: as for `sweep`.
+        shots: as for `sweep`.
         prepend_bos: as for `sweep`.
         batch_size: as for `sweep`.
         tokens_in_flight: as for `sweep`.
@@ -115,7 +118,8 @@ def plan(
         seed=seed,
     )
     outline = outline_for(model, checkpoint, checkpoints, dtype)
-    tasks = check_tasks(outline.model, task)
+    given = check_tasks(outline.model, task)
+    tasks = with_shots(given, shots, seed)
     shape = block_shape(outline.model)
     grid = make_grid(outline.model, sites, keeps, controls, seed, cuts, draws)
     encoded = encoded_for(outline, tasks, prepend_bos, tokens)
@@ -126,6 +130,8 @@ def plan(
         checkpoints=tuple(checkpoints),
         tasks=tuple(tasks),
         prompts=tuple(prompts),
+        files=tuple(each.name for each in given),
+        shots=None if shots is None else tuple(shots),
         sites=tuple(map(Site.parse, whole)),
         keeps=tuple(map(as_keep, keeps)),
         cuts=tuple(Cuts(cuts)),
@@ -268,7 +274,7 @@ def _notes(
             "and are computed again."
         )
     if not asked.prompts and given is not None:
-        names = ", ".join(f"task.save('{task.name}.json')" for task in asked.tasks)
+        names = ", ".join(f"task.save('{name}.json')" for name in asked.files)
         notes.append(f"The command reads the prompts from files: {names}.")
     if asked.model is None:
         notes.append("The model was not given by a name: put the one to load in its place.")

@@ -19,9 +19,9 @@ from tl_truncate.weights.locate import available, carrier, locate, n_layers
 from tl_truncate.weights.mlp import find_activation
 from tl_truncate.weights.site import Matrix, Site
 
-#: Passes of the longest row by which a replay is tried before the start: recorded alone, from the middle
-#: in two copies, and over a few tokens.
-TRIALS = 4
+#: Passes of the longest row by which a replay is tried before the start: recorded, run again from block
+#: 0, and over a few tokens, alone and in two copies.
+TRIALS = 5
 #: The last block is called for its keys and values, and then for the answers.
 _LAST_CALLS = 2
 _MLP: tuple[Matrix, ...] = ("W_in", "W_gate", "W_out")
