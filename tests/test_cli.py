@@ -44,6 +44,7 @@ def run(*arguments, code: int = 0):
         ["sites"],
         ["sweep"],
         ["search"],
+        ["merge"],
         ["learn"],
         ["attribute"],
         ["decompose"],
