@@ -45,6 +45,7 @@ def run(*arguments, code: int = 0):
         ["sweep"],
         ["plan"],
         ["search"],
+        ["merge"],
         ["learn"],
         ["attribute"],
         ["decompose"],
