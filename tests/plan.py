@@ -36,8 +36,6 @@ ONE_LEG = (
     "experiments/training/test_dynamics.py::test_what_is_finished",
     "experiments/training/test_bad_checkpoints.py",
     "experiments/training/test_shards_of_dynamics.py",
-    "test_clusters.py",
-    "test_slurm.py",
     "test_checkpoints.py",
     "toys/recall/test_recall.py::test_killed",
     # How families of cuts are chosen and told apart: splits, nulls and tables of the scores that searches
