@@ -41,18 +41,12 @@ Prompts = Annotated[
         "--n", help="Prompts of a task; where no default is shown, 100, or all that there are."
     ),
 ]
-Shots = Annotated[
-    int | None,
-    typer.Option(help="So many of the prompts, answered, in front of each of the others."),
-]
-SeveralShots = Annotated[
-    str | None,
-    typer.Option(
-        "--shots",
-        help="Numbers of demonstrations such as 0,1,4,16, each scored on the same prompts; as many as "
-        "the largest are taken from --n.",
-    ),
-]
+_SHOTS = (
+    "So many of the prompts, answered, in front of each of the others; of a sweep several, such as "
+    "0,1,4,16, on the same prompts."
+)
+Shots = Annotated[int | None, typer.Option("--shots", help=_SHOTS)]
+SeveralShots = Annotated[str | None, typer.Option("--shots", help=_SHOTS)]
 Seed = Annotated[
     int, typer.Option(help="Of all that is drawn: prompts, demonstrations, splits, controls.")
 ]
