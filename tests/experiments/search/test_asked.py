@@ -45,11 +45,11 @@ def test_scores_are_those_of_evaluate(shared, kind, name):
 
 def test_each_prompt_is_asked_once(shared, monkeypatch):
     model, seen = shared("bridge", "gpt2", torch.float64), []
-    original = scoring.last_logits
+    original = scoring.Sheet.fill
     monkeypatch.setattr(
-        scoring,
-        "last_logits",
-        lambda model, tokens, *more: seen.append(len(tokens)) or original(model, tokens, *more),
+        scoring.Sheet,
+        "fill",
+        lambda sheet, batch, logits: seen.append(len(batch.rows)) or original(sheet, batch, logits),
     )
     asked = Asked(model, SweepOptions(prepend_bos=False))
     for part in rows_of([0, 1, 2], [2, 1], [5, 0, 3]):
