@@ -196,11 +196,12 @@ def _require_room(model: Any, work: Work, passes: Passes) -> None:
         return
     encoded = [encode(model, task, prepend_bos=passes.prepend_bos) for task in work.tasks]
     alone = [each[0] for each in work.cuts.values() if len(each) == 1]
-    if alone:
-        _plan(model, encoded, alone, passes)
+    swept = [] if work.grid is None else work.grid.cuts_of(model, passes.seed)
+    for cuts in filter(None, (alone, swept)):
+        _plan(model, encoded, cuts, passes)
     for each in encoded:
-        for cuts in work.cuts.values():
-            if len(cuts) > 1:
-                prompts_that_fit(model, each, [cut.site for cut in cuts], **limits)
+        for together in work.cuts.values():
+            if len(together) > 1:
+                prompts_that_fit(model, each, [cut.site for cut in together], **limits)
         if work.parts is not None:
             work.parts.require_room(model, each, **limits)

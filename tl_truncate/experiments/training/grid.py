@@ -68,23 +68,22 @@ class Grid:
         """A short hash of the settings."""
         return _short(self.to_json())
 
+    def cuts_of(self, model: Any, seed: int) -> list[SiteCut]:
+        """All settings of one checkpoint.
+
+        Raises:
+            ValueError: if a site is not in the model, or a keep does not fit.
+        """
+        return make_grid(model, self.sites, self.keeps, self.controls, seed, self.cuts, self.draws)
+
     def sweep(self, model: Any, tasks: Sequence[Task], folder: Path, options: dict[str, Any]) -> None:
         """Sweeps one checkpoint in a run folder of its own, which is gone on with if it is there.
 
         Raises:
             ValueError: as for `sweep`.
         """
-        cuts = make_grid(
-            model,
-            self.sites,
-            self.keeps,
-            self.controls,
-            options["seed"],
-            self.cuts,
-            self.draws,
-        )
         wanted = SweepOptions(metrics=self.metrics, run_dir=folder, progress=False, **options)
-        sweep_cuts(model, tasks, cuts, wanted)
+        sweep_cuts(model, tasks, self.cuts_of(model, wanted.seed), wanted)
 
 
 def place_of(step: int, tasks: Sequence[Task]) -> str:
