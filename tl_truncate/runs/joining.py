@@ -239,7 +239,12 @@ def join(run_dir: str | os.PathLike[str], kind: RunKind) -> Joined:
     if there.issuperset(wanted):
         return Joined(manifest, baseline, lines, True, ())
     # Those of which all is in the run's folder already may have sisters that have not begun.
-    asked = parts or [part for part in _parts(run_dir) if {*wanted} <= {*kind.wanted(part.manifest)}]
+    at_work = {part.shard for part in parts}
+    asked = [
+        part
+        for part in _parts(run_dir)
+        if part.shard in at_work or {*wanted} <= {*kind.wanted(part.manifest)}
+    ]
     passed_over = {name for line in lines for name in kind.passed_over(line)}
     return Joined(manifest, baseline, lines, False, tuple(_lacking(asked, there | passed_over)))
 
@@ -334,13 +339,21 @@ def _unmerged(run_dir: str | os.PathLike[str], kind: RunKind) -> list[_Part]:
     if not whole.exists() or not parts:
         return parts
     _require_kind(whole.manifest(), kind, whole)
-    wanted, there = set(kind.wanted(whole.manifest())), _all_told(whole.lines(), kind)
-    return [part for part in parts if not _is_merged(part, kind, wanted, there)]
+    wanted, lines = set(kind.wanted(whole.manifest())), whole.lines()
+    return [part for part in parts if not _is_merged(part, kind, wanted, lines)]
 
 
-def _is_merged(part: _Part, kind: RunKind, wanted: set[str], there: set[str]) -> bool:
-    told = _all_told(part.lines, kind).union(part.manifest[_SHARE])
-    return wanted.issuperset(kind.wanted(part.manifest)) and there.issuperset(told)
+def _is_merged(
+    part: _Part, kind: RunKind, wanted: set[str], lines: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether all that it has told, and all that is its share and can be had, is among the run's lines."""
+    there = _all_told(lines, kind)
+    passed_over = {name for line in lines for name in kind.passed_over(line)}
+    return (
+        wanted.issuperset(kind.wanted(part.manifest))
+        and there.issuperset(_all_told(part.lines, kind))
+        and (there | passed_over).issuperset(part.manifest[_SHARE])
+    )
 
 
 def _all_told(lines: Sequence[Mapping[str, Any]], kind: RunKind) -> set[str]:
