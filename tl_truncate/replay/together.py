@@ -127,7 +127,7 @@ class Together:
     def _agrees(self, grown: Sequence[Grown]) -> bool:
         """Whether two rows of a tree get the logits of their whole passes."""
         tried = max(grown, key=lambda each: (each.tree.shares, max(map(len, each.tree.rows))))
-        first, second = _pair(tried.tree)
+        first, second = _pair(tried.tree, tuple(self._seen.tokens[0].tolist()))
         tree = tried.tree.only([first] if first == second else [first, second])
         wanted_at = dict(_positions_of_rows(tried))
         rows = [first, second]
@@ -152,10 +152,10 @@ def _positions_of_rows(grown: Grown) -> Iterator[tuple[int, int]]:
         yield from ((row, positions) for row in leaf.rows)
 
 
-def _pair(tree: Tree) -> tuple[int, int]:
+def _pair(tree: Tree, seen: Row) -> tuple[int, int]:
     """The longest row, and the one that shares most with it; of those one of another length."""
     rows = tree.rows
-    first = max(range(len(rows)), key=lambda row: len(rows[row]))
+    first = max(range(len(rows)), key=lambda row: (len(rows[row]), rows[row] == seen))
     depths = {0, *(segment.end for segment in tree.segments if not segment.is_leaf)}
 
     def worth(row: int) -> tuple[int, bool, int]:

@@ -49,17 +49,24 @@ class Replayer:
     def accepts(self, seen: Recording) -> bool:
         """Whether a replay of the whole model gives the logits of its own pass; to be asked first.
 
-        Tried on the pass as it was, and on two short rows in two copies each. The short last block is
+        Tried on two short rows in two copies each, and on the pass as it was. The short last block is
         tried first, and then the whole one.
         """
+        if not self.accepts_copies(seen):
+            return False
+        return self._repeats(seen, 1) or (self.widens() and self._repeats(seen, 1))
+
+    def accepts_copies(self, seen: Recording) -> bool:
+        """`accepts` without the pass as it was, for who compares that pass with a replay of all rows."""
         two = self._learn(seen)
         if two is None or not self.fits(seen):
             return False
-        for narrow in (True, False):
-            self._narrow = narrow
-            if self._repeats(seen, 1) and self._repeats(two, 2):
-                return True
-        return False
+        return self.tries((two.start,), passed_alone(two, two.positions), (two.logits,))
+
+    def widens(self) -> bool:
+        """Has the last block run whole from now on; whether it was short before."""
+        was_narrow, self._narrow = self._narrow, False
+        return was_narrow
 
     def fits(self, seen: Entered) -> bool:
         """Whether it is known of a batch what in its calls goes with its rows."""

@@ -173,13 +173,16 @@ class Engine:
     def _climbs_one_by_one(self, seen: Recording) -> str | None:
         """Why batches that share nothing have not gone up, or None."""
         self._plan = self._plan.alone()
-        if not self._replayer.accepts(seen):
+        if not self._replayer.accepts_copies(seen):
             return _other_logits(self._model)
         reason = _NOT_IN_ORDER
         for courses in one_by_one(self._replayer, seen, self._plan.batches):
-            if courses is not None and self._climbs_to_the_top(courses, seen):
+            if courses is None:
+                continue
+            climbed = self._climbs_to_the_top(courses, seen)
+            if climbed or (self._replayer.widens() and self._climbs_to_the_top(courses, seen)):
                 return None
-            reason = reason if courses is None else _other_logits(self._model)
+            reason = _other_logits(self._model)
         return reason
 
     def _climbs_to_the_top(self, courses: Sequence[Course], seen: Recording) -> bool:

@@ -8,6 +8,8 @@ from tl_truncate.replay.together import Grown
 from tl_truncate.replay.tree import CALL, Row, Tree, common, grow
 from tl_truncate.tasks.encode import EncodedTask
 
+# What of its tokens a tree must save: less is not worth trying whether the model takes it.
+_SAVED = 0.07
 # A tree has at most so many times the tokens of a batch beside its longest row.
 _BATCHES = 4
 
@@ -49,7 +51,7 @@ def plan_groves(
     apart: dict[Row, tuple[Answer, ...]] = {}
     for rows in _neighbours(sorted(asked), _BATCHES * max_tokens):
         tree = grow(rows, least, most=max_tokens, most_rows=batch_size, call=CALL / copies)
-        if tree.shares:
+        if tree.shares and tree.n_tokens <= (1 - _SAVED) * sum(map(len, rows)):
             batches = (_leaf(tree, leaf.rows, asked) for leaf in tree.leaves)
             groves.append(Grove(tree, tuple(batches)))
         else:
