@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
 )
-from torch.utils._mode_utils import no_dispatch
 
 from tl_truncate.weights import stored
 
