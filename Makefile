@@ -112,7 +112,7 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/exactness.py --real
 
 gpu:  ## What holds on a GPU, and how fast, with $(PYTHON), which must have torch for it and this package
-	$(PYTHON) -m pytest -q -n $(GPU_WORKERS) --device $(DEVICE)
+	$(PYTHON) -m pytest -q -n $(GPU_WORKERS) --device $(DEVICE) $$(PYTHONPATH=tests $(PYTHON) tests/devices.py)
 	$(PYTHON) benchmarks/gpu.py --device $(DEVICE) --out $(GPU_TABLE)
 	$(PYTHON) benchmarks/hooks.py --device $(DEVICE)
 	$(PYTHON) benchmarks/factors.py --device $(DEVICE)

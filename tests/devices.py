@@ -4,7 +4,7 @@ import architectures
 import torch
 
 #: What is run there: surgery's laws, replay, sweeps, decompositions and exports; all else has nothing of a
-#: device, or is made of these.
+#: device, or is made of these. `make gpu` collects them from here.
 FILES = (
     "surgery/",
     "replay/",
@@ -18,7 +18,12 @@ FILES = (
 )
 
 #: Beginnings of the names of tests that cannot run there, and why.
-NOT_THERE: dict[str, str] = {}
+NOT_THERE = {
+    "surgery/test_quantised.py": "its kernels and its packing are the CPU's",
+    "surgery/test_offloaded.py": "its models lie on the CPU and on disk",
+    "surgery/test_controls.py": "it is of matrices that are built on the CPU",
+    "surgery/test_cut.py": "it has no model",
+}
 
 
 def runs(name: str) -> bool:
@@ -35,3 +40,8 @@ def use(device: str) -> None:
     # TF32 rounds the factors of a float32 product to 11 bits, an error of 3e-4, which no law here allows.
     torch.set_float32_matmul_precision("highest")
     architectures.DEVICE = torch.device(device)
+
+
+if __name__ == "__main__":
+    left_out = [f"--ignore=tests/{name}" for name in NOT_THERE if name.endswith(".py")]
+    print(*[f"tests/{name}" for name in FILES], *left_out)

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
 )
-from torch.utils._mode_utils import no_dispatch
 
 from tl_truncate.weights import stored
 
@@ -45,6 +45,14 @@ class Twin(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, operation: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         return _run(operation, args, kwargs or {})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Twin":
+        if id(self) not in memo:
+            made = Twin(self.numbers.clone()).requires_grad_(self.requires_grad)
+            memo[id(self)] = (
+                torch.nn.Parameter(made, self.requires_grad) if hasattr(self, "_is_param") else made
+            )
+        return memo[id(self)]
 
     def tolist(self) -> Any:
         return self.numbers.tolist()
