@@ -343,10 +343,8 @@ def _unmerged(run_dir: str | os.PathLike[str], kind: RunKind) -> list[_Part]:
     return [part for part in parts if not _is_merged(part, kind, wanted, lines)]
 
 
-def _is_merged(
-    part: _Part, kind: RunKind, wanted: set[str], lines: Sequence[Mapping[str, Any]]
-) -> bool:
-    """Whether all that it has told, and all that is its share and can be had, is among the run's lines."""
+def _is_merged(part: _Part, kind: RunKind, wanted: set[str], lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all that it has told, and all of its share that can be had, is among the run's lines."""
     there = _all_told(lines, kind)
     passed_over = {name for line in lines for name in kind.passed_over(line)}
     return (
