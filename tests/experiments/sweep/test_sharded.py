@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tl_truncate as tlt
+from tl_truncate.experiments.scoring.answers import Batch
 from tl_truncate.experiments.sweep import sweep as sweeping
 from tl_truncate.experiments.sweep.memory import Memory, Plan
 from tl_truncate.experiments.sweep.units import units_of
@@ -61,6 +62,22 @@ def require_equal(found, whole):
         pd.testing.assert_frame_equal(found.baselines[name].frame, scores.frame, **EXACT)
 
 
+def plan_of(copies, *batches):
+    """A plan that says how many cuts share a pass, and how much is computed."""
+    return Plan(
+        batches=batches,
+        groves=(),
+        apart=batches,
+        sites=(),
+        copies=copies,
+        copies_at_once=copies,
+        copies_apart=copies,
+        tokens_at_once=1,
+        remembers="blocks",
+        memory=Memory(0, 0, 0, 0),
+    )
+
+
 class TestUnits:
     @given(
         st.lists(
@@ -72,7 +89,7 @@ class TestUnits:
     )
     def test_every_cut_is_in_one_unit_of_one_site(self, model, asked, copies):
         cuts = [tlt.Cut(tlt.Site(layer, matrix), keep) for layer, matrix, keep in asked]
-        plan = Plan((), copies, True, Memory(0, 0, 0, 0))
+        plan = plan_of(copies)
         units = units_of(model, cuts, plan)
         assert sorted(map(repr, (cut for unit in units for cut in unit.cuts))) == sorted(map(repr, cuts))
         assert all(len({cut.site for cut in unit.cuts}) == 1 for unit in units)
@@ -105,9 +122,7 @@ class TestUnits:
         assert seen[0].units[0].cuts == (cuts[-1],)
 
     def test_low_blocks_cost_more(self, model):
-        plan = Plan((), 4, True, Memory(0, 0, 0, 0))
-        batches = (type("Batch", (), {"n_tokens": 7}),)
-        object.__setattr__(plan, "batches", batches)
+        plan = plan_of(4, Batch(((1,) * 7,), ((),), 1))
         cuts = [tlt.Cut(tlt.Site(layer, "W_in"), 0.5) for layer in range(3)]
         assert [unit.cost for unit in units_of(model, cuts, plan)] == [21, 14, 7]
 

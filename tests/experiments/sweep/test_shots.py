@@ -36,7 +36,7 @@ def plain_log_probabilities(model, prompts, answers) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_equals_in_place_editing(shared, kind, name):
+def test_equals_in_place_editing(shared, precise, kind, name):
     model = shared(kind, name, torch.float64)
     result = tlt.sweep(
         model, TASK, sites=SITES, keeps=KEEPS, shots=SHOTS, prepend_bos=False, seed=4, progress=False
