@@ -98,6 +98,7 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/attribute.py
 	.venv-4.3.0/bin/python benchmarks/screening.py
 	.venv-4.3.0/bin/python benchmarks/search.py
+	.venv-4.3.0/bin/python benchmarks/ray.py
 	.venv-4.3.0/bin/python benchmarks/coverage.py
 	.venv-4.3.0/bin/python benchmarks/recall_data.py
 	.venv-4.3.0/bin/python benchmarks/recall.py

@@ -111,6 +111,7 @@ SLOW = (
     "real/",
     "report/",
     "runs/test_going_on.py",
+    "runs/test_ray.py",
     "evals/test_benchmark.py",
     "runs/test_folder.py::test_killed",
     "test_cli.py",
@@ -133,6 +134,7 @@ SLOW = (
 #: Handed out first, the longest before the others, so that no worker is left with one at the end.
 FIRST = (
     "toys/recall/test_parts_of_recall.py",
+    "runs/test_ray.py",
     "real/",
     "toys/recall/test_recall.py::TestTheSmallPreset",
     "report/",

@@ -52,6 +52,7 @@ from tl_truncate.export.checkpoint import Checkpoint, export_checkpoint
 from tl_truncate.models import Checkpoints, LostKeysWarning, load_model
 from tl_truncate.report import write_report
 from tl_truncate.runs.joining import UnfinishedShardsWarning
+from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.clustered import Clustered
 from tl_truncate.surgery.controls import Ablated, NormMatched, RandomSubspace
@@ -130,6 +131,7 @@ __all__ = [
     "RandomEntries",
     "RandomSubspace",
     "Rank",
+    "Ray",
     "RunPlan",
     "Scores",
     "SearchResult",

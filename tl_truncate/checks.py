@@ -106,6 +106,7 @@ EXTRAS = {
     "report": ("plotly", "jinja2"),
     "export": ("peft",),
     "evals": ("lm_eval",),
+    "ray": ("ray",),
 }
 
 

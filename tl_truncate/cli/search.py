@@ -11,6 +11,7 @@ from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import SWEPT, ModelOptions, PassOptions
 from tl_truncate.cli.shared.options import AsJson, Out, Resume, ShardText, TaskNames
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
+from tl_truncate.cli.shared.workers import RayOptions, asked_of
 from tl_truncate.cli.shared.writing import check_new
 from tl_truncate.experiments.search.judge import Combine, Objective
 from tl_truncate.experiments.search.search import Method, search
@@ -42,6 +43,7 @@ def search_command(
     out: Out = None,
     resume: Resume = False,
     shard: ShardText = None,
+    ray: RayOptions,
     prompts: PromptOptions,
     passes: PassOptions = SWEPT,
     as_json: AsJson = False,
@@ -56,25 +58,26 @@ def search_command(
     grid = cutting.read(KEEPS)
     part = as_shard(shard)
     check_new(out, resume or part is not None)
-    model = source.load()
-    found = search(
-        model,
-        [prompts.make(name, model) for name in names],
-        sites=grid.sites(model),
-        keeps=grid.keeps,
-        objective=cast(Objective, objective),
-        combine=cast(Combine, combine),
-        method=cast(Method, method),
-        greedy=greedy,
-        budget=budget,
-        splits=splits,
-        null=null,
-        run_dir=out,
-        shard=None if part is None else (part.index, part.count),
-        prepend_bos=prompts.prepend_bos,
-        seed=prompts.seed,
-        **passes.to_arguments(),
-    )
+    with asked_of(source, names, prompts, grid, ray) as asked:
+        found = search(
+            asked.model,
+            asked.tasks,
+            sites=asked.sites,
+            keeps=grid.keeps,
+            objective=cast(Objective, objective),
+            combine=cast(Combine, combine),
+            method=cast(Method, method),
+            greedy=greedy,
+            budget=budget,
+            splits=splits,
+            null=null,
+            run_dir=out,
+            shard=None if part is None else (part.index, part.count),
+            on=asked.on,
+            prepend_bos=prompts.prepend_bos,
+            seed=prompts.seed,
+            **passes.to_arguments(),
+        )
     if out is not None and part is None:  # several processes would write one file
         found.cuts.save(out / "cuts.json")
     if as_json:

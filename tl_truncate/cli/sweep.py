@@ -24,6 +24,7 @@ from tl_truncate.cli.shared.options import (
     WithControls,
 )
 from tl_truncate.cli.shared.tasks import DrawnOptions, check_task_name, read_shots
+from tl_truncate.cli.shared.workers import RayOptions, asked_of
 from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
 from tl_truncate.experiments.sweep.grid import Control
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -47,6 +48,7 @@ def sweep_command(
     controls: WithControls = False,
     resume: Resume = False,
     shard: ShardText = None,
+    ray: RayOptions,
     prompts: DrawnOptions,
     shots: SeveralShots = None,
     passes: PassOptions = SWEPT,
@@ -63,22 +65,23 @@ def sweep_command(
     check_figures(figures and part is None, "plots")
     names = [check_task_name(name) for name in task or ["ioi"]]
     grid = cutting.read(KEEPS)
-    model = source.load()
     kinds: tuple[Control, ...] = ("random_subspace", "norm_matched") if controls else ()
-    result = sweep(
-        model,
-        [prompts.make(name, model) for name in names],
-        sites=grid.sites(model),
-        keeps=grid.keeps,
-        controls=kinds,
-        shots=numbers,
-        run_dir=out / "run",
-        shard=None if part is None else (part.index, part.count),
-        resume=resume or part is not None,
-        prepend_bos=prompts.prepend_bos,
-        seed=prompts.seed,
-        **passes.to_arguments(),
-    )
+    with asked_of(source, names, prompts, grid, ray) as asked:
+        result = sweep(
+            asked.model,
+            asked.tasks,
+            sites=asked.sites,
+            keeps=grid.keeps,
+            controls=kinds,
+            shots=numbers,
+            run_dir=out / "run",
+            shard=None if part is None else (part.index, part.count),
+            on=asked.on,
+            resume=resume or part is not None,
+            prepend_bos=prompts.prepend_bos,
+            seed=prompts.seed,
+            **passes.to_arguments(),
+        )
     if part is not None and not as_json:
         say_shard(part, out, f"{len(result.settings)} of {len(result.grid)} settings")
     else:

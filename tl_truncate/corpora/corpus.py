@@ -69,6 +69,7 @@ def read_rows(
     mask: Tensor | None = None,
     max_tokens: int | None = None,
     prepend_bos: bool | None = None,
+    first: int = 0,
 ) -> Iterator[Row]:
     """The rows of a corpus, one passage after the other.
 
@@ -81,6 +82,7 @@ def read_rows(
         max_tokens: of a row; longer passages are continued in further rows. The model's context by
             default.
         prepend_bos: for texts; overrides the model's default.
+        first: number of the first passage.
 
     Raises:
         ValueError: if the mask does not fit, a token is not in the vocabulary, or texts meet a model
@@ -88,7 +90,7 @@ def read_rows(
         TypeError: if something is not a corpus.
     """
     most = row_length(model, max_tokens)
-    for passage, each in enumerate(_passages(corpus, mask)):
+    for passage, each in enumerate(passages_of(corpus, mask), first):
         tokens, front = _tokens(model, each, prepend_bos, passage)
         step = most - len(front)
         for start in range(0, len(tokens), step):
@@ -113,7 +115,13 @@ def size_of(corpus: Corpus) -> int | None:
     return len(corpus) if isinstance(corpus, (Tensor, list, tuple)) else None
 
 
-def _passages(corpus: Corpus, mask: Tensor | None) -> Iterator[Any]:
+def passages_of(corpus: Corpus, mask: Tensor | None) -> Iterator[Any]:
+    """The passages of a corpus, as `read_rows` takes it: texts, token numbers or mappings.
+
+    Raises:
+        ValueError: if the mask does not fit.
+        TypeError: if it is no corpus.
+    """
     if isinstance(corpus, Tensor):
         yield from unpadded(corpus, mask)
     elif mask is not None:
@@ -215,7 +223,7 @@ def read_prompts(
         TypeError: if something is no prompt.
     """
     rows = []
-    for place, each in enumerate(_passages([prompts] if isinstance(prompts, str) else prompts, mask)):
+    for place, each in enumerate(passages_of([prompts] if isinstance(prompts, str) else prompts, mask)):
         tokens, front = _tokens(model, each, prepend_bos, place)
         rows.append(Row(place, (*front, *tokens)))
     context = int(getattr(model.cfg, "n_ctx", 0) or 0)

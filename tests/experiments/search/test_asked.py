@@ -9,6 +9,7 @@ import tl_truncate as tlt
 from tl_truncate.experiments.scoring import evaluate as scoring
 from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.experiments.sweep.places import Here
 from tl_truncate.surgery.cut import Cuts
 
 CUTS = Cuts([tlt.Cut("blocks.1.mlp.W_in", 0.3), tlt.Cut("blocks.0.attn.W_O", 0.5)])
@@ -28,7 +29,7 @@ def rows_of(*parts):
 def test_scores_are_those_of_evaluate(shared, kind, name):
     """Parts that overlap, in another order, of equal prompts with other answers; cut before uncut."""
     model = shared(kind, name, torch.float64)
-    asked = Asked(model, SweepOptions(prepend_bos=False))
+    asked = Asked(Here(model), SweepOptions(prepend_bos=False))
     for part in rows_of([3, 0, 4], [1, 2], [4, 5, 1, 0], range(6), [5]):
         for cuts in (CUTS, Cuts(), Cuts(CUTS[0])):
             found = asked.scores(part, cuts)
@@ -51,7 +52,7 @@ def test_each_prompt_is_asked_once(shared, monkeypatch):
         "fill",
         lambda sheet, batch, logits: seen.append(len(batch.rows)) or original(sheet, batch, logits),
     )
-    asked = Asked(model, SweepOptions(prepend_bos=False))
+    asked = Asked(Here(model), SweepOptions(prepend_bos=False))
     for part in rows_of([0, 1, 2], [2, 1], [5, 0, 3]):
         asked.scores(part, CUTS)
     assert sum(seen) == 2 * 4  # uncut and cut; the fourth prompt is the first
@@ -59,7 +60,7 @@ def test_each_prompt_is_asked_once(shared, monkeypatch):
 
 def test_tasks_are_kept_apart(shared):
     model = shared("bridge", "gpt2", torch.float64)
-    asked = Asked(model, SweepOptions(prepend_bos=False))
+    asked = Asked(Here(model), SweepOptions(prepend_bos=False))
     other = tlt.Task(
         name="other", prompts=TASK.prompts, in_context=TASK.in_context, global_=TASK.global_
     )

@@ -10,6 +10,7 @@ import torch
 
 import tl_truncate as tlt
 from tl_truncate.experiments.search.judge import Split, split_task, split_tasks
+from tl_truncate.experiments.sweep.places import Here
 from tl_truncate.statistics import estimate_against_draws, estimate_over_splits, estimate_ratio
 
 NAMES = ["Mary", "John", "Paris", "London", "Rome", "France", "Italy"]
@@ -353,7 +354,7 @@ class TestWhatCountsAsAGain:
         from tl_truncate.experiments.search.judge import Judge
         from tl_truncate.experiments.sweep.options import SweepOptions
 
-        found = Judge(model, [pairs_task()], objective, "mean", None, SweepOptions())
+        found = Judge(Here(model), [pairs_task()], objective, "mean", None, SweepOptions())
         found._uncut[8] = (uncut,)
         return found
 

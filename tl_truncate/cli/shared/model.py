@@ -3,9 +3,9 @@
 import contextlib
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from tl_truncate.cli.shared.options import (
     BackendName,
@@ -17,6 +17,9 @@ from tl_truncate.cli.shared.options import (
     ModelName,
 )
 from tl_truncate.models import Backend, Checkpoints, load_model
+from tl_truncate.runs.workers.sending import placed
+
+L = TypeVar("L", bound="LoadOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,10 @@ class LoadOptions:
             device=self.device,
         )
 
+    def on_a_worker(self: L, *, gpus: float) -> L:
+        """As a worker loads: where nothing else is asked, on its GPU if it has one."""
+        return replace(self, device=self.device or ("cuda" if gpus else "cpu"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(LoadOptions):
@@ -57,6 +64,10 @@ class ModelOptions(LoadOptions):
     def load(self) -> Any:
         """The model."""
         return self.load_step(self.model, self.checkpoint)
+
+    def on_a_worker(self, *, gpus: float) -> "ModelOptions":
+        """As a worker loads it, which may be at work in another folder."""
+        return replace(super().on_a_worker(gpus=gpus), model=placed(self.model))
 
 
 @dataclass(frozen=True, kw_only=True)

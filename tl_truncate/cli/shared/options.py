@@ -106,6 +106,16 @@ CacheDir = Annotated[
 DeleteAfter = Annotated[
     bool, typer.Option(help="Delete each checkpoint that this run has downloaded after it was read.")
 ]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option("--ray", help="So many workers of Ray share the work, each with the model."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Of a Ray cluster, such as 10.0.0.1:6379; by default one of this machine."),
+]
+RayGPUs = Annotated[float, typer.Option(help="GPUs of each worker of Ray; a share such as 0.5 will do.")]
+RayThreads = Annotated[int, typer.Option(help="Threads of each worker of Ray.")]
 Figures = Annotated[
     bool,
     typer.Option("--figures/--no-figures", help="Draw what takes the extras `plots` and `report`."),

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -57,14 +57,24 @@ class Stream(ABC):
 
     def __init__(self, model: Any, sites: tuple[Site, ...], options: Reading) -> None:
         require_deterministic(model)
-        self.model, self.sites, self.options = model, sites, options
+        self.model = model
+        self.begin(sites, options, origin_of(model, sites))
+
+    def begin(self, sites: tuple[Site, ...], options: Reading, origin: dict[str, Any]) -> None:
+        """With nothing read.
+
+        Args:
+            sites: that are summed up.
+            options: of the fit.
+            origin: of the sums, as `origin_of` has it.
+        """
+        self.sites, self.options, self.origin = sites, options, origin
         # So many rows have been read and run, and of the window behind them so many batches.
         self._rows = self._batches = self._passages = 0
         self._digest = hashlib.blake2b(digest_size=8)
         self._consistent = True
         self._expected: str | None = None
         self._shard: Shard | None = None
-        self.origin = origin_of(model, sites)
 
     @abstractmethod
     def see(self, batch: Filled) -> Any:
@@ -109,20 +119,24 @@ class Stream(ABC):
         self._shard = shard
         if path is not None and as_path(path).exists():
             self._go_on(path)
-        options = self.options
-        rows = read_rows(
-            self.model,
-            corpus,
-            mask=mask,
-            max_tokens=options.max_tokens,
-            prepend_bos=options.prepend_bos,
-        )
+        rows = self.rows(corpus, mask)
         self._skip(rows)
         bar = tqdm(desc=self.told, unit="row", disable=not progress, initial=self._rows)
         bar.total = size_of(corpus)
         with bar:
             self._read_all(rows, path, bar.update)
         return self._record(complete=True)
+
+    def rows(self, corpus: Corpus, mask: Any) -> Iterator[Row]:
+        """The rows of a corpus, in order."""
+        options = self.options
+        reading: dict[str, Any] = dict(max_tokens=options.max_tokens, prepend_bos=options.prepend_bos)
+        return read_rows(self.model, corpus, mask=mask, **reading)
+
+    def seen(self, some: Iterable[tuple[int, Filled]]) -> Iterator[tuple[Filled, Any]]:
+        """Batches of a window, in order, with what a pass of each shows; None is another shard's."""
+        for place, batch in some:
+            yield batch, self.see(batch) if self._is_own(place) else None
 
     def _go_on(self, path: str | os.PathLike[str]) -> None:
         before = self.read(path)
@@ -181,10 +195,9 @@ class Stream(ABC):
                 self._save(path)
 
     def _window(self, window: list[Row], update: Callable[[int], Any]) -> None:
-        all_batches = enumerate(batches(window, self.options.batch_size))
-        for place, batch in islice(all_batches, self._batches, None):
-            if self._is_own(place):
-                seen = self.see(batch)
+        everything = enumerate(batches(window, self.options.batch_size))
+        for batch, seen in self.seen(islice(everything, self._batches, None)):
+            if seen is not None:
                 self._consistent = False
                 self.add(batch, seen)
             self._batches += 1

@@ -51,10 +51,11 @@ def read_sums(path: str | os.PathLike[str]) -> tuple[float, Sums, dict[str, Any]
     data = json.loads(note.get("token_means", "{}"))
     if data.get("format") != 1:
         raise ValueError(f"{path} must be a file written by TokenMeans.save.")
-    return data["kappa"], _sums(tensors), data["record"]
+    return data["kappa"], sums_of(tensors), data["record"]
 
 
-def _sums(tensors: Mapping[str, Tensor]) -> Sums:
+def sums_of(tensors: Mapping[str, Tensor]) -> Sums:
+    """The sums that `tensors_of` has given names to."""
     found: Sums = {FIT: {}, HELD_OUT: {}}
     energies = [name.rsplit("/", 1)[0] for name in tensors if name.endswith("/energy")]
     for prefix in energies:

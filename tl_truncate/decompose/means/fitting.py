@@ -59,7 +59,24 @@ def fit_sums(
     """The sums over a corpus, and the record of where they come from; the arguments are those of
     `TokenMeans.fit`.
     """
-    stream = _MeansStream(model, tuple(sites), options)
+    stream = MeansStream(model, tuple(sites), options)
+    return fitted(stream, corpus, mask=mask, path=path, progress=progress, shard=shard)
+
+
+def fitted(
+    stream: "MeansStream",
+    corpus: Corpus,
+    *,
+    mask: Tensor | None,
+    path: str | os.PathLike[str] | None,
+    progress: bool,
+    shard: Shard | None = None,
+) -> tuple[Sums, dict[str, Any]]:
+    """A stream's sums once it has read a corpus, and their record.
+
+    Raises:
+        ValueError: if the corpus has no row of two tokens.
+    """
     record = stream.run(corpus, mask=mask, path=path, progress=progress, shard=shard)
     if shard is None and not any(
         len(own.tokens) for fold in stream.sums.values() for own in fold.values()
@@ -72,7 +89,7 @@ def fit_manifest(
     model: Any, sites: Sequence[Site], options: FitOptions, shard: Shard | None
 ) -> dict[str, Any]:
     """What the run folder of a fit is of; of its corpus, which may stream by, the record says it."""
-    stream = _MeansStream(model, tuple(sites), options)
+    stream = MeansStream(model, tuple(sites), options)
     count = 1 if shard is None else shard.count
     return make_manifest(
         "token_means",
@@ -99,21 +116,30 @@ def chosen_sites(
     return tuple(sorted(set(found)))
 
 
-class _MeansStream(Stream):
+class MeansStream(Stream):
     """Sums by token, of the rows that are fitted on and of those that are held out."""
 
     told, kind = "token means", "TokenMeans"
 
     def __init__(self, model: Any, sites: tuple[Site, ...], options: FitOptions) -> None:
         super().__init__(model, sites, options)
+
+    def begin(self, sites: tuple[Site, ...], options: Reading, origin: dict[str, Any]) -> None:
+        """With no sums."""
+        super().begin(sites, options, origin)
+        assert isinstance(options, FitOptions)
+        self.options: FitOptions = options
         self._shares, self._held_out, self._kappa = options.shares, options.held_out, options.kappa
         self._bases: dict[Site, tuple[Tensor, Tensor]] = {}
-        linears = {site: locate(model, site) for site in sites}
-        self.sums: Sums = {
+        self.sums = self.empty()
+
+    def empty(self) -> Sums:
+        """No sums yet."""
+        linears = {site: locate(self.model, site) for site in self.sites}
+        shares, bigrams = self.options.shares, self.options.bigrams
+        return {
             fold: {
-                site: SiteSums.empty(
-                    linear.shape[1], min(linear.shape) if options.shares else None, options.bigrams
-                )
+                site: SiteSums.empty(linear.shape[1], min(linear.shape) if shares else None, bigrams)
                 for site, linear in linears.items()
             }
             for fold in (FIT, HELD_OUT)

@@ -65,6 +65,13 @@ class SiteSums:
             setattr(found, name, both)
         return found
 
+    def take(self, other: "SiteSums") -> None:
+        """Takes in sums over other positions."""
+        for name, own in self.parts():
+            theirs = getattr(other, name)
+            own.add_sums(theirs.keys, theirs.counts, theirs.sums)
+        self.energy += other.energy
+
     def parts(self) -> Iterator[tuple[str, Groups]]:
         """The sums that are there, by name."""
         for name in ("tokens", "squares", "pairs"):

@@ -18,10 +18,13 @@ from tl_truncate.decompose.fits.stored import hash_of
 from tl_truncate.decompose.means.file import FIT, HELD_OUT, read_sums, tensors_of, write_sums
 from tl_truncate.decompose.means.fitting import FitOptions, chosen_sites, fit_manifest, fit_sums
 from tl_truncate.decompose.means.lookup import Table, mean_of, token_table
+from tl_truncate.decompose.means.on_workers import MeansAsked, fit_on
 from tl_truncate.decompose.means.sums import SiteSums, current_tokens, pair_keys, shrunk_means
 from tl_truncate.runs.joining import RunKind
 from tl_truncate.runs.results import ResultKind, kept, said
 from tl_truncate.runs.shards import Shard, as_shard, require_folder
+from tl_truncate.runs.workers.pool import Pool
+from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.weights.site import Site
 
 _FILE = "means.safetensors"
@@ -68,6 +71,7 @@ class TokenMeans:
         path: str | os.PathLike[str] | None = None,
         run_dir: str | os.PathLike[str] | None = None,
         shard: tuple[int, int] | None = None,
+        on: Ray | Pool | None = None,
         progress: bool = True,
     ) -> "TokenMeans":
         """Averages what sites write, by token, in one pass over a corpus.
@@ -77,7 +81,8 @@ class TokenMeans:
         as much again for `shares`, and for the tokens of the held-out rows.
 
         Args:
-            model: a HookedTransformer or TransformerBridge in evaluation mode.
+            model: a HookedTransformer or TransformerBridge in evaluation mode. With `on`, what each
+                worker loads: a name or folder, as `load_model` does, or a function without arguments.
             corpus: texts, a tensor of tokens `[passage, pos]`, the path of a text file with an empty
                 line between passages, or any iterator of texts, token numbers or a dataset's rows.
             layers: whose MLP outputs are averaged (W_out); all by default.
@@ -98,6 +103,8 @@ class TokenMeans:
             shard: `(3, 8)` runs the third of eight shares of the batches, in which all texts are divided
                 as in one process; `merge` adds the sums: counts exactly, sums to the rounding of
                 float64. All texts are read by each. The result is of this shard alone.
+            on: `tlt.Ray(workers=8)` shares the passes among processes with a model each; the sums are
+                those of one process. A worker has a batch at a time, of 16 that are read ahead.
             progress: shows a bar.
 
         Returns:
@@ -124,9 +131,19 @@ class TokenMeans:
             prepend_bos=prepend_bos,
             batch_size=batch_size,
         )
-        chosen = chosen_sites(model, layers, sites)
         part = as_shard(shard)
         require_folder(part, run_dir)
+        if on is not None:
+            if run_dir is not None:
+                raise ValueError(f"With on=, sums must be kept by path=, got run_dir={run_dir!r}.")
+            named = None if sites is None else tuple(map(Site.parse, sites))
+            asked = MeansAsked(None if layers is None else tuple(layers), named, options)
+            shared: dict[str, Any] = dict(mask=mask, path=path, progress=progress)
+            means = cls(float(kappa), *fit_on(model, on, corpus, asked, **shared))
+            if path is not None:
+                means.save(path)
+            return means
+        chosen = chosen_sites(model, layers, sites)
         if path is not None and run_dir is not None:
             raise ValueError(f"There must be a path or a run_dir, got both: {path} and {run_dir}.")
 

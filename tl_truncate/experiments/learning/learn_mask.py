@@ -23,6 +23,7 @@ from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.judge import Split, split_task
 from tl_truncate.experiments.search.on_test import check_report_fits
 from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.experiments.sweep.places import Here
 from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.surgery.circuits import require_no_overlap
 from tl_truncate.surgery.cut import Cut
@@ -166,7 +167,7 @@ def learn_mask(
     with hashed_once(model), torch.inference_mode(False):
         manifest = partial(_manifest, model, task, chosen, facts)
         with _opened(run_dir, manifest) as place:
-            asked = Asked(model, options)
+            asked = Asked(Here(model), options)
             learning = Learning(asked, layout, split, learned_on, rules, place, progress)
             result = learning.report(settings, draws=draws, null=null, texts=texts)
             if place is not None:

@@ -72,7 +72,7 @@ class Learning:
             "mean",
             *scores,
             controls=controls_on(asked, [self.split], cuts, draws, masks),
-            cost=cost_of(model, cuts, texts, options.prepend_bos, options.max_memory),
+            cost=cost_of(asked.at, cuts, texts, options.prepend_bos, options.max_memory),
             looks=pd.DataFrame(found.looks),
             settings=told,
             null=self._null(told) if null else None,

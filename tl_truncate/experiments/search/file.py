@@ -1,7 +1,7 @@
 """A search on disk: `search.json`, from which the result comes back prompt by prompt."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +71,7 @@ class Place:
 @contextmanager
 def opened_search(
     run_dir: str | os.PathLike[str] | None,
-    manifest: Callable[[], dict[str, Any]],
+    manifest: dict[str, Any],
     shard: Shard | None = None,
 ) -> Iterator[Place | None]:
     """A run folder held and opened for a search, which goes on there if one was begun; None without one.
@@ -97,15 +97,14 @@ def opened_search(
             "earlier version wrote it, which did not note them. What has ended can still be read, by "
             "SearchResult.load; to search again, use another folder."
         )
-    asked = manifest()
-    among = list(SEARCH.wanted(asked))
+    among = list(SEARCH.wanted(manifest))
     if shard is not None:
-        with opened_shard(folder.path, shard, asked, among, SEARCH, resume=True) as own:
+        with opened_shard(folder.path, shard, manifest, among, SEARCH, resume=True) as own:
             yield Place(folder.path, own.folder, among)
         return
     with folder.held():
         take_over(folder.path, SEARCH, resume=True)
-        folder.open(asked, resume=True, **SEARCH.may_differ)
+        folder.open(manifest, resume=True, **SEARCH.may_differ)
         yield Place(folder.path, folder, among)
 
 

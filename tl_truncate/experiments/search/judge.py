@@ -5,17 +5,17 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
-from tl_truncate.experiments.scoring.evaluate import evaluate
+from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.sweep import sweep_cuts
+from tl_truncate.experiments.sweep.places import Place
 from tl_truncate.surgery.cut import Cuts, SiteCut
-from tl_truncate.surgery.hooks import truncated
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.placement import model_dtype
 
@@ -125,7 +125,7 @@ class Judge:
     """Scores candidates on the first prompts of the validation split.
 
     Attributes:
-        model: that is cut.
+        at: where the model is that is cut.
         tasks: the validation split of each task.
         objective: the metric that should rise.
         combine: of several tasks, the mean change or the worst.
@@ -134,7 +134,7 @@ class Judge:
         looks: what has been looked at, one row each.
     """
 
-    model: Any
+    at: Place
     tasks: Sequence[Task]
     objective: Objective
     combine: Combine
@@ -159,9 +159,8 @@ class Judge:
         some = [task.subset(range(min(prompts, len(task)))) for task in self.tasks]
         name = f"{len(self.looks):02d}-{label.replace(' ', '-')}{_of(around)}"
         folder = None if self.run_dir is None else self.run_dir / name
-        with truncated(self.model, around):
-            options = replace(self.options, metrics=(self.objective,), run_dir=folder, label=label)
-            result = sweep_cuts(self.model, some, additions, options)
+        options = replace(self.options, metrics=(self.objective,), run_dir=folder, label=label)
+        result = self.at.sweep(some, additions, options, around)
         if prompts not in self._uncut:
             self._uncut[prompts] = self._base(some) if around else self._means(result)
         uncut = self._uncut[prompts]
@@ -190,7 +189,8 @@ class Judge:
         many nats, of which a probability takes its own size, and a share of prompts nothing.
         """
         uncut = self._uncut[max(self._uncut)]  # on the most prompts that were looked at
-        rounding = rounding_of(self.model, self.objective, max(uncut))
+        asked: dict[str, Any] = dict(objective=self.objective, uncut=max(uncut))
+        rounding = self.at.ask(float, partial(rounding_of, **asked))
         return found.value > (0.0 if best is None else best.value) + rounding
 
     def value(self, changes: Sequence[float]) -> float:
@@ -203,7 +203,8 @@ class Judge:
     def _base(self, tasks: Sequence[Task]) -> tuple[float, ...]:
         """The uncut model's means on prompts that it has not been asked yet."""
         bos = self.options.prepend_bos
-        scores = [evaluate(self.model, task, prepend_bos=bos, progress=False) for task in tasks]
+        asked: dict[str, Any] = dict(prepend_bos=bos, progress=False)
+        scores = [self.at.ask(Scores, partial(evaluate, task=task, **asked)) for task in tasks]
         return tuple(float(each.frame[self.objective].mean()) for each in scores)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +20,7 @@ from tl_truncate.experiments.scoring.side_effects import (
 from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.judge import Split
 from tl_truncate.experiments.sweep.grid import setting_key
-from tl_truncate.experiments.sweep.sweep import sweep_cuts
+from tl_truncate.experiments.sweep.places import Place
 from tl_truncate.surgery.controls import controls_of, draws_for
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.encode import EncodedTask
@@ -48,7 +49,7 @@ def check_report_fits(
 
 
 def cost_of(
-    model: Any,
+    at: Place,
     cuts: Cuts,
     texts: Sequence[str] | None,
     prepend_bos: bool | None,
@@ -59,7 +60,7 @@ def cost_of(
     if not cuts or not chosen:
         return None
     options: dict[str, Any] = dict(prepend_bos=prepend_bos, max_memory=max_memory, progress=False)
-    return side_effects(model, cuts, chosen, **options)
+    return at.ask(SideEffects, partial(side_effects, cuts=cuts, texts=chosen, **options))
 
 
 def scores_of(
@@ -82,7 +83,8 @@ def controls_on(
 ) -> dict[str, dict[str, DrawnScores]]:
     """The controls of the chosen cuts on the test prompts, under several seeds, and further ones."""
     several = draws_for(len({cut.site for cut in cuts}), draws)
-    drawn = controls_of(asked.model, cuts, seed=asked.options.seed, draws=several)
+    drawing = partial(controls_of, cuts=tuple(cuts), seed=asked.options.seed, draws=several)
+    drawn = asked.at.ask(dict[str, list[list[SiteCut]]], drawing)
     tests = [split.test for split in splits]
     found: dict[str, dict[str, DrawnScores]] = {}
     for kind, placebos in {**further, **drawn}.items():
@@ -100,7 +102,7 @@ def _of_placebos(
     cuts = [cut for (cut,) in placebos]
     options = replace(asked.options, metrics=METRICS, progress=False, label="controls")
     different = {setting_key(cut): cut for cut in cuts}
-    result = sweep_cuts(asked.model, tests, list(different.values()), options)
+    result = asked.at.sweep(tests, list(different.values()), options)
     return {
         test.name: [
             replace(result.scores_of(cut, task=test.name), baseline=asked.scores(test)) for cut in cuts

@@ -1,7 +1,7 @@
 """Searching for cuts that help, and saying on other prompts whether they do."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from tl_truncate.checks import natural, positive, real
+from tl_truncate.experiments.scoring.evaluate import as_tasks, check_model
 from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.file import opened_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
@@ -18,16 +19,18 @@ from tl_truncate.experiments.search.placebos import required_placebos
 from tl_truncate.experiments.search.result import SearchResult, paired
 from tl_truncate.experiments.search.strategies import halving, laser
 from tl_truncate.experiments.sweep.grid import make_grid
+from tl_truncate.experiments.sweep.on_workers import with_own
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.sweep import check_tasks
+from tl_truncate.experiments.sweep.places import place_of
 from tl_truncate.runs.folder import make_manifest
 from tl_truncate.runs.shards import as_shard, require_folder
 from tl_truncate.runs.waiting import PATIENCE, check_patience
+from tl_truncate.runs.workers.pool import Pool
+from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.identity.content import hashed_once
 from tl_truncate.weights.identity.provenance import of_model
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
@@ -60,6 +63,7 @@ def search(
     batch_size: int = 64,
     max_memory: int | None = None,
     seed: int = 0,
+    on: Ray | Pool | None = None,
     progress: bool = True,
 ) -> SearchResult:
     """Finds a composition of cuts on validation prompts, and reports it on untouched test prompts.
@@ -72,7 +76,8 @@ def search(
     speaks for prompts like these.
 
     Args:
-        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        model: a HookedTransformer or TransformerBridge in evaluation mode. With `on`, what each worker
+            loads: a name or folder, as `load_model` does, or a function without arguments.
         task: one task, or several that one composition has to serve.
         sites: to choose from; W_in and W_out of every layer by default.
         keeps: to choose from, at every site.
@@ -101,6 +106,8 @@ def search(
         batch_size: most prompts in a batch.
         max_memory: most bytes beside the model.
         seed: of the splits, a limited budget and the controls.
+        on: `tlt.Ray(workers=8)` shares each look among processes with a model each, which load it once;
+            only this one writes the folder.
         progress: shows bars.
 
     Returns:
@@ -109,9 +116,11 @@ def search(
     Raises:
         ValueError: if an argument does not fit, or the folder holds another search or run; before any
             pass.
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument is of the wrong kind, such as a model with `on`.
         BlockingIOError: if another process works in the folder, or as the same shard.
         TimeoutError: if a shard has lost its patience, with whom it waits for; the same call goes on.
+        ModuleNotFoundError: if Ray is asked for and not installed.
+        ChildProcessError: if workers are lost again and again, such as for want of memory.
 
     Examples:
         >>> task = tlt.Task(name="drink", prompts=["Mary gave a drink to", "John gave a drink to"] * 2,
@@ -120,46 +129,71 @@ def search(
         >>> len(found.cuts) <= 1, sorted(found.test)
         (True, ['drink'])
     """
-    tasks = check_tasks(model, task)
+    tasks = as_tasks(task)
     greedy, seed, splits = positive("greedy", greedy), natural("seed", seed), positive("splits", splits)
     draws = None if draws is None else positive("draws", draws)
     part, patience = as_shard(shard), check_patience(patience)
     require_folder(part, run_dir)
+    if part is not None and on is not None:
+        raise ValueError(f"Give either shard or on, got shard {part} and {on}.")
     _check_choices(objective, combine, method, budget, test_fraction)
     asked: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed)
     divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
-    encoded = [encode(model, each, prepend_bos=prepend_bos) for each in tasks]
-    grid = make_grid(model, sites, keeps, (), seed, cuts)
-    check_report_fits(model, encoded, grid, greedy, texts, prepend_bos, max_memory)
     passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, progress=progress)
     options = SweepOptions(**passes, max_memory=max_memory, seed=seed)
-    placebos = required_placebos(model, grid, seed) if null else []
     settings = dict(method=method, greedy=greedy, budget=real(budget), draws=draws, null=null)
-    told = asked | settings | dict(splits=splits) | _grid_told(grid, keeps)
-    settings |= asked | dict(splits=splits, objective=objective, combine=combine)
-    manifest = partial(_manifest, model, tasks, encoded, grid, settings)
-    with hashed_once(model), opened_search(run_dir, manifest, part) as place:
-        before = Asked(model, options)
-        looks = options if part is None else replace(options, shard=part, patience=patience)
-        folder = None if place is None else place.looks
-        one_search = _Search(before, looks, objective, combine, method, greedy, budget, seed, folder)
-        chosen = one_search.choose(grid, divided[0])
-        scores = scores_of(before, divided[0], chosen.cuts)
-        result = SearchResult(
-            chosen.cuts,
-            objective,
-            combine,
-            *scores,
-            controls=controls_on(before, divided[0], chosen.cuts, draws),
-            cost=cost_of(model, chosen.cuts, texts, prepend_bos, max_memory),
-            looks=chosen.looks,
-            settings=told,
-            repeats=one_search.repeats(grid, divided[1:]),
-            null=one_search.null(placebos, divided[0], told) if null else None,
-        )
-        if place is not None:
-            place.write(result.to_json(), vars(result))
+    told = asked | settings | dict(splits=splits)
+    judged = settings | asked | dict(splits=splits, objective=objective, combine=combine)
+    begin = partial(
+        _begin,
+        tasks=tasks,
+        grid=partial(make_grid, sites=sites, keeps=keeps, controls=(), seed=seed, cuts=cuts),
+        judged=judged,
+        texts=texts,
+        options=options,
+    )
+    with place_of(model, on, progress=progress) as at:
+        begun = at.ask(_Begun, begin)
+        grid = with_own(begun.grid, cuts)
+        told |= _grid_told(grid, keeps)
+        with opened_search(run_dir, begun.manifest, part) as place:
+            before = Asked(at, options)
+            looks = options if part is None else replace(options, shard=part, patience=patience)
+            folder = None if place is None else place.looks
+            one_search = _Search(before, looks, objective, combine, method, greedy, budget, seed, folder)
+            result = one_search.result(grid, divided, begun.placebos, told, draws, texts)
+            if place is not None:
+                place.write(result.to_json(), vars(result))
     return result
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What the model has to be asked before a search begins."""
+
+    manifest: dict[str, Any]
+    grid: tuple[SiteCut, ...]
+    placebos: tuple[SiteCut, ...]
+
+
+def _begin(
+    model: Any,
+    *,
+    tasks: Sequence[Task],
+    grid: Callable[[Any], Sequence[SiteCut]],
+    judged: Mapping[str, Any],
+    texts: Sequence[str] | None,
+    options: SweepOptions,
+) -> _Begun:
+    """The grid and the manifest; and that the report will fit when the search is over."""
+    check_model(model)
+    bos, memory, greedy = options.prepend_bos, options.max_memory, judged["greedy"]
+    encoded = [encode(model, each, prepend_bos=bos) for each in tasks]
+    cuts = grid(model)
+    check_report_fits(model, encoded, cuts, greedy, texts, bos, memory)
+    placebos = required_placebos(model, cuts, options.seed) if judged["null"] else []
+    manifest = _manifest(model, tasks, encoded, cuts, judged)
+    return _Begun(manifest, tuple(cuts), tuple(placebos))
 
 
 @dataclass(frozen=True)
@@ -184,14 +218,47 @@ class _Search:
     seed: int
     run_dir: Path | None
 
+    def result(
+        self,
+        grid: Sequence[SiteCut],
+        divided: Sequence[Sequence[Split]],
+        placebos: Sequence[SiteCut],
+        told: Mapping[str, Any],
+        draws: int | None,
+        texts: Sequence[str] | None,
+    ) -> SearchResult:
+        """Chooses, and reports on the test prompts; the arguments are those of `search`.
+
+        Args:
+            grid: to choose from.
+            divided: the prompts, for each time that the search is made.
+            placebos: to choose from for the null; without any there is none.
+            told: settings, for the record.
+            draws, texts: of the report.
+        """
+        chosen, first = self.choose(grid, divided[0]), divided[0]
+        asked, options = self.asked, self.asked.options
+        return SearchResult(
+            chosen.cuts,
+            self.objective,
+            self.combine,
+            *scores_of(asked, first, chosen.cuts),
+            controls=controls_on(asked, first, chosen.cuts, draws),
+            cost=cost_of(asked.at, chosen.cuts, texts, options.prepend_bos, options.max_memory),
+            looks=chosen.looks,
+            settings=told,
+            repeats=self.repeats(grid, divided[1:]),
+            null=self.null(placebos, first, told) if placebos else None,
+        )
+
     def choose(
         self, among: Sequence[SiteCut], parts: Sequence[Split], name: str | None = None
     ) -> _Choice:
         """What is best on the validation prompts; the looks are stored in a folder of that name."""
         folder = self.run_dir if self.run_dir is None or name is None else self.run_dir / name
         validation = [part.validation for part in parts]
-        model, options = self.asked.model, self.options
-        judge = Judge(model, validation, self.objective, self.combine, folder, options)
+        at, options = self.asked.at, self.options
+        judge = Judge(at, validation, self.objective, self.combine, folder, options)
         if self.method == "laser":
             best = laser(judge, among, greedy=self.greedy)
         else:

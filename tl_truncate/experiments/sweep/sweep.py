@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -12,12 +13,15 @@ from tl_truncate.experiments.scoring.metrics import SCORED, Metric
 from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.finished import Finished, finished_in
 from tl_truncate.experiments.sweep.grid import SWEEP, Control, make_grid, setting_key
+from tl_truncate.experiments.sweep.on_workers import SweepAsked, sweep_on
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.prepare import Prepared, prepare
 from tl_truncate.experiments.sweep.result import Setting, SweepResult, joined_result
 from tl_truncate.runs.shards import as_shard, require_folder
 from tl_truncate.runs.waiting import whole_run
-from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.runs.workers.pool import Pool, pool
+from tl_truncate.runs.workers.ray import Ray
+from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.demonstrations.shots import with_shots
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
@@ -38,6 +42,7 @@ def sweep(
     metrics: Sequence[Metric] = SCORED,
     run_dir: str | os.PathLike[str] | None = None,
     shard: tuple[int, int] | None = None,
+    on: Ray | Pool | None = None,
     resume: bool = True,
     prepend_bos: bool | None = None,
     batch_size: int = 64,
@@ -56,7 +61,8 @@ def sweep(
     context belong to both sides.
 
     Args:
-        model: a HookedTransformer or TransformerBridge in evaluation mode.
+        model: a HookedTransformer or TransformerBridge in evaluation mode. With `on`, what each worker
+            loads: a name or folder, as `load_model` does, or a function without arguments.
         task: one task, or several with different names.
         sites: Sites or their names; W_in and W_out of every layer by default.
         keeps: ranks, fractions or rules, each made at every site.
@@ -76,6 +82,8 @@ def sweep(
         shard: `(3, 8)` makes the third of eight shares of the grid, which cost about the same. The
             others are made by the same call in other processes, on any machine that has the folder;
             `merge` or `SweepResult.load` joins them. The result is of this shard alone.
+        on: `tlt.Ray(workers=8)` shares the work among processes with a model each, on this machine or
+            many; only this one writes the folder.
         resume: False refuses a folder that holds a run.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
@@ -94,7 +102,9 @@ def sweep(
             another shard in it is of another run, such as of other weights; before any pass runs. And if
             logits are not finite.
         BlockingIOError: if another process works in the folder, or on the same shard.
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument is of the wrong kind, such as a model with `on`.
+        ModuleNotFoundError: if Ray is asked for and not installed.
+        ChildProcessError: if workers are lost again and again, such as for want of memory.
         FullPassesWarning: as a warning, if the model cannot be run from the middle.
 
     Source: derived in the documentation, "What a sweep has to compute".
@@ -106,7 +116,7 @@ def sweep(
         >>> result.frame[["site", "keep", "rank"]].values.tolist()
         [['blocks.1.mlp.W_out', 0.0, 0], ['blocks.1.mlp.W_out', 0.5, 16]]
     """
-    tasks = with_shots(check_tasks(model, task), shots, seed)
+    tasks = with_shots(as_tasks(task) if on is not None else check_tasks(model, task), shots, seed)
     part = as_shard(shard)
     require_folder(part, run_dir)
     options = SweepOptions(
@@ -124,6 +134,13 @@ def sweep(
         label="sweep",
         says_memory=True,
     )
+    if on is not None:
+        asked: dict[str, Any] = dict(
+            sites=sites, keeps=keeps, controls=controls, seed=seed, cuts=cuts, draws=draws
+        )
+        whole = SweepAsked(partial(make_grid, **asked), tasks, options)
+        with pool(on, model, progress=progress) as workers:
+            return sweep_on(workers, whole, Cuts(cuts))
     grid = make_grid(model, sites, keeps, controls, seed, cuts, draws)
     return sweep_cuts(model, tasks, grid, options)
 

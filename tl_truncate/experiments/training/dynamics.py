@@ -1,11 +1,9 @@
 """Tasks asked of every checkpoint of a training run, uncut and cut, one model at a time."""
 
-import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -15,12 +13,12 @@ from tl_truncate.experiments.scoring.evaluate import as_tasks
 from tl_truncate.experiments.training.checkpoint import Passes
 from tl_truncate.experiments.training.failing import (
     BadCheckpointWarning,
-    read_or_note,
     require_some,
 )
 from tl_truncate.experiments.training.grid import Grid
 from tl_truncate.experiments.training.kept import facts_of, kept_in, names_of
 from tl_truncate.experiments.training.parts_over_training import Parts
+from tl_truncate.experiments.training.places import Load, Reader, reader_of
 from tl_truncate.experiments.training.reading import FAILED, GRIDS, PARTS, UNCUT, Reading, said_of
 from tl_truncate.experiments.training.requests import Wanted, requests
 from tl_truncate.experiments.training.result import Dynamics, dynamics_fields
@@ -29,12 +27,12 @@ from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder, make_manifest
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
 from tl_truncate.runs.shards import as_shard, every_nth, require_folder
+from tl_truncate.runs.workers.pool import Pool
+from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import as_path
-from tl_truncate.weights.identity.provenance import of_model
 
-Load = Callable[[int], Any]
 AnyCuts = SiteCut | Sequence[SiteCut]
 # Of the passes' options those that a run is of.
 _OF_A_RUN = ("prepend_bos", "seed", "resamples")
@@ -57,6 +55,7 @@ def dynamics(
     max_memory: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    on: Ray | Pool | None = None,
     progress: bool = True,
 ) -> Dynamics:
     """Scores tasks at each checkpoint, uncut and cut; one model is in memory at a time.
@@ -89,6 +88,8 @@ def dynamics(
         max_memory: most bytes beside a model, by an estimate; fewer prompts share a pass then.
         resamples: has no effect; of versions whose intervals were drawn.
         seed: for the record; nothing is drawn.
+        on: `tlt.Ray(workers=8)` has as many checkpoints read at a time, by processes of their own, to
+            which `load` is sent; only this one writes the folder.
         progress: shows a bar, and before it what `Checkpoints` will download.
 
     Returns:
@@ -125,6 +126,10 @@ def dynamics(
     )
     part = as_shard(shard)
     require_folder(part, run_dir)
+    if grid is not None and on is not None:
+        raise ValueError(
+            "grid must go without on: each checkpoint's sweep is a folder of its own."
+        )
     name = load.name if name is None and isinstance(load, Checkpoints) else name
     if grid is not None and run_dir is None:
         raise ValueError("grid must come with run_dir, where each checkpoint's sweep is kept, got none.")
@@ -138,11 +143,8 @@ def dynamics(
         left = requests(own, wanted, lines)
         checked = _last_finished(lines, own)
         _say_downloads(load, [request.step for request in left], checked, aloud=progress)
-        if folder is not None:
-            _require_same_weights(load, checked, folder)
-        asked = {**kept.begin(), "checkpoints": own}
         with (
-            _in_turn(load, [request.step for request in left]) as at,
+            reader_of(load, on, progress=progress) as reader,
             tqdm(
                 total=len(own),
                 initial=len(own) - len(left),
@@ -151,10 +153,11 @@ def dynamics(
                 disable=not progress,
             ) as bar,
         ):
-            for request in left:
-                bar.set_postfix_str(f"step {request.step}")
-                gc.collect()  # models may hold themselves in cycles, and the next one needs the room
-                line = read_or_note(at, request)
+            if folder is not None:
+                _require_same_weights(reader, checked, folder)
+            asked = {**kept.begin(), "checkpoints": own}
+            for line in reader.lines(left):
+                bar.set_postfix_str(f"step {line['step']}")
                 if FAILED in line:
                     _warn(line)
                 if folder is not None:
@@ -163,11 +166,6 @@ def dynamics(
                 bar.update()
     require_some([line for line in lines if line["step"] in own])
     return Dynamics(**dynamics_fields(asked, lines, place))
-
-
-def _in_turn(load: Load, steps: Sequence[int]) -> AbstractContextManager[Load]:
-    """The models of the steps; of `Checkpoints` the files of the next are fetched meanwhile."""
-    return load.in_turn(steps) if isinstance(load, Checkpoints) else nullcontext(load)
 
 
 def _say_downloads(
@@ -200,7 +198,7 @@ def _last_finished(lines: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Ma
     return max(mine or finished, key=lambda line: int(line["step"]), default=None)
 
 
-def _require_same_weights(load: Load, last: Mapping[str, Any] | None, folder: RunFolder) -> None:
+def _require_same_weights(reader: Reader, last: Mapping[str, Any] | None, folder: RunFolder) -> None:
     """That the last finished checkpoint is loaded with the weights that its line is of."""
     if last is None:
         return
@@ -212,8 +210,7 @@ def _require_same_weights(load: Load, last: Mapping[str, Any] | None, folder: Ru
             "version wrote it, which did not note them. It can still be read, by Dynamics.load; to "
             "compute more, use another folder."
         )
-    gc.collect()
-    now = of_model(load(last["step"]))
+    now = reader.weights(last["step"])
     other = [name for name in OF_THE_WEIGHTS if now[name] != getattr(before, name)]
     if other:
         told = "; ".join(f"{name} ({getattr(before, name)}, now {now[name]})" for name in other)
