@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 import warnings
+from dataclasses import replace
 
 import architectures
 import pandas as pd
@@ -16,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tl_truncate as tlt
-from tl_truncate.experiments.scoring.answers import Batch
 from tl_truncate.experiments.sweep import sweep as sweeping
-from tl_truncate.experiments.sweep.memory import Memory, Plan
+from tl_truncate.experiments.sweep.options import SweepOptions
+from tl_truncate.experiments.sweep.prepare import prepare
 from tl_truncate.experiments.sweep.units import units_of
 from tl_truncate.runs import joining
 from tl_truncate.runs.folder import RunFolder
@@ -62,20 +63,10 @@ def require_equal(found, whole):
         pd.testing.assert_frame_equal(found.baselines[name].frame, scores.frame, **EXACT)
 
 
-def plan_of(copies, *batches):
-    """A plan that says how many cuts share a pass, and how much is computed."""
-    return Plan(
-        batches=batches,
-        groves=(),
-        apart=batches,
-        sites=(),
-        copies=copies,
-        copies_at_once=copies,
-        copies_apart=copies,
-        tokens_at_once=1,
-        remembers="blocks",
-        memory=Memory(0, 0, 0, 0),
-    )
+@pytest.fixture(scope="module")
+def plan(model, drinks_task):
+    cuts = [tlt.Cut("blocks.0.mlp.W_in", 0.5)]
+    return prepare(model, [drinks_task], cuts, SweepOptions()).plan
 
 
 class TestUnits:
@@ -87,10 +78,9 @@ class TestUnits:
         ),
         st.integers(1, 7),
     )
-    def test_every_cut_is_in_one_unit_of_one_site(self, model, asked, copies):
+    def test_every_cut_is_in_one_unit_of_one_site(self, model, plan, asked, copies):
         cuts = [tlt.Cut(tlt.Site(layer, matrix), keep) for layer, matrix, keep in asked]
-        plan = plan_of(copies)
-        units = units_of(model, cuts, plan)
+        units = units_of(model, cuts, replace(plan, copies=copies))
         assert sorted(map(repr, (cut for unit in units for cut in unit.cuts))) == sorted(map(repr, cuts))
         assert all(len({cut.site for cut in unit.cuts}) == 1 for unit in units)
         assert all(len(unit.cuts) <= copies for unit in units)
@@ -109,22 +99,22 @@ class TestUnits:
         seen = []
         original = sweeping.prepare
 
-        def prepare(*args):
+        def prepares(*args):
             seen.append(original(*args))
             return seen[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sweeping, "prepare", prepare)
+            patch.setattr(sweeping, "prepare", prepares)
             options = dict(prepend_bos=False, progress=False, tokens_in_flight=64)
             tlt.sweep(model, drinks, cuts=cuts, run_dir=tmp_path / "run", **options)
         lines = [line["cut"] for line in RunFolder(tmp_path / "run").lines()]
         assert lines == [cut.to_json() for unit in seen[0].units for cut in unit.cuts]
         assert seen[0].units[0].cuts == (cuts[-1],)
 
-    def test_low_blocks_cost_more(self, model):
-        plan = plan_of(4, Batch(((1,) * 7,), ((),), 1))
+    def test_low_blocks_cost_more(self, model, plan):
         cuts = [tlt.Cut(tlt.Site(layer, "W_in"), 0.5) for layer in range(3)]
-        assert [unit.cost for unit in units_of(model, cuts, plan)] == [21, 14, 7]
+        low, middle, high = (unit.cost for unit in units_of(model, cuts, plan))
+        assert (low, middle, high) == (3 * high, 2 * high, plan.n_tokens)
 
 
 class TestJoined:
