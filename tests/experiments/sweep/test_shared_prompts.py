@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from importlib.metadata import version
 
 import inplace
 import numpy as np
@@ -20,7 +21,11 @@ FRONT = "When Mary and John went to the store , John gave a drink to Mary . " + 
     "The capital of France is Paris . The capital of Italy is Rome ."
 )
 #: Whose blocks take no cache of keys, or that come with hooks of their own.
-ALONE = {("bridge", "no-norm"), ("bridge", "gpt1"), ("bridge", "opt-learnt")}
+ALONE = {("bridge", "no-norm"), ("bridge", "gpt1")} | (
+    {("bridge", "mpt-alibi"), ("bridge", "falcon-alibi")}
+    if version("transformer-lens") < "4"
+    else {("bridge", "opt-learnt")}
+)
 
 
 @pytest.fixture(scope="module")
