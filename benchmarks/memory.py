@@ -1,14 +1,16 @@
 """What work takes beside the model, against what was stated: `python benchmarks/memory.py`.
 
-Each row is a process of its own, forked from one that has loaded its libraries, made a random model of
-GPT-NeoX's architecture and done the work on two prompts. What is measured is by how much its resident
-memory is larger at most from then on. Allowed is what the refusal of less says to be the least, and some
-times of that. Spectra are read from disk or computed. Goal: within 15% of what was allowed.
+Each model, random and of GPT-NeoX's architecture, has a process of its own, which does the work on two
+prompts first, so that its libraries are loaded. What is measured is by how much its resident memory is
+larger at most from then on, after what the allocator held free was given back. Allowed is what the
+refusal of less says to be the least, and some times of that. Spectra are read from disk or computed.
+Goal: within 15% of what was allowed.
 """
 
 import argparse
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -91,55 +93,54 @@ def least(work: Callable[[int | None], object]) -> int:
 
 
 def main() -> None:
-    """Prints a table: a row for each process."""
+    """Prints a table: a process for each model, and a row for each measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="*", default=["14m", "70m", "160m"], choices=SHAPES)
     parser.add_argument("--works", nargs="*", default=WORKS, choices=WORKS)
-    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--length", type=int, default=32)
-    parser.add_argument("--times", type=float, nargs="*", default=[1, 2, 4], help="of the least")
+    parser.add_argument("--times", type=float, nargs="*", default=[1, 3], help="of the least")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    if options.child:
+        child(options.child, options)
+        return
     print("| work | model | spectra | allowed, MB | used, MB | used / allowed |")
     print("|---" * 6 + "|", flush=True)
     for shape in options.shapes:
-        model = shaped(shape)
-        for name in options.works:
-            with tempfile.TemporaryDirectory() as folder:
-                os.environ["TL_TRUNCATE_CACHE"] = folder
-                few = work_of(name, model, 2, options.length)
-                few(None)
-                work = work_of(name, model, options.prompts, options.length)
-                for times in options.times:
-                    for stored in (True, False):
-                        row(name, shape, few, work, times, stored)
+        subprocess.run([sys.executable, *sys.argv, "--child", shape], check=True)
 
 
-def row(name: str, shape: str, few: Callable, work: Callable, times: float, stored: bool) -> None:
-    """One line of the table, from a process of its own."""
-    from growth import in_a_fork
+def child(shape: str, options: argparse.Namespace) -> None:
+    """The rows of one model."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = shaped(shape)
+    for name in options.works:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TL_TRUNCATE_CACHE"] = folder
+            work_of(name, model, 2, options.length)(None)
+            work = work_of(name, model, options.prompts, options.length)
+            for times in options.times:
+                for stored in (True, False):
+                    row(name, shape, work, times, stored)
+
+
+def row(name: str, shape: str, work: Callable, times: float, stored: bool) -> None:
+    """One line of the table."""
+    from growth import growth
 
     from tl_truncate.weights.spectra import cache
 
     cache._memory.clear()
+    if not stored:
+        cache.cache_clear()
     allowed = int(times * least(work))
-    with tempfile.TemporaryDirectory() as folder:
-        kept = os.environ["TL_TRUNCATE_CACHE"]
-        os.environ["TL_TRUNCATE_CACHE"] = kept if stored else folder
-
-        def before_it() -> None:
-            few(None)
-            cache._memory.clear()
-            if not stored:
-                cache.cache_clear()
-
-        used = in_a_fork(before_it, lambda: work(allowed), Path(folder, "result"))
-        os.environ["TL_TRUNCATE_CACHE"] = kept
-    spectra = "on disk" if stored else "computed"
+    cache._memory.clear()
+    used = growth(lambda: work(allowed))
     sizes = (f"{size / 2**20:.0f}" for size in (allowed, used))
-    line = (name, shape, spectra, *sizes, f"{used / allowed:.2f}")
+    line = (name, shape, "on disk" if stored else "computed", *sizes, f"{used / allowed:.2f}")
     print(f"| {' | '.join(line)} |", flush=True)
 
 

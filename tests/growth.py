@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,37 +17,11 @@ def can_be_measured() -> bool:
     return _STATUS.exists()
 
 
-def in_a_fork(before: Callable[[], object], work: Callable[[], object], result: Path) -> int:
-    """`growth` in a process of its own, which finds the libraries and the model as they are here.
-
-    Args:
-        before: a little of the work, since a forked process counts the pages of its libraries as its own
-            when it first touches them.
-        work: is done by one thread.
-        result: a file to be written.
-
-    Raises:
-        RuntimeError: if the work failed.
-    """
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            before()
-            result.write_text(str(growth(work)))
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    if status:
-        raise RuntimeError("The work failed in the process that was to be measured.")
-    return int(result.read_text())
-
-
 def growth(work: Callable[[], object]) -> int:
     """Bytes by which the resident memory of this process was larger at most than before.
 
-    What the allocator holds free is given back first, so that nothing of it is used unseen.
+    What the allocator holds free is given back first, so that nothing of it is used unseen. A little of
+    the work is to be done before, so that its libraries are there.
     """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
