@@ -80,21 +80,44 @@ def cut_bytes(model: Any, cuts: Iterable[SiteCut]) -> list[int]:
     return [_of_cut(model, cut) for cut in cuts]
 
 
+def site_bytes(model: Any, cuts: Sequence[SiteCut]) -> int:
+    """Bytes of the directions of cuts that are made at one site of a sweep, which share what they can.
+
+    Truncations of the spectrum read what any of them keeps or removes; others have their own.
+    """
+    ((width, rank),) = _directions(model, [cuts[0].site])
+    first, last, own = 0, 0, 0
+    for cut in cuts:
+        count = cut.keep.count(rank) if type(cut) is Cut else None
+        if count is None:
+            own += _of_cut(model, cut)
+        elif 2 * count <= rank:
+            first = max(first, count)
+        else:
+            last = max(last, rank - count)
+    return width * min(rank, first + last) * _item(model) + own
+
+
 def _of_cut(model: Any, cut: SiteCut) -> int:
     ((width, rank),) = _directions(model, [cut.site])
     keep = getattr(cut, "keep", None)
     count = None if keep is None or type(cut) is not Cut else keep.count(rank)
-    if count is None and type(cut) is not Cut:
-        # Drawn, or of another kind: from all directions in float64, into ones of its own.
+    if cut.is_drawn:  # from all directions in float64, into ones of its own
         return width * rank * (2 * _item(model) + 2 * _SUM)
+    if keep is None:  # of a whole weight, of one direction, or of the tokens
+        return width * _item(model)
     side = rank // 2 if count is None else min(count, rank - count)
     return 2 * width * side * _item(model)
 
 
+def missing_spectra(model: Any, sites: Iterable[Site]) -> list[Site]:
+    """Those of which the spectrum is neither in memory nor on disk."""
+    return [site for site in dict.fromkeys(sites) if not is_at_hand(model, site)]
+
+
 def computing_bytes(model: Any, sites: Iterable[Site]) -> int:
-    """Most bytes that the spectrum of one of some sites takes to be computed; none for those on disk."""
-    missing = [site for site in dict.fromkeys(sites) if not is_at_hand(model, site)]
-    shapes = [carrier(model, site).shape for site in missing]
+    """Most bytes that the spectrum of one of some sites takes to be computed."""
+    shapes = [carrier(model, site).shape for site in sites]
     return max(
         (_SUM * (2 * n_in * n_out + 3 * min(n_in, n_out) ** 2) for n_in, n_out in shapes), default=0
     )
@@ -186,7 +209,7 @@ def prompts_that_fit(
         max_memory=max_memory,
         row=row,
         fixed=sum(factor_bytes(model, sites)) + sum(cut_bytes(model, cuts)),
-        before=computing_bytes(model, [*sites, *(cut.site for cut in cuts)]),
+        before=computing_bytes(model, missing_spectra(model, [*sites, *(cut.site for cut in cuts)])),
         gradients=gradients,
     )
 

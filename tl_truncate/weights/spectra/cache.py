@@ -25,6 +25,7 @@ from torch import Tensor
 from tl_truncate.weights.files import cache_folder, modified, remove_parts
 from tl_truncate.weights.identity.content import content_key
 from tl_truncate.weights.spectra.factors import Factors, factorise, factorise_product
+from tl_truncate.weights.spectra.returned import give_back
 from tl_truncate.weights.spectra.vectors import (
     Damaged,
     OfAnotherFormat,
@@ -43,7 +44,9 @@ _ABANDONED = 3600.0
 # Seconds after which a spectrum is computed though another process says that it is at it: one that has
 # died holds no lock, but a disk of a network may not know.
 _PATIENCE = 600.0
-_memory_bytes = 256 * 2**20
+#: Most bytes of spectra that stay in memory, but inside of `forgetting`.
+MEMORY_BYTES = 256 * 2**20
+_memory_bytes = MEMORY_BYTES
 _memory: "OrderedDict[str, Vectors]" = OrderedDict()
 
 
@@ -149,6 +152,7 @@ def _vectors(key: str, matrices: Sequence[Tensor], side: Side) -> Vectors:
             found = None if folder is None else _read(folder, key)
             if found is None:
                 found = one_side(_factors(matrices), side)
+                give_back()
                 # What has been stored is read as by anyone: of all the vectors those that are wanted.
                 if folder is not None and _write(folder, key, found):
                     found = _read(folder, key) or found
