@@ -27,7 +27,7 @@ _IN_ONE = ("relu", "gelu", "silu", "gelu_pytorch_tanh")
 # are fitted on, once for those that are held out, and once while both are put together.
 _SUM, _FOLDS = 8, 3
 #: What libraries and the allocator take beside, and what is mapped of a file at once.
-OVERHEAD = 6 * 2**20
+OVERHEAD = 8 * 2**20
 
 
 def token_bytes(model: Any, longest: int) -> int:
