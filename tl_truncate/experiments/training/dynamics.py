@@ -127,9 +127,7 @@ def dynamics(
     part = as_shard(shard)
     require_folder(part, run_dir)
     if grid is not None and on is not None:
-        raise ValueError(
-            "grid must go without on: each checkpoint's sweep is a folder of its own."
-        )
+        raise ValueError("grid must go without on: each checkpoint's sweep is a folder of its own.")
     name = load.name if name is None and isinstance(load, Checkpoints) else name
     if grid is not None and run_dir is None:
         raise ValueError("grid must come with run_dir, where each checkpoint's sweep is kept, got none.")

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import cache
 
 
@@ -17,8 +18,9 @@ def give_back() -> None:
 
 
 @cache
-def _trim() -> "ctypes._CFuncPtr | None":
+def _trim() -> Callable[[int], int] | None:
     if not sys.platform.startswith("linux"):
         return None
     # Other C libraries of Linux have no such function.
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
