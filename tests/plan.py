@@ -60,6 +60,8 @@ ONE_LEG = (
     "toys/nano/test_nano.py::test_the_vocabulary",
     "toys/nano/test_nano.py::test_training_tokens",
     "weights/test_cache.py",
+    "weights/test_vectors.py",
+    "weights/test_other_side.py::test_of_any_matrix",
     "weights/test_unpacked.py",
     "weights/test_keep.py",
     "weights/test_spectrum.py::test_factors_of_any_matrix",

@@ -172,7 +172,7 @@ def test_files_of_an_earlier_format_are_not_looked_at(own_folder):
 def test_memory_is_forgotten_by_what_has_been_read(monkeypatch):
     """A spectrum takes room as its rows are read, not when it is found."""
     whole = 32 * 48 * 4 + 32 * 4
-    monkeypatch.setattr(cache, "_MEMORY_BYTES", 2 * whole)
+    monkeypatch.setattr(cache, "_memory_bytes", 2 * whole)
     for seed in range(4):
         cache.cached_vectors(matrix(seed))
     cache._memory.clear()

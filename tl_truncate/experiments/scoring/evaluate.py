@@ -26,6 +26,7 @@ from tl_truncate.tasks.task import Task
 from tl_truncate.weights.identity.content import hashed_once
 from tl_truncate.weights.identity.deterministic import require_deterministic
 from tl_truncate.weights.locate import n_layers
+from tl_truncate.weights.spectra.cache import forgetting
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,7 +203,7 @@ def evaluate(
     _check_arguments(model, task, batch_size)
     resamples, seed = positive("resamples", resamples), natural("seed", seed)
     task = task if shots is None else task.with_demonstrations(shots, seed)
-    with hashed_once(model):
+    with hashed_once(model), forgetting(max_memory is not None):
         return _evaluate(
             model,
             task,
@@ -235,8 +236,7 @@ def _evaluate(
     around = Cuts(active_cuts(model))  # of contexts that the caller has entered
     uncut_record = make_record(model, task, cuts=around, prepend_bos=encoded.prepend_bos, seed=seed)
     check_baseline(baseline, uncut_record)
-    sites = [cut.site for cut in chosen]
-    rows = prompts_that_fit(model, encoded, sites, batch_size=batch_size, max_memory=max_memory)
+    rows = prompts_that_fit(model, encoded, cuts=chosen, batch_size=batch_size, max_memory=max_memory)
 
     def scores(active: Cuts, uncut: Scores | None) -> Scores:
         both = Cuts(around, active)

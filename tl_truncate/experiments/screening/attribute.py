@@ -39,7 +39,8 @@ from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.linear import Linear, head_slice
 from tl_truncate.weights.locate import carrier, find_sites
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.spectrum import shared_spectrum
+from tl_truncate.weights.spectra.cache import forgetting
+from tl_truncate.weights.spectra.spectrum import SingularValues, shared_spectrum
 
 
 def attribute(
@@ -124,9 +125,10 @@ def attribute(
 
     def work(folder: Path | None) -> Attribution:
         batches = plan_batches([encoded], rows, apart=True)
-        return _attribute(
-            model, task, {site: linears[site] for site in own}, batches, metric, record, progress
-        )
+        with forgetting(max_memory is not None):
+            return _attribute(
+                model, task, {site: linears[site] for site in own}, batches, metric, record, progress
+            )
 
     return kept(ATTRIBUTE, run_dir, part, manifest, list(map(str, own)), work)
 
@@ -149,12 +151,11 @@ def _attribute(
 ) -> Attribution:
     """The work itself; without a site there is none."""
     chosen = list(linears)
-    spectra = {
-        site: shared_spectrum(model, site) for site in tqdm(chosen, "spectra", disable=not progress)
-    }
-    both = {site: sides(model, spectra[site]) for site in chosen}
-    values = {site: spec.values() for site, spec in spectra.items()}
-    spectra.clear()
+    values: dict[Site, SingularValues] = {}
+    both: dict[Site, tuple[Tensor, Tensor]] = {}
+    for site in tqdm(chosen, "spectra", disable=not progress):
+        spec = shared_spectrum(model, site)
+        values[site], both[site] = spec.values(), sides(model, spec)
     by_prompt = {site: torch.zeros(len(task), values[site].max_rank) for site in chosen}
     for batch in tqdm(batches if chosen else [], "attribute", disable=not progress):
         seen = _values_and_gradients(model, task, linears, batch, metric)

@@ -8,6 +8,7 @@ from tl_truncate.experiments.scoring.answers import Batch, plan_batches
 from tl_truncate.experiments.scoring.memory import (
     OVERHEAD,
     amount,
+    computing_bytes,
     factor_bytes,
     logit_bytes,
     token_bytes,
@@ -27,8 +28,9 @@ class Memory:
     Attributes:
         streams: the residual stream of all prompts.
         states: what is kept of the uncut pass: of all blocks that are cut, of one, or of a batch.
-        in_flight: a tall batch on its way through a block, and the logits of its answers.
-        factors: singular vectors of one site.
+        in_flight: a tall batch on its way through a block, and the logits of its answers; or a spectrum
+            that is being computed, if that takes more.
+        factors: singular vectors of one site, as far as its cuts read them.
     """
 
     streams: int
@@ -103,6 +105,7 @@ def make_plan(
     tokens_in_flight: int,
     max_memory: int | None,
     at_a_site: int = 1,
+    factors: int | None = None,
 ) -> Plan:
     """The fastest plan that fits: all states kept, then one block's, then none, then smaller batches.
 
@@ -114,10 +117,15 @@ def make_plan(
         tokens_in_flight: of the cuts of a site that share a pass.
         max_memory: most bytes beside the model.
         at_a_site: how many cuts there are of each, about.
+        factors: bytes of the directions that the cuts of a site read; by default of all there are.
 
     Raises:
         ValueError: if not even one row at a time fits.
     """
+    if factors is None:
+        factors = max(factor_bytes(model, sites), default=0)
+    # Whether it is on disk already has no say, or two processes of one run would have other plans.
+    computing = computing_bytes(model, sites)
     while True:
         batches = tuple(plan_batches(encoded, batch_size, tokens_in_flight))
         groves, apart = _groves(encoded, batches, batch_size, tokens_in_flight, at_a_site)
@@ -125,6 +133,8 @@ def make_plan(
         copies_apart = min(copies, _copies([], batches, tokens_in_flight))
         for remembers in get_args(Remembers):
             memory = _estimate(model, sites, groves, apart, copies, remembers)
+            memory = replace(memory, in_flight=max(memory.in_flight, OVERHEAD + computing))
+            memory = replace(memory, factors=factors)
             fits = memory.states <= _KEPT or remembers != "blocks"
             if fits if max_memory is None else memory.total <= max_memory:
                 return Plan(
@@ -201,7 +211,7 @@ def _estimate(
         streams=2 * sum(sizes) * d_model * item,
         states=kept[remembers],
         in_flight=OVERHEAD + copies * (in_a_block + beside),
-        factors=max(factor_bytes(model, sites)),
+        factors=0,
     )
 
 

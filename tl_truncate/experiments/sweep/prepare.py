@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate.experiments.scoring.answers import Outcome
+from tl_truncate.experiments.scoring.memory import site_bytes
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.memory import Plan, make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
@@ -18,6 +19,8 @@ from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.site import Site
+from tl_truncate.weights.spectra.cache import MEMORY_BYTES
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def prepare(
         tokens_in_flight=options.tokens_in_flight,
         max_memory=options.max_memory,
         at_a_site=len(grid) // max(1, len(sites)),
+        factors=_factors(model, grid, options),
     )
     with hashed_once(model):
         records = _records(model, tasks, encoded, options.seed)
@@ -95,6 +99,16 @@ def prepare(
         _manifest(tasks, records, grid, plan, options),
         units_of(model, grid, plan),
     )
+
+
+def _factors(model: Any, grid: Sequence[SiteCut], options: SweepOptions) -> int:
+    """Bytes of spectra: of one site where memory is bounded, else also what stays in memory."""
+    by_site: dict[Site, list[SiteCut]] = {}
+    for cut in grid:
+        by_site.setdefault(cut.site, []).append(cut)
+    each = [site_bytes(model, own) for own in by_site.values()]
+    kept = 0 if options.max_memory is not None else min(sum(each), MEMORY_BYTES)
+    return max(kept, max(each, default=0))
 
 
 def _records(

@@ -27,6 +27,7 @@ from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
 from tl_truncate.weights.site import Site
+from tl_truncate.weights.spectra.cache import forgetting
 
 
 def sweep(
@@ -182,7 +183,10 @@ def _finish(
     left = {setting_key(cut) for cut in cuts if not finished.done(cut)}
     before = len(cuts) - len(left)
     label = options.label if options.shard is None else f"{options.label} {options.shard}"
-    with tqdm(total=len(cuts), initial=before, disable=not options.progress, desc=label) as bar:
+    with (
+        forgetting(options.max_memory is not None),
+        tqdm(total=len(cuts), initial=before, disable=not options.progress, desc=label) as bar,
+    ):
         engine = Engine(model, prepared.tasks, prepared.plan, lowest=prepared.lowest)
         finished.add_baseline(prepared.baseline(engine.baseline))
         for found in engine.run(prepared.grid, lambda cut: setting_key(cut) not in left):

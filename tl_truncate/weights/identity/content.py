@@ -46,6 +46,8 @@ _CONFIGURATION = (
     "rotary_base_local",
     "use_qk_norm",
 )
+# Bytes of a weight that are looked at together.
+_AT_ONCE = 2**22
 # Within `hashed_once` alone.
 _held: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
 
@@ -69,7 +71,11 @@ def content_key(weight: Tensor) -> str:
             "device, as which all of its shape would be equal. Load the model's weights."
         )
     digest = xxhash.xxh3_128(f"{tuple(weight.shape)} {weight.dtype}".encode())
-    digest.update(bytes_of(weight))
+    rows = weight if weight.ndim else weight.reshape(1)
+    # In parts, since a transposed weight, or one on another device, is copied for it.
+    size = max(1, _AT_ONCE * len(rows) // max(1, rows.numel() * rows.element_size()))
+    for start in range(0, len(rows), size):
+        digest.update(bytes_of(rows[start : start + size]))
     return digest.hexdigest()
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from tl_truncate.weights.files import cache_folder, modified, remove_parts
 from tl_truncate.weights.identity.content import content_key
 from tl_truncate.weights.spectra.factors import Factors, factorise, factorise_product
+from tl_truncate.weights.spectra.returned import give_back
 from tl_truncate.weights.spectra.vectors import (
     Damaged,
     OfAnotherFormat,
@@ -43,7 +44,9 @@ _ABANDONED = 3600.0
 # Seconds after which a spectrum is computed though another process says that it is at it: one that has
 # died holds no lock, but a disk of a network may not know.
 _PATIENCE = 600.0
-_MEMORY_BYTES = 256 * 2**20
+#: Most bytes of spectra that stay in memory, but inside of `forgetting`.
+MEMORY_BYTES = 256 * 2**20
+_memory_bytes = MEMORY_BYTES
 _memory: "OrderedDict[str, Vectors]" = OrderedDict()
 
 
@@ -109,6 +112,30 @@ def cached_vectors(*matrices: Float[Tensor, "n_in n_out"], side: Side = "V") -> 
     return Cached(matrices, side, key, _vectors(key, matrices, side))
 
 
+def is_cached(*matrices: Float[Tensor, "n_in n_out"], side: Side = "V") -> bool:
+    """Whether one side of a spectrum is in memory or on disk."""
+    key, folder = _key_of(matrices, side), _folder()
+    if key in _memory:
+        return True
+    try:
+        return folder is not None and _path(folder, key).exists()
+    except OSError:  # of a folder that cannot be read, where computing says so
+        return False
+
+
+@contextmanager
+def forgetting(wanted: bool) -> Iterator[None]:
+    """Inside, no spectrum stays in memory but the newest: for work that may use so much and no more."""
+    global _memory_bytes
+    before = _memory_bytes
+    _memory_bytes = 0 if wanted else before
+    _trim()
+    try:
+        yield
+    finally:
+        _memory_bytes = before
+
+
 def _key_of(matrices: Sequence[Tensor], side: Side) -> str:
     return "-".join([*map(content_key, matrices), *(["U"] if side == "U" else [])])
 
@@ -125,8 +152,10 @@ def _vectors(key: str, matrices: Sequence[Tensor], side: Side) -> Vectors:
             found = None if folder is None else _read(folder, key)
             if found is None:
                 found = one_side(_factors(matrices), side)
-                if folder is not None:
-                    _write(folder, key, found)
+                give_back()
+                # What has been stored is read as by anyone: of all the vectors those that are wanted.
+                if folder is not None and _write(folder, key, found):
+                    found = _read(folder, key) or found
     _memory[key] = found
     _trim()
     return found
@@ -196,7 +225,7 @@ def _size(path: Path) -> int:
 
 def _trim() -> None:
     """Forgets what was asked for longest ago, until the rest is within the limit."""
-    while len(_memory) > 1 and sum(kept.nbytes for kept in _memory.values()) > _MEMORY_BYTES:
+    while len(_memory) > 1 and sum(kept.nbytes for kept in _memory.values()) > _memory_bytes:
         _memory.popitem(last=False)
 
 
@@ -228,7 +257,8 @@ def _give_up(folder: Path | None, key: str, problem: Exception) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write(folder: Path, key: str, vectors: Vectors) -> None:
+def _write(folder: Path, key: str, vectors: Vectors) -> bool:
+    """Whether it could be stored."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_vectors(_path(folder, key), key, vectors)
@@ -236,6 +266,8 @@ def _write(folder: Path, key: str, vectors: Vectors) -> None:
         _shrink(folder)
     except OSError as problem:  # a full or read-only disk must not stop an analysis
         warnings.warn(f"The spectrum could not be stored in {folder}: {problem}", stacklevel=3)
+        return False
+    return True
 
 
 def _shrink(folder: Path) -> None:

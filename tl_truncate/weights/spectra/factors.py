@@ -62,7 +62,9 @@ def factorise(weight: Float[Tensor, "n_in n_out"]) -> Factors:
     matrix = _in_float64(weight)
     factors = _by_gram(matrix)
     if factors.defect > _TOLERANCE[stored]:
+        del factors
         factors = _by_svd(matrix)
+    del matrix
     return _stored(factors, stored)
 
 
@@ -121,7 +123,8 @@ def _by_gram(matrix: Tensor) -> Factors:
     if smallest == 0.0:
         return Factors(short, s, short, "gram", float("inf"))
     defect = torch.finfo(torch.float64).eps / smallest**2
-    long = (tall @ short) / s
+    del gram, vectors
+    long = (tall @ short).div_(s)
     u, v = (short, long) if wide else (long, short)
     return Factors(u, s, v, "gram", defect)
 

@@ -15,7 +15,7 @@ from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import circuit_factors, locate
 from tl_truncate.weights.reading import as_stored
 from tl_truncate.weights.site import Site
-from tl_truncate.weights.spectra.cache import Cached, cached_vectors
+from tl_truncate.weights.spectra.cache import Cached, cached_vectors, is_cached
 from tl_truncate.weights.spectra.factors import Method, NotFinite
 from tl_truncate.weights.spectra.other_side import left_side
 from tl_truncate.weights.spectra.vectors import Side
@@ -281,11 +281,21 @@ def shared_spectrum(model: Any, site: Site | str) -> Directions:
         return _directions(model, site)
 
 
+def is_at_hand(model: Any, site: Site | str) -> bool:
+    """Whether the spectrum of a stored weight is in memory or on disk, so that nothing is computed."""
+    place = Site.parse(site)
+    with as_stored():
+        return is_cached(*_matrices(model, place), side=_side(place))
+
+
+def _matrices(model: Any, place: Site) -> tuple[Tensor, ...]:
+    return circuit_factors(model, place) if place.is_circuit else (locate(model, place).weight(),)
+
+
 def _directions(model: Any, site: Site | str) -> Directions:
     place = Site.parse(site)
-    matrices = circuit_factors(model, place) if place.is_circuit else (locate(model, place).weight(),)
     try:
-        return Directions(place, cached_vectors(*matrices, side=_side(place)))
+        return Directions(place, cached_vectors(*_matrices(model, place), side=_side(place)))
     except NotFinite as problem:
         raise ValueError(f"{place}: {problem}") from None
 
