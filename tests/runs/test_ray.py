@@ -301,6 +301,18 @@ class TestWorkers:
         found = pd.DataFrame(json.loads(done.stdout))
         assert found["p_in_context"].tolist() == wanted.frame["p_in_context"].tolist()
 
+    def test_the_command_of_checkpoints(self, cluster, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        task = tlt.tasks.induction(6, d_vocab=100)
+        task.save("task.json")
+        asked = "dynamics --model nano-pythia --task task.json --cut blocks.3.mlp.W_out=0.5 --steps 64,2000"
+        done = CliRunner().invoke(app, [*asked.split(), "--out", "out", "--ray", "2", "--json"])
+        assert done.exit_code == 0, done.output + done.stderr
+        found = pd.DataFrame(json.loads(done.stdout))
+        cut, load = tlt.Cut("blocks.3.mlp.W_out", 0.5), tlt.Checkpoints("nano-pythia")
+        wanted = tlt.dynamics(load, [64, 2000], task, cut, progress=False).frame
+        assert found["p_in_context"].tolist() == wanted["p_in_context"].tolist()
+
     def test_ten_are_killed_and_a_machine_is_lost(self, cluster, tmp_path):
         load, stop, killed = partial(ray_jobs.note_the_process, str(tmp_path)), threading.Event(), []
         work = dict(target=kill_now_and_then, args=(tmp_path, 10, stop, killed))

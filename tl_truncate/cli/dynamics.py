@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -31,6 +32,7 @@ from tl_truncate.cli.shared.options import (
     WithControls,
 )
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
+from tl_truncate.cli.shared.workers import RayOptions
 from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.corpora.texts import manual_texts
@@ -43,6 +45,8 @@ from tl_truncate.experiments.training.steps import steps_told
 from tl_truncate.models import Checkpoints
 from tl_truncate.runs.files import rows_of
 from tl_truncate.runs.shards import as_shard
+from tl_truncate.runs.workers.ray import Ray
+from tl_truncate.runs.workers.sending import placed
 from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.controls import FEW_DRAWS, controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -75,6 +79,7 @@ def dynamics_command(
     shard: ShardText = None,
     cache_dir: CacheDir = None,
     delete_after: DeleteAfter = False,
+    ray: RayOptions,
     resume: Resume = False,
     prompts: PromptOptions,
     passes: PassOptions,
@@ -96,7 +101,7 @@ def dynamics_command(
     names = [check_task_name(name) for name in task or ["ioi"]]
     cuts = cutting.read()
     divided = _parts(parts, corpus)
-    checkpoints = read_steps(steps, model)
+    checkpoints, on = read_steps(steps, model), ray.read()
     run = loading.checkpoints(model, cache_dir=cache_dir, delete_after=delete_after)
     with contextlib.redirect_stdout(sys.stderr):  # so that stdout is the result
         first = _readable(run, checkpoints)  # its tokenizer and its shapes are those of all
@@ -104,7 +109,7 @@ def dynamics_command(
         named = _named(first, cuts, controls, prompts.seed)
         del first
         history = dynamics(
-            run,
+            _as_loaded(run, on),
             checkpoints,
             asked,
             named,
@@ -112,6 +117,7 @@ def dynamics_command(
             name=model,
             run_dir=out / "run",
             shard=None if part is None else (part.index, part.count),
+            on=on,
             resume=resume or part is not None,
             prepend_bos=prompts.prepend_bos,
             seed=prompts.seed,
@@ -121,6 +127,15 @@ def dynamics_command(
         say_shard(part, out, str(history).splitlines()[0].partition(": ")[2])
     else:
         say_dynamics(history, out if part is None else None, figures=figures, as_json=as_json)
+
+
+def _as_loaded(run: Checkpoints, on: Ray | None) -> Checkpoints:
+    """The checkpoints as they are loaded: a worker has its own GPU, and may be in another folder."""
+    if on is None:
+        return run
+    cache = None if run.cache_dir is None else Path(run.cache_dir).expanduser().resolve()
+    device = run.device or ("cuda" if on.gpus else "cpu")
+    return replace(run, name=placed(run.name), cache_dir=cache, device=device)
 
 
 def _readable(run: Checkpoints, steps: Sequence[int]) -> Any:
