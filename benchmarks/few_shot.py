@@ -27,9 +27,9 @@ from clock import add_device, wait
 from torch import nn
 
 import tl_truncate as tlt
-from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.grid import make_grid
-from tl_truncate.experiments.sweep.memory import Plan, make_plan
+from tl_truncate.experiments.sweep.work.engine import Engine
+from tl_truncate.experiments.sweep.work.memory import Plan, make_plan
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask, encode
 

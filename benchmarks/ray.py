@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 import tl_truncate as tlt
-from tl_truncate.experiments.training.places import given
+from tl_truncate.experiments.training.checkpoints.places import given
 from tl_truncate.runs.workers.pool import pool
 from tl_truncate.weights.keep.defaults import KEEPS
 

@@ -29,9 +29,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import tl_truncate as tlt
 from tl_truncate.experiments.scoring.answers import Sheet, plan_batches
-from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.grid import make_grid
-from tl_truncate.experiments.sweep.memory import make_plan
+from tl_truncate.experiments.sweep.work.engine import Engine
+from tl_truncate.experiments.sweep.work.memory import make_plan
 from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -561,8 +561,8 @@ LIBRARY = {
     "sweep": ("sweep", "sweep", ["--task", "TASK", "--out", "OUT"]),
     "search": ("search", "search", ["--task", "TASK"]),
     "learn": ("learn", "learn_mask", ["--task", "TASK"]),
-    "attribute": ("attribute", "attribute", ["--task", "TASK"]),
-    "decompose": ("decompose", "corpus_rows_that_fit", PROMPTED),
+    "attribute": ("inside.attribute", "attribute", ["--task", "TASK"]),
+    "decompose": ("inside.decompose", "corpus_rows_that_fit", PROMPTED),
     "dynamics": ("dynamics", "dynamics", ["--task", "TASK", "--out", "OUT"]),
     "side-effects": ("side_effects", "side_effects", ["--cut", "blocks.1.mlp.W_in=3"]),
 }

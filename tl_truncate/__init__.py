@@ -39,11 +39,11 @@ from tl_truncate.experiments.screening.value_gradients import (
 )
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.search import search
-from tl_truncate.experiments.sweep.engine import FullPassesWarning
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
+from tl_truncate.experiments.sweep.work.engine import FullPassesWarning
+from tl_truncate.experiments.training.checkpoints.failing import BadCheckpointWarning
 from tl_truncate.experiments.training.dynamics import dynamics
-from tl_truncate.experiments.training.failing import BadCheckpointWarning
 from tl_truncate.experiments.training.grid import Grid
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
@@ -51,7 +51,7 @@ from tl_truncate.export.adapter import Adapter, LargeAdapterWarning, export_adap
 from tl_truncate.export.checkpoint import Checkpoint, export_checkpoint
 from tl_truncate.models import Checkpoints, LostKeysWarning, load_model
 from tl_truncate.report import write_report
-from tl_truncate.runs.joining import UnfinishedShardsWarning
+from tl_truncate.runs.sharded.joining import UnfinishedShardsWarning
 from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.clustered import Clustered

@@ -12,7 +12,8 @@ from children import in_a_child, kill
 
 import tl_truncate as tlt
 from tl_truncate.replay.layer import SiteReplay
-from tl_truncate.runs.folder import RunFolder, make_manifest
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.manifests import make_manifest
 
 OPTIONS = dict(keeps=[0.0, 0.1, 0.3, 0.5, 0.9], tokens_in_flight=32, prepend_bos=False, progress=False)
 

@@ -17,7 +17,8 @@ from children import in_a_child, kill
 
 import tl_truncate as tlt
 from tl_truncate.replay.layer import SiteReplay
-from tl_truncate.runs.folder import RunFolder, make_manifest
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site
 

@@ -305,7 +305,9 @@ class TestWorkers:
         monkeypatch.chdir(tmp_path)
         task = tlt.tasks.induction(6, d_vocab=100)
         task.save("task.json")
-        asked = "dynamics --model nano-pythia --task task.json --cut blocks.3.mlp.W_out=0.5 --steps 64,2000"
+        asked = (
+            "dynamics --model nano-pythia --task task.json --cut blocks.3.mlp.W_out=0.5 --steps 64,2000"
+        )
         done = CliRunner().invoke(app, [*asked.split(), "--out", "out", "--ray", "2", "--json"])
         assert done.exit_code == 0, done.output + done.stderr
         found = pd.DataFrame(json.loads(done.stdout))

@@ -1,22 +1,18 @@
 """The command line: `tl-truncate demo | evaluate | sweep | search | learn | export | report | ...`."""
 
 from tl_truncate.cli import (
-    attribute,
-    cache,
-    decompose,
     demo,
     dynamics,
     evaluate,
     learn,
-    merge,
-    plan,
     search,
     side_effects,
-    spectrum,
     sweep,
     toy,
 )
 from tl_truncate.cli.elsewhere import export, lm_eval
+from tl_truncate.cli.inside import attribute, decompose, spectrum
+from tl_truncate.cli.machines import cache, merge, plan
 from tl_truncate.cli.pages import plot, report
 from tl_truncate.cli.shared.app import app
 

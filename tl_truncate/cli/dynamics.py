@@ -37,8 +37,8 @@ from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.corpora.texts import manual_texts
 from tl_truncate.decompose.parts import Method
+from tl_truncate.experiments.training.checkpoints.failing import UNREADABLE
 from tl_truncate.experiments.training.dynamics import dynamics
-from tl_truncate.experiments.training.failing import UNREADABLE
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.experiments.training.steps import steps_told

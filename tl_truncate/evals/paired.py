@@ -18,7 +18,8 @@ from tl_truncate.evals.quiet import quiet
 from tl_truncate.evals.result import CUT, KIND, UNCUT, Benchmarks
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.runs.codec import plain, read
-from tl_truncate.runs.folder import RunFolder, make_manifest
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.surgery.controls import controls_of, draws_for
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts

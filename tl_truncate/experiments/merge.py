@@ -14,8 +14,9 @@ from tl_truncate.experiments.sweep.grid import SWEEP
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.kept import DYNAMICS
 from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.runs.joining import kind_of, merge_shards
-from tl_truncate.runs.results import merge_results
+from tl_truncate.runs.sharded.joining import merge_shards
+from tl_truncate.runs.sharded.parts import kind_of
+from tl_truncate.runs.sharded.results import merge_results
 from tl_truncate.weights.files import as_path
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.attribution import Attribution
-from tl_truncate.plots.needs import needs_matplotlib
+from tl_truncate.plots.shared.needs import needs_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ import pandas as pd
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.together import families_of, objective_of
 from tl_truncate.experiments.scoring.metrics import label_of
-from tl_truncate.plots.needs import needs_matplotlib
-from tl_truncate.plots.style import COLOURS
+from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

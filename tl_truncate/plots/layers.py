@@ -7,8 +7,8 @@ import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
-from tl_truncate.plots.needs import needs_matplotlib
-from tl_truncate.plots.style import COLOURS
+from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.metrics import label_of
-from tl_truncate.plots.needs import needs_matplotlib
-from tl_truncate.plots.style import COLOURS
+from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

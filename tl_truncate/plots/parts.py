@@ -11,8 +11,8 @@ from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, title_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
-from tl_truncate.plots.needs import needs_matplotlib
-from tl_truncate.plots.style import COLOURS, GLOBAL, IN_CONTEXT
+from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.style import COLOURS, GLOBAL, IN_CONTEXT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from tl_truncate.plots.needs import needs_matplotlib
-from tl_truncate.plots.style import COLOURS
+from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.style import COLOURS
 from tl_truncate.weights.keep import Keep, OutsideBulk, as_keep
 from tl_truncate.weights.keep.noise import Bulk, fit_bulk
 from tl_truncate.weights.spectra.spectrum import SingularValues

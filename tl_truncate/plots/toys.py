@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tl_truncate.plots.needs import needs_matplotlib
+from tl_truncate.plots.shared.needs import needs_matplotlib
 from tl_truncate.toys.recall.train import RecallRun
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
 from tl_truncate.report.page import Page, render
-from tl_truncate.runs.joining import kind_of
 from tl_truncate.runs.saved import find_result, load_result
+from tl_truncate.runs.sharded.parts import kind_of
 from tl_truncate.runs.shards import SHARDS
 from tl_truncate.toys.recall.train import RecallRun
 from tl_truncate.weights.files import as_path, replacing

@@ -18,37 +18,16 @@ from filelock import FileLock, Timeout
 
 from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.runs.interrupts import says_how_to_go_on
+from tl_truncate.runs.manifests import CIRCUMSTANCES, FORMAT, WEIGHTS, common, differences, gone_on
 from tl_truncate.runs.shards import SHARDS, shards_in
 from tl_truncate.weights.files import as_path, is_part, remove_parts, replacing
-from tl_truncate.weights.identity.provenance import versions
 
 _MANIFEST, _BASELINE, _SETTINGS, _LOCK = "manifest.json", "baseline.json", "settings.jsonl", "run.lock"
-_SHOWN = 8
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Of network filesystems that are mounted without.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 #: The folder of the sweeps that a run makes at its checkpoints, each a run folder of its own.
 SWEEPS = "sweeps"
-#: Of the manifest.
-FORMAT = 1
-#: In the manifest of a run of a model: what its weights were.
-WEIGHTS = "weights_hash"
-#: In the manifest: where the run went on under other circumstances, and which.
-RESUMED = "resumed"
-_VERSIONS = "versions"
-#: In the manifest: what two manifests of one run may differ in.
-CIRCUMSTANCES = (_VERSIONS, RESUMED)
-
-
-def make_manifest(kind: str, **facts: Any) -> dict[str, Any]:
-    """What a run computes, as plain data: its kind, everything that its numbers depend on, versions.
-
-    Examples:
-        >>> manifest = make_manifest("recall", checkpoints=[0, 1])
-        >>> manifest["format"], manifest["kind"], manifest["checkpoints"]
-        (1, 'recall', [0, 1])
-    """
-    return {"format": FORMAT, "kind": kind, "versions": versions(), **facts}
 
 
 class RunFolder:
@@ -176,10 +155,10 @@ class RunFolder:
             ValueError: if it is another one, saying what differs.
         """
         manifest, found = json.loads(json.dumps(manifest)), self.manifest()
-        common = {name: _common(found.get(name), manifest.get(name)) for name in grows}
+        common = {name: common(found.get(name), manifest.get(name)) for name in grows}
         self._require_same(
             {**found, **common},
-            {**manifest, **{name: _common(manifest.get(name), found.get(name)) for name in grows}},
+            {**manifest, **{name: common(manifest.get(name), found.get(name)) for name in grows}},
             {*free, *noted, *CIRCUMSTANCES},
         )
 
@@ -333,104 +312,7 @@ class RunFolder:
             os.truncate(path, end)
 
 
-def gone_on(
-    found: dict[str, Any],
-    manifest: Mapping[str, Any],
-    *,
-    free: Collection[str],
-    grows: Collection[str],
-    noted: Collection[str],
-    after: int,
-) -> dict[str, Any]:
-    """The manifest of a run that is gone on with; `RunFolder.open` says what the names stand for.
-
-    Args:
-        found: what the folder says.
-        manifest: what is asked for now, of the same run.
-        free: names of what is asked for anew.
-        grows: names of what both have.
-        noted: names of what is noted where it changes.
-        after: how many lines there were by then.
-    """
-    asked = {name: manifest[name] for name in (*free, *grows) if name in manifest}
-    whole = {name: _union(found.get(name), manifest.get(name)) for name in grows}
-    updated = {**found, **asked, **{name: each for name, each in whole.items() if each is not None}}
-    changed = _changed(found, manifest, (*noted, _VERSIONS))
-    if changed:
-        updated[RESUMED] = [*found.get(RESUMED, []), {"after": after, **changed}]
-    return updated
-
-
 def _is_content(path: os.PathLike[str]) -> bool:
     """Whether it is more than the lock, shards, sweeps, or what a crash has left of a file."""
     found = as_path(path)
     return found.name not in (_LOCK, SHARDS, SWEEPS) and not is_part(found)
-
-
-def _common(own: Any, other: Any) -> Any:
-    """What has to be the same of what may grow: entries of mappings that both have."""
-    if isinstance(own, dict) and isinstance(other, dict):
-        return {key: value for key, value in own.items() if key in other}
-    return None
-
-
-def _union(before: Any, now: Any) -> Any:
-    """All entries once; of lists in the order of now, if that has them all."""
-    if before is None or now is None:
-        return now if before is None else before
-    if isinstance(now, dict):
-        return {**before, **now}
-    if all(each in now for each in before):
-        return now
-    return [*before, *(each for each in now if each not in before)]
-
-
-def _changed(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], names: Sequence[str]
-) -> dict[str, Any]:
-    """What is otherwise than when the run was last gone on with."""
-    last = dict(found)
-    for each in found.get(RESUMED, []):
-        last |= each
-    return {name: wanted[name] for name in names if name in wanted and wanted[name] != last.get(name)}
-
-
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], one: str, other: str) -> str:
-    """In what two manifests differ, with both values; nothing if they do not.
-
-    Args:
-        found: one of them.
-        wanted: the other.
-        one: where the first is.
-        other: where the second is.
-
-    Examples:
-        >>> differences({"seed": 0}, {"seed": 1}, "in the folder", "now")
-        'seed (0 in the folder, 1 now)'
-    """
-    different = [
-        f"{path} ({_short(mine)} {one}, {_short(theirs)} {other})"
-        for path, mine, theirs in _differences(found, wanted)
-    ]
-    more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
-    return "; ".join(different[:_SHOWN]) + more
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Paths at which two manifests differ, with both values."""
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        for key in dict.fromkeys([*found, *wanted]):
-            path = f"{name}.{key}" if name else str(key)
-            yield from _differences(found.get(key), wanted.get(key), path)
-    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
-        for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
-            yield from _differences(one, other, f"{name}[{place}]")
-    elif found != wanted:
-        yield name, found, wanted
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return f"{len(value)} entries"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

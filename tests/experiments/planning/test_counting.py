@@ -9,10 +9,10 @@ import tl_truncate as tlt
 from tl_truncate.experiments.planning.counting.flops import BlockShape, factorising
 from tl_truncate.experiments.planning.counting.passes import Passes, block_shape
 from tl_truncate.experiments.planning.counting.work import Work
-from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.grid import make_grid
-from tl_truncate.experiments.sweep.memory import make_plan
-from tl_truncate.experiments.sweep.units import units_of
+from tl_truncate.experiments.sweep.work.engine import Engine
+from tl_truncate.experiments.sweep.work.memory import make_plan
+from tl_truncate.experiments.sweep.work.units import units_of
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.locate import available
 from tl_truncate.weights.spectra.factors import factorise

@@ -11,7 +11,7 @@ import tl_truncate as tlt
 from tl_truncate.cli.shared.parse import parse_keep
 from tl_truncate.experiments.planning.command import keep_text
 from tl_truncate.experiments.planning.machine import CARDS, card
-from tl_truncate.experiments.sweep.memory import make_plan
+from tl_truncate.experiments.sweep.work.memory import make_plan
 from tl_truncate.models.outline import read_outline
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.keep import Keep

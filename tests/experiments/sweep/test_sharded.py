@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 import tl_truncate as tlt
 from tl_truncate.experiments.sweep import sweep as sweeping
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.prepare import prepare
-from tl_truncate.experiments.sweep.units import units_of
+from tl_truncate.experiments.sweep.work.prepare import prepare
+from tl_truncate.experiments.sweep.work.units import units_of
 from tl_truncate.runs import joining
 from tl_truncate.runs.folder import RunFolder
 

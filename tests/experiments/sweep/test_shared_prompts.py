@@ -12,9 +12,9 @@ from architectures import CASES, SPECIAL, WINDOWED, with_tokenizer
 
 import tl_truncate as tlt
 from tl_truncate.experiments.scoring.together import scored
-from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.grid import make_grid
-from tl_truncate.experiments.sweep.memory import make_plan
+from tl_truncate.experiments.sweep.work.engine import Engine
+from tl_truncate.experiments.sweep.work.memory import make_plan
 from tl_truncate.tasks.encode import encode
 
 FRONT = "When Mary and John went to the store , John gave a drink to Mary . " + (

@@ -435,9 +435,9 @@ def test_memory_is_bounded(toy, drinks, capsys):
 
 
 def test_states_are_computed_anew_where_they_may_not_be_kept(toy, drinks):
-    from tl_truncate.experiments.sweep.engine import Engine
     from tl_truncate.experiments.sweep.grid import make_grid
-    from tl_truncate.experiments.sweep.memory import make_plan
+    from tl_truncate.experiments.sweep.work.engine import Engine
+    from tl_truncate.experiments.sweep.work.memory import make_plan
 
     encoded = [encode(toy, drinks)]
     grid = make_grid(toy, None, [0.2, 0.5], (), 0)

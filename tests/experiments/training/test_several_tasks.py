@@ -105,7 +105,7 @@ class TestLater:
             )
             return original(model, request)
 
-        monkeypatch.setattr("tl_truncate.experiments.training.failing.read_checkpoint", note)
+        monkeypatch.setattr("tl_truncate.experiments.training.checkpoints.failing.read_checkpoint", note)
         found = tlt.dynamics(load, [0, 1, 2], TASKS, CUTS, run_dir=tmp_path, **OPTIONS)
         names = [*CUTS]
         assert asked == [

@@ -15,7 +15,7 @@ from tl_truncate.decompose.fits.streaming import Reading, Stream
 from tl_truncate.decompose.means.file import FIT, HELD_OUT, Sums, read_sums, write_sums
 from tl_truncate.decompose.means.sums import SiteSums, usable
 from tl_truncate.decompose.passes import outputs_of
-from tl_truncate.runs.folder import make_manifest
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.runs.shards import Shard
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.linear import compute_dtype

@@ -20,8 +20,8 @@ from tl_truncate.decompose.means.fitting import FitOptions, chosen_sites, fit_ma
 from tl_truncate.decompose.means.lookup import Table, mean_of, token_table
 from tl_truncate.decompose.means.on_workers import MeansAsked, fit_on
 from tl_truncate.decompose.means.sums import SiteSums, current_tokens, pair_keys, shrunk_means
-from tl_truncate.runs.joining import RunKind
-from tl_truncate.runs.results import ResultKind, kept, said
+from tl_truncate.runs.sharded.kinds import RunKind
+from tl_truncate.runs.sharded.results import ResultKind, kept, said
 from tl_truncate.runs.shards import Shard, as_shard, require_folder
 from tl_truncate.runs.workers.pool import Pool
 from tl_truncate.runs.workers.ray import Ray

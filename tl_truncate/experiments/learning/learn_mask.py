@@ -24,7 +24,8 @@ from tl_truncate.experiments.search.judge import Split, split_task
 from tl_truncate.experiments.search.on_test import check_report_fits
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.places import Here
-from tl_truncate.runs.folder import RunFolder, make_manifest
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.surgery.circuits import require_no_overlap
 from tl_truncate.surgery.cut import Cut
 from tl_truncate.surgery.hooks import active_cuts

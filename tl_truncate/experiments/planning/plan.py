@@ -16,10 +16,10 @@ from tl_truncate.experiments.planning.result import Footprint, Grid, RunPlan
 from tl_truncate.experiments.planning.steps import steps_of
 from tl_truncate.experiments.scoring.together.courses import reason_against
 from tl_truncate.experiments.sweep.grid import Control, make_grid
-from tl_truncate.experiments.sweep.memory import Plan, make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
-from tl_truncate.experiments.sweep.units import units_of
+from tl_truncate.experiments.sweep.work.memory import Plan, make_plan
+from tl_truncate.experiments.sweep.work.units import units_of
 from tl_truncate.models.outline import Outline, block_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.demonstrations.shots import with_shots

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tl_truncate.experiments.planning.machine import Machine
 from tl_truncate.experiments.scoring.memory import amount
-from tl_truncate.experiments.sweep.memory import Memory
+from tl_truncate.experiments.sweep.work.memory import Memory
 from tl_truncate.markup import join, paragraphs, table
 
 _WIDTH = 80

@@ -9,7 +9,7 @@ from tl_truncate.experiments.planning.counting.passes import Passes
 from tl_truncate.experiments.planning.counting.work import NOTHING, Work
 from tl_truncate.experiments.planning.machine import Machine
 from tl_truncate.experiments.planning.result import Step
-from tl_truncate.experiments.sweep.units import Unit
+from tl_truncate.experiments.sweep.work.units import Unit
 from tl_truncate.models.outline import Outline
 from tl_truncate.runs.shards import Shard, share
 from tl_truncate.weights.holding.placement import model_dtype

@@ -23,11 +23,11 @@ from tl_truncate.experiments.scoring.view import ShownCost, cost_table
 from tl_truncate.markup import interval
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.folder import make_manifest
-from tl_truncate.runs.joining import RunKind
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.runs.record import Record, make_text_record
-from tl_truncate.runs.results import ResultKind, kept, said
 from tl_truncate.runs.saved import Saved, required_result
+from tl_truncate.runs.sharded.kinds import RunKind
+from tl_truncate.runs.sharded.results import ResultKind, kept, said
 from tl_truncate.runs.shards import as_shard, require_folder, share
 from tl_truncate.statistics import Estimate, estimate_ratio, estimate_share
 from tl_truncate.statistics.columns import ANYWHERE, Bounds

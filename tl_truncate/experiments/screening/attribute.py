@@ -25,9 +25,9 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import ATTRIBUTE, Attribution
 from tl_truncate.replay.calls import graph_from, unembedding_only
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.folder import make_manifest
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.runs.record import Record, make_record
-from tl_truncate.runs.results import kept
+from tl_truncate.runs.sharded.results import kept
 from tl_truncate.runs.shards import Shard, as_shard, require_folder, share
 from tl_truncate.surgery.circuits import require_no_overlap, sides
 from tl_truncate.surgery.cut import Cuts

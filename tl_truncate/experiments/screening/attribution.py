@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_truncate.experiments.scoring.keeps import keep_column
-from tl_truncate.runs.joining import RunKind
 from tl_truncate.runs.record import Record
-from tl_truncate.runs.results import ResultKind, said
 from tl_truncate.runs.saved import Saved, required_result
+from tl_truncate.runs.sharded.kinds import RunKind
+from tl_truncate.runs.sharded.results import ResultKind, said
 from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import Columns, Estimate, mean_columns, q_values
 from tl_truncate.surgery.cut import Cut, kept_components

@@ -16,14 +16,10 @@ from tl_truncate.experiments.sweep.grid import SWEEP
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.joining import (
-    RunKind,
-    kind_of,
-    merge_shards,
-    opened_shard,
-    take_over,
-    unmerged_folders,
-)
+from tl_truncate.runs.sharded.joining import merge_shards, take_over
+from tl_truncate.runs.sharded.kinds import RunKind
+from tl_truncate.runs.sharded.opening import opened_shard
+from tl_truncate.runs.sharded.parts import kind_of, unmerged_folders
 from tl_truncate.runs.shards import SHARDS, Shard
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.weights.files import as_path

@@ -19,12 +19,12 @@ from tl_truncate.experiments.search.placebos import required_placebos
 from tl_truncate.experiments.search.result import SearchResult, paired
 from tl_truncate.experiments.search.strategies import halving, laser
 from tl_truncate.experiments.sweep.grid import make_grid
-from tl_truncate.experiments.sweep.on_workers import with_own
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.places import place_of
-from tl_truncate.runs.folder import make_manifest
+from tl_truncate.experiments.sweep.work.on_workers import with_own
+from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.sharded.waiting import PATIENCE, check_patience
 from tl_truncate.runs.shards import as_shard, require_folder
-from tl_truncate.runs.waiting import PATIENCE, check_patience
 from tl_truncate.runs.workers.pool import Pool
 from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.surgery.cut import Cuts, SiteCut

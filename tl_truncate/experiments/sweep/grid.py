@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from tl_truncate.runs.joining import RunKind
+from tl_truncate.runs.sharded.kinds import RunKind
 from tl_truncate.surgery.circuits import require_no_overlap
 from tl_truncate.surgery.controls import NormMatched, RandomSubspace, draws_for
 from tl_truncate.surgery.cut import Cut, Cuts, SiteCut, require_sketchable

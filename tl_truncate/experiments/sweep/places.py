@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from tl_truncate.experiments.scoring.evaluate import check_model
-from tl_truncate.experiments.sweep.on_workers import SweepAsked, sweep_on
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep_cuts
+from tl_truncate.experiments.sweep.work.on_workers import SweepAsked, sweep_on
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.workers.pool import Pool, pool
 from tl_truncate.surgery.cut import Cuts, SiteCut

@@ -19,8 +19,9 @@ from tl_truncate.experiments.sweep.beside import beside_controls
 from tl_truncate.experiments.sweep.grid import SWEEP, setting_key
 from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
 from tl_truncate.runs.codec import read
-from tl_truncate.runs.joining import Joined, UnfinishedShardsWarning, join, lacking_told, shard_of
 from tl_truncate.runs.record import Record
+from tl_truncate.runs.sharded.joining import Joined, UnfinishedShardsWarning, join, lacking_told
+from tl_truncate.runs.sharded.parts import shard_of
 from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import q_values, shown_in
 from tl_truncate.surgery.cut import Cut, SiteCut

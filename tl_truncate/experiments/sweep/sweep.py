@@ -10,15 +10,15 @@ from tqdm.auto import tqdm
 
 from tl_truncate.experiments.scoring.evaluate import as_tasks, check_model
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric
-from tl_truncate.experiments.sweep.engine import Engine
-from tl_truncate.experiments.sweep.finished import Finished, finished_in
 from tl_truncate.experiments.sweep.grid import SWEEP, Control, make_grid, setting_key
-from tl_truncate.experiments.sweep.on_workers import SweepAsked, sweep_on
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.prepare import Prepared, prepare
 from tl_truncate.experiments.sweep.result import Setting, SweepResult, joined_result
+from tl_truncate.experiments.sweep.work.engine import Engine
+from tl_truncate.experiments.sweep.work.finished import Finished, finished_in
+from tl_truncate.experiments.sweep.work.on_workers import SweepAsked, sweep_on
+from tl_truncate.experiments.sweep.work.prepare import Prepared, prepare
+from tl_truncate.runs.sharded.waiting import whole_run
 from tl_truncate.runs.shards import as_shard, require_folder
-from tl_truncate.runs.waiting import whole_run
 from tl_truncate.runs.workers.pool import Pool, pool
 from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.surgery.cut import Cuts, SiteCut

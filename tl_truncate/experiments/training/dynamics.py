@@ -10,21 +10,30 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive, whole
 from tl_truncate.experiments.scoring.evaluate import as_tasks
-from tl_truncate.experiments.training.checkpoint import Passes
-from tl_truncate.experiments.training.failing import (
+from tl_truncate.experiments.training.checkpoints.checkpoint import Passes
+from tl_truncate.experiments.training.checkpoints.failing import (
     BadCheckpointWarning,
     require_some,
 )
+from tl_truncate.experiments.training.checkpoints.places import Load, Reader, reader_of
+from tl_truncate.experiments.training.checkpoints.requests import Wanted, requests
 from tl_truncate.experiments.training.grid import Grid
 from tl_truncate.experiments.training.kept import facts_of, kept_in, names_of
 from tl_truncate.experiments.training.parts_over_training import Parts
-from tl_truncate.experiments.training.places import Load, Reader, reader_of
-from tl_truncate.experiments.training.reading import FAILED, GRIDS, PARTS, UNCUT, Reading, said_of
-from tl_truncate.experiments.training.requests import Wanted, requests
-from tl_truncate.experiments.training.result import Dynamics, dynamics_fields
+from tl_truncate.experiments.training.reading import (
+    FAILED,
+    GRIDS,
+    PARTS,
+    UNCUT,
+    Reading,
+    said_of,
+)
+from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.experiments.training.told import dynamics_fields
 from tl_truncate.models.checkpoints import Checkpoints
 from tl_truncate.runs.codec import read
-from tl_truncate.runs.folder import RunFolder, make_manifest
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
 from tl_truncate.runs.shards import as_shard, every_nth, require_folder
 from tl_truncate.runs.workers.pool import Pool

@@ -10,7 +10,9 @@ from typing import Any
 
 from tl_truncate.experiments.training.reading import GRIDS, PARTS, UNCUT, WANTED, said_of
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.joining import MOMENT, RunKind, opened_shard, take_over
+from tl_truncate.runs.sharded.joining import MOMENT, take_over
+from tl_truncate.runs.sharded.kinds import RunKind
+from tl_truncate.runs.sharded.opening import opened_shard
 from tl_truncate.runs.shards import Shard
 from tl_truncate.tasks.task import Task
 

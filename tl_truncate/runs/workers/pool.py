@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tl_truncate.runs.folder import differences
+from tl_truncate.runs.manifests import differences
 from tl_truncate.runs.workers.cluster import connected
 from tl_truncate.runs.workers.ray import Ray, as_ray
 from tl_truncate.runs.workers.sending import Load, as_load, require_sendable

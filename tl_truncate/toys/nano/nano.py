@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tl_truncate.checks import as_integers, natural
 from tl_truncate.models import Backend, load_model
-from tl_truncate.runs.folder import RunFolder, make_manifest
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.toys.nano.grammar import Grammar
 from tl_truncate.toys.nano.tokenizer import make_tokenizer, pieces, vocabulary
 from tl_truncate.toys.nano.weights import save_checkpoint

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tl_truncate.runs.folder import RunFolder, make_manifest
+from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.tasks.task import Task
 from tl_truncate.toys.recall.config import RecallConfig
 from tl_truncate.toys.recall.data import RecallBatch, RecallData

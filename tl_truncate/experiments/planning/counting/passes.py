@@ -10,8 +10,8 @@ from tl_truncate.experiments.planning.counting.work import NOTHING, Work
 from tl_truncate.experiments.scoring.answers import Batch
 from tl_truncate.experiments.scoring.together.courses import reason_against
 from tl_truncate.experiments.scoring.together.groves import Grove
-from tl_truncate.experiments.sweep.memory import Plan
-from tl_truncate.experiments.sweep.units import Unit, goes_by_itself
+from tl_truncate.experiments.sweep.work.memory import Plan
+from tl_truncate.experiments.sweep.work.units import Unit, goes_by_itself
 from tl_truncate.surgery.cut import Cut, SiteCut
 from tl_truncate.surgery.edit import keeps_smaller
 from tl_truncate.weights.keep import LaserCompat

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tl_truncate.plots.needs import needs_matplotlib
+from tl_truncate.plots.shared.needs import needs_matplotlib
 from tl_truncate.weights.files import replacing
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import Any
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.memory import site_bytes
 from tl_truncate.experiments.sweep.grid import setting_key
-from tl_truncate.experiments.sweep.memory import Plan, make_plan
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.units import Unit, units_of
+from tl_truncate.experiments.sweep.work.memory import Plan, make_plan
+from tl_truncate.experiments.sweep.work.units import Unit, units_of
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.folder import make_manifest
+from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.shards import Shard, share
 from tl_truncate.surgery.cut import Cuts, SiteCut

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tl_truncate.experiments.sweep.memory import Plan
+from tl_truncate.experiments.sweep.work.memory import Plan
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.weights.locate import locate
 from tl_truncate.weights.site import Site

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.joining import RunKind, merge_shards, opened_shard, unmerged_folders
+from tl_truncate.runs.sharded.joining import merge_shards
+from tl_truncate.runs.sharded.kinds import RunKind
+from tl_truncate.runs.sharded.opening import opened_shard
+from tl_truncate.runs.sharded.parts import unmerged_folders
 from tl_truncate.runs.shards import Shard
 
 R = TypeVar("R")

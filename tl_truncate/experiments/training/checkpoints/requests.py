@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.training.checkpoint import Passes, Request, Work
+from tl_truncate.experiments.training.checkpoints.checkpoint import Passes, Request, Work
 from tl_truncate.experiments.training.grid import Grid
 from tl_truncate.experiments.training.kept import of_cut, of_grid, said_in, things
 from tl_truncate.experiments.training.parts_over_training import Parts

@@ -11,8 +11,8 @@ from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import Metric, column_of, label_of
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.result import SweepResult
-from tl_truncate.plots.needs import needs_matplotlib
-from tl_truncate.plots.style import COLOURS
+from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.style import COLOURS
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task

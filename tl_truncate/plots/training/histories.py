@@ -12,8 +12,8 @@ from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.plots.needs import needs_matplotlib
-from tl_truncate.plots.style import GLOBAL, IN_CONTEXT
+from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.style import GLOBAL, IN_CONTEXT
 from tl_truncate.surgery.cut import SiteCut
 
 if TYPE_CHECKING:

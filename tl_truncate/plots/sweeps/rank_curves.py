@@ -7,9 +7,9 @@ import pandas as pd
 
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
-from tl_truncate.plots.heatmaps import sweep_table
-from tl_truncate.plots.needs import needs_matplotlib
-from tl_truncate.plots.style import COLOURS
+from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.style import COLOURS
+from tl_truncate.plots.sweeps.heatmaps import sweep_table
 from tl_truncate.weights.site import Site
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from tl_truncate.experiments.scoring.evaluate import (
     score_frame,
 )
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
-from tl_truncate.experiments.sweep.engine import Engine
 from tl_truncate.experiments.sweep.grid import make_grid
-from tl_truncate.experiments.sweep.memory import Plan, make_plan
+from tl_truncate.experiments.sweep.work.engine import Engine
+from tl_truncate.experiments.sweep.work.memory import Plan, make_plan
 from tl_truncate.experiments.training.grid import Grid, place_of
 from tl_truncate.experiments.training.kept import things
 from tl_truncate.experiments.training.parts_over_training import Parts

@@ -9,7 +9,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
-from tl_truncate.plots.needs import needs_matplotlib
+from tl_truncate.plots.shared.needs import needs_matplotlib
 from tl_truncate.statistics import clear
 
 if TYPE_CHECKING:

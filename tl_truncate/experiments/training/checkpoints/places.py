@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from tl_truncate.experiments.training.checkpoint import Request
-from tl_truncate.experiments.training.failing import read_or_note
+from tl_truncate.experiments.training.checkpoints.checkpoint import Request
+from tl_truncate.experiments.training.checkpoints.failing import read_or_note
 from tl_truncate.models.checkpoints import Checkpoints
 from tl_truncate.runs.workers.pool import Pool, pool
 from tl_truncate.weights.identity.provenance import of_model, versions

@@ -10,7 +10,8 @@ from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.result import Setting, SweepResult, result_fields
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.joining import opened_shard, take_over
+from tl_truncate.runs.sharded.joining import take_over
+from tl_truncate.runs.sharded.opening import opened_shard
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 

@@ -7,7 +7,8 @@ import time
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import real
-from tl_truncate.runs.joining import Joined, RunKind, join
+from tl_truncate.runs.sharded.joining import Joined, join
+from tl_truncate.runs.sharded.kinds import RunKind
 from tl_truncate.runs.shards import Shard
 
 #: Seconds for which a shard waits for others that do not get on.

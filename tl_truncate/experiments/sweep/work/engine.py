@@ -22,8 +22,8 @@ from tl_truncate.experiments.scoring.together.courses import (
     repeats,
     together,
 )
-from tl_truncate.experiments.sweep.memory import Plan
-from tl_truncate.experiments.sweep.units import goes_by_itself
+from tl_truncate.experiments.sweep.work.memory import Plan
+from tl_truncate.experiments.sweep.work.units import goes_by_itself
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.replay.layer import LayerState, SiteReplay, left, observe, shared_matrices
 from tl_truncate.replay.passed import Passed

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from tl_truncate.experiments.scoring.answers import NotFinite
-from tl_truncate.experiments.training.checkpoint import Request, read_checkpoint
+from tl_truncate.experiments.training.checkpoints.checkpoint import Request, read_checkpoint
 from tl_truncate.experiments.training.kept import names_of
 from tl_truncate.experiments.training.reading import FAILED, WANTED
 from tl_truncate.models.load import IncompleteWeights

@@ -13,12 +13,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from tl_truncate.experiments.scoring.evaluate import check_model
-from tl_truncate.experiments.sweep.engine import Engine
-from tl_truncate.experiments.sweep.finished import Finished, finished_in
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.prepare import prepare
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
+from tl_truncate.experiments.sweep.work.engine import Engine
+from tl_truncate.experiments.sweep.work.finished import Finished, finished_in
+from tl_truncate.experiments.sweep.work.prepare import prepare
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.shards import share
 from tl_truncate.runs.workers.pool import Pool, Shared

@@ -1,0 +1,1 @@
+"""How the work of a sweep is done: what shares its passes and memory, what is finished, and by whom."""

@@ -1,0 +1,1 @@
+"""A run of which each of several processes makes a share: begun together, made one run again."""
