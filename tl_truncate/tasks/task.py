@@ -1,26 +1,31 @@
 """A task: prompts, each with an in-context answer and a global one."""
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
-from tl_truncate.checks import whole
-from tl_truncate.tasks.demonstrations.drawn import Demonstrations, check_kinds, draw_demonstrations
+from tl_truncate.tasks.demonstrations.drawn import (
+    Demonstrations,
+    as_plain,
+    check_front,
+    check_kinds,
+    draw_demonstrations,
+)
 from tl_truncate.tasks.files.counterfact import read_counterfact
-from tl_truncate.tasks.files.frames import COLUMNS, columns_of, read_rows
+from tl_truncate.tasks.files.frames import columns_of, read_rows
 from tl_truncate.tasks.files.harness import write_harness_task
-from tl_truncate.tasks.rows import Scoring, check_rows
+from tl_truncate.tasks.prompts import Prompts, frozen
+from tl_truncate.tasks.rows import Scoring
 from tl_truncate.weights.files import as_path, replacing
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Prompts):
     """Prompts with the answer that each prompt calls for and the one that corpus statistics suggest.
 
     Args:
@@ -47,56 +52,12 @@ class Task:
         (1, (' the',))
     """
 
-    name: str
-    prompts: Sequence[str] | Sequence[Sequence[int]]
-    in_context: Sequence[str] | Sequence[Sequence[int]]
-    global_: Sequence[str] | Sequence[Sequence[int]] | str
-    scoring: Scoring = field(default="token", kw_only=True)
-    description: str = field(default="", kw_only=True)
     demonstrations: Demonstrations | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.prompts, str) or isinstance(self.in_context, str):
-            raise TypeError("A task's prompts and in_context must be lists of texts, got one text.")
-        same = isinstance(self.global_, str)
-        answers = [self.global_] * len(self.prompts) if same else self.global_
-        for name, values in (("prompts", self.prompts), ("in_context", self.in_context)):
-            object.__setattr__(self, name, tuple(map(_frozen, values)))
-        object.__setattr__(self, "global_", tuple(map(_frozen, answers)))
-        if self.scoring not in get_args(Scoring):
-            raise ValueError(f"A task's scoring must be 'token' or 'sequence', got {self.scoring!r}.")
-        check_rows(self.name, self.prompts, self.in_context, self.global_, self.scoring)
+        super().__post_init__()
         if self.demonstrations is not None:
-            _check_front(self.prompts, self.demonstrations)
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    @property
-    def in_tokens(self) -> bool:
-        """Whether the prompts are token numbers, so that no tokenizer is needed."""
-        return not isinstance(self.prompts[0], str)
-
-    @property
-    def hash(self) -> str:
-        """A short hash of the prompts, answers and scoring, by which results are compared."""
-        content = json.dumps([self.prompts, self.in_context, self.global_, self.scoring])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-    def subset(self, indices: Sequence[int]) -> "Task":
-        """The task with some of its prompts, in the order given.
-
-        Examples:
-            >>> task = Task(name="t", prompts=["a to", "b to"], in_context=[" x", " y"], global_=" z")
-            >>> task.subset([1]).prompts
-            ('b to',)
-        """
-        columns: dict[str, Any] = dict(
-            prompts=tuple(self.prompts[i] for i in indices),
-            in_context=tuple(self.in_context[i] for i in indices),
-            global_=tuple(self.global_[i] for i in indices),
-        )
-        return replace(self, **columns)
+            check_front(self.prompts, self.demonstrations)
 
     @property
     def shots(self) -> int | None:
@@ -159,7 +120,7 @@ class Task:
             count=k,
             seed=seed,
             reserve=reserve,
-            separator=None if separator is None else _frozen(separator),
+            separator=None if separator is None else frozen(separator),
         )
         check_kinds(self.prompts, drawn.separator)
         front: Any = drawn.front
@@ -306,19 +267,14 @@ class Task:
         ]
         return write_harness_task(folder, self.name, rows, self.description)
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per prompt, with the columns prompt, in_context and global_."""
-        columns = [list(map(_shown, each)) for each in (self.prompts, self.in_context, self.global_)]
-        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
-
     def to_json(self) -> dict[str, Any]:
         """The task as plain data; `Task.from_json` is the inverse."""
         drawn = self.demonstrations
         return {
             "name": self.name,
-            "prompts": list(map(_plain, self.prompts)),
-            "in_context": list(map(_plain, self.in_context)),
-            "global_": list(map(_plain, self.global_)),
+            "prompts": list(map(as_plain, self.prompts)),
+            "in_context": list(map(as_plain, self.in_context)),
+            "global_": list(map(as_plain, self.global_)),
             "scoring": self.scoring,
             "description": self.description,
         } | ({} if drawn is None else {"demonstrations": drawn.to_json()})
@@ -382,31 +338,3 @@ class Task:
         """
         facts = read_counterfact(path, n=n, seed=seed, paraphrases=paraphrases, global_=global_)
         return cls(**facts)
-
-
-def _check_front(prompts: Sequence[Any], demonstrations: Demonstrations) -> None:
-    check_kinds(prompts, demonstrations.separator)
-    front: Any = demonstrations.front
-    for index, prompt in enumerate(prompts):
-        if prompt[: len(front)] != front or len(prompt) == len(front):
-            raise ValueError(
-                f"A prompt must begin with the task's {len(demonstrations)} demonstrations, got another "
-                f"beginning at {index}. Use task.with_demonstrations, and replace no prompts after it."
-            )
-
-
-def _frozen(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # an array or tensor of token numbers
-        value = value.tolist()
-    if not isinstance(value, (list, tuple)):
-        return value
-    numbers = [whole(each) for each in value]
-    return tuple(each if number is None else number for each, number in zip(value, numbers, strict=True))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _shown(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else value

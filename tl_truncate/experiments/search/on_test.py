@@ -11,12 +11,8 @@ from tl_truncate.experiments.scoring.drawn import DrawnScores
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.memory import factor_bytes, prompts_that_fit
 from tl_truncate.experiments.scoring.metrics import METRICS
-from tl_truncate.experiments.scoring.side_effects import (
-    SideEffects,
-    encode_passages,
-    passages_that_fit,
-    side_effects,
-)
+from tl_truncate.experiments.scoring.running_text import encode_passages, passages_that_fit
+from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.judge import Split
 from tl_truncate.experiments.sweep.grid import setting_key

@@ -148,6 +148,23 @@ def check_kinds(prompts: Sequence[Any], separator: Any) -> None:
         )
 
 
+def check_front(prompts: Sequence[Any], demonstrations: Demonstrations) -> None:
+    """That each prompt has the demonstrations in front of it, and something behind them.
+
+    Raises:
+        ValueError: if one has not.
+        TypeError: if they are of another kind.
+    """
+    check_kinds(prompts, demonstrations.separator)
+    front: Any = demonstrations.front
+    for index, prompt in enumerate(prompts):
+        if prompt[: len(front)] != front or len(prompt) == len(front):
+            raise ValueError(
+                f"A prompt must begin with the task's {len(demonstrations)} demonstrations, got another "
+                f"beginning at {index}. Use task.with_demonstrations, and replace no prompts after it."
+            )
+
+
 def as_prompt(value: Any) -> Any:
     """A text, or token numbers as a tuple."""
     return tuple(value) if isinstance(value, list) else value
