@@ -109,6 +109,8 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/fitting.py
 	.venv-4.3.0/bin/python benchmarks/large.py
 	.venv-4.3.0/bin/python benchmarks/plan.py
+	.venv-4.3.0/bin/python benchmarks/memory.py
+	.venv-4.3.0/bin/python benchmarks/stored_spectra.py --real
 	.venv-3.9.0/bin/python benchmarks/exactness.py
 	.venv-4.3.0/bin/python benchmarks/exactness.py --real
 

@@ -44,12 +44,19 @@ from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.experiments.training.steps import steps_told
 from tl_truncate.models import Checkpoints
 from tl_truncate.runs.files import rows_of
-from tl_truncate.runs.shards import as_shard
+from tl_truncate.runs.shards import as_pair, as_shard
 from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.runs.workers.sending import placed
 from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.controls import FEW_DRAWS, controls_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
+
+DividedBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Divide MLP outputs at each step: token_mean, own_path, context_ablation, spectral."
+    ),
+]
 
 
 @app.command("dynamics")
@@ -69,12 +76,7 @@ def dynamics_command(
     task: TaskNames = None,
     cutting: CutOptions,
     controls: WithControls = False,
-    parts: Annotated[
-        str | None,
-        typer.Option(
-            help="Divide MLP outputs at each step: token_mean, own_path, context_ablation, spectral."
-        ),
-    ] = None,
+    parts: DividedBy = None,
     corpus: Corpus = None,
     shard: ShardText = None,
     cache_dir: CacheDir = None,
@@ -116,7 +118,7 @@ def dynamics_command(
             parts=divided,
             name=model,
             run_dir=out / "run",
-            shard=None if part is None else (part.index, part.count),
+            shard=as_pair(part),
             on=on,
             resume=resume or part is not None,
             prepend_bos=prompts.prepend_bos,

@@ -15,7 +15,7 @@ from tl_truncate.cli.shared.workers import RayOptions, asked_of
 from tl_truncate.cli.shared.writing import check_new
 from tl_truncate.experiments.search.judge import Combine, Objective
 from tl_truncate.experiments.search.search import Method, search
-from tl_truncate.runs.shards import as_shard
+from tl_truncate.runs.shards import as_pair, as_shard
 from tl_truncate.weights.keep.defaults import KEEPS
 
 
@@ -72,7 +72,7 @@ def search_command(
             splits=splits,
             null=null,
             run_dir=out,
-            shard=None if part is None else (part.index, part.count),
+            shard=as_pair(part),
             on=asked.on,
             prepend_bos=prompts.prepend_bos,
             seed=prompts.seed,

@@ -14,7 +14,7 @@ from tl_truncate.cli.shared.options import PATH, AsJson, Bos, Out, Seed, ShardTe
 from tl_truncate.cli.shared.writing import say_shard, say_written, write_tables
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.experiments.scoring.side_effects import side_effects
-from tl_truncate.runs.shards import as_shard
+from tl_truncate.runs.shards import as_pair, as_shard
 
 # As many as the library takes: passages are long, and their logits are held at all positions.
 _ALONE = PassOptions(batch_size=1)
@@ -54,7 +54,7 @@ def side_effects_command(
         chosen,
         texts,
         run_dir=None if part is None or out is None else out / "run",
-        shard=None if part is None else (part.index, part.count),
+        shard=as_pair(part),
         prepend_bos=prepend_bos,
         seed=seed,
         progress=not as_json,

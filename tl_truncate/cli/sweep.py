@@ -30,7 +30,7 @@ from tl_truncate.experiments.sweep.grid import Control
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
 from tl_truncate.runs.files import rows_of
-from tl_truncate.runs.shards import as_shard
+from tl_truncate.runs.shards import as_pair, as_shard
 from tl_truncate.weights.keep.defaults import KEEPS
 
 _SHOWN = 10
@@ -75,7 +75,7 @@ def sweep_command(
             controls=kinds,
             shots=numbers,
             run_dir=out / "run",
-            shard=None if part is None else (part.index, part.count),
+            shard=as_pair(part),
             on=asked.on,
             resume=resume or part is not None,
             prepend_bos=prompts.prepend_bos,

@@ -47,17 +47,11 @@ class Replayer:
         self._of_one_row: tuple[BlockCall, ...] = ()
 
     def accepts(self, seen: Recording) -> bool:
-        """Whether a replay of the whole model gives the logits of its own pass; to be asked first.
+        """Whether two short rows in two copies each get their own logits; to be asked first.
 
-        Tried on two short rows in two copies each, and on the pass as it was. The short last block is
-        tried first, and then the whole one.
+        The short last block is tried first, and then the whole one. Whoever goes on compares the whole
+        pass with a replay of its rows.
         """
-        if not self.accepts_copies(seen):
-            return False
-        return self._repeats(seen, 1) or (self.widens() and self._repeats(seen, 1))
-
-    def accepts_copies(self, seen: Recording) -> bool:
-        """`accepts` without the pass as it was, for who compares that pass with a replay of all rows."""
         two = self._learn(seen)
         if two is None or not self.fits(seen):
             return False
@@ -88,32 +82,20 @@ class Replayer:
         self.layouts, self._of_one_row = layouts, one.calls
         return two if len(layouts) == len(one.calls) else None
 
-    def _repeats(self, seen: Recording, copies: int) -> bool:
-        """Whether copies of a pass's rows get the logits of that pass."""
-        return self.agrees((seen.start,), passed_alone(seen, seen.positions), (seen.logits,), copies)
-
     def tries(self, start: Streams, passed: Passed, wanted: Sequence[Tensor]) -> bool:
         """Whether two copies of a tree's rows get some logits, with the last block short or whole."""
         for narrow in (True, False):
             self._narrow = narrow
-            if self.agrees(start, passed, wanted, 2):
+            if self._agrees(start, passed, wanted):
                 return True
         return False
 
-    def agrees(self, start: Streams, passed: Passed, wanted: Sequence[Tensor], copies: int) -> bool:
-        """Whether copies of a tree's rows get some logits.
-
-        Args:
-            start: what enters block 0.
-            passed: the rows' way.
-            wanted: of each leaf.
-            copies: how many.
-        """
+    def _agrees(self, start: Streams, passed: Passed, wanted: Sequence[Tensor]) -> bool:
         try:
-            again = self.upwards(0, copied(start, copies), passed)
+            again = self.upwards(0, copied(start, 2), passed)
         except Exception:  # noqa: BLE001 -- whatever a block of any architecture raises, it means no
             return False
-        pairs = zip(again, copied(wanted, copies), strict=True)
+        pairs = zip(again, copied(wanted, 2), strict=True)
         return all(same_logits(found, own) for found, own in pairs)
 
     def blocks(self, layer: int, resids: Streams, passed: Passed) -> Streams:

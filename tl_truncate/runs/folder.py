@@ -155,9 +155,9 @@ class RunFolder:
             ValueError: if it is another one, saying what differs.
         """
         manifest, found = json.loads(json.dumps(manifest)), self.manifest()
-        common = {name: common(found.get(name), manifest.get(name)) for name in grows}
+        both = {name: common(found.get(name), manifest.get(name)) for name in grows}
         self._require_same(
-            {**found, **common},
+            {**found, **both},
             {**manifest, **{name: common(manifest.get(name), found.get(name)) for name in grows}},
             {*free, *noted, *CIRCUMSTANCES},
         )

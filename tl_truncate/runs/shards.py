@@ -73,6 +73,16 @@ def as_shard(value: Any) -> Shard | None:
     )
 
 
+def as_pair(shard: Shard | None) -> tuple[int, int] | None:
+    """A shard as callers ask for it; `as_shard` is the inverse.
+
+    Examples:
+        >>> as_pair(Shard(count=8, index=3))
+        (3, 8)
+    """
+    return None if shard is None else (shard.index, shard.count)
+
+
 def require_folder(shard: Shard | None, run_dir: str | os.PathLike[str] | None) -> None:
     """That a shard has a folder to be joined in.
 

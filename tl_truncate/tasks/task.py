@@ -19,8 +19,7 @@ from tl_truncate.tasks.demonstrations.drawn import (
 from tl_truncate.tasks.files.counterfact import read_counterfact
 from tl_truncate.tasks.files.frames import columns_of, read_rows
 from tl_truncate.tasks.files.harness import write_harness_task
-from tl_truncate.tasks.prompts import Prompts, frozen
-from tl_truncate.tasks.rows import Scoring
+from tl_truncate.tasks.prompts import Prompts, Scoring, frozen
 from tl_truncate.weights.files import as_path, replacing
 
 

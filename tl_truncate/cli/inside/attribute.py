@@ -19,7 +19,7 @@ from tl_truncate.experiments.scoring.differentiable import Differentiable
 from tl_truncate.experiments.screening.attribute import attribute
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.runs.files import rows_of
-from tl_truncate.runs.shards import as_shard
+from tl_truncate.runs.shards import as_pair, as_shard
 from tl_truncate.weights.keep.defaults import GENTLE
 
 
@@ -56,7 +56,7 @@ def attribute_command(
         sites=grid.sites(model),
         metric=cast(Differentiable, metric),
         run_dir=None if part is None or out is None else out / "run",
-        shard=None if part is None else (part.index, part.count),
+        shard=as_pair(part),
         prepend_bos=prompts.prepend_bos,
         seed=prompts.seed,
         **passes.to_arguments(),

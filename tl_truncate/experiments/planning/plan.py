@@ -8,6 +8,7 @@ import torch
 from tl_truncate.checks import positive
 from tl_truncate.experiments.planning.command import STEP, Asked, arguments, shown
 from tl_truncate.experiments.planning.counting.disk import run_bytes, spectrum_bytes
+from tl_truncate.experiments.planning.counting.flops import BlockShape
 from tl_truncate.experiments.planning.counting.passes import Passes, block_shape
 from tl_truncate.experiments.planning.machine import Machine, card, require_card
 from tl_truncate.experiments.planning.measure import measure
@@ -141,6 +142,20 @@ def plan(
         out=out,
         workers=workers,
     )
+    return _counted(asked, outline, encoded, grid, shape, options, device, tokens)
+
+
+def _counted(
+    asked: Asked,
+    outline: Outline,
+    encoded: Sequence[EncodedTask],
+    grid: Sequence[SiteCut],
+    shape: BlockShape,
+    options: SweepOptions,
+    device: str | None,
+    tokens: int | None,
+) -> RunPlan:
+    """The table, from what the passes are and how fast a machine is."""
     passes = Passes(
         outline.model,
         _batched(outline, encoded, grid, options),

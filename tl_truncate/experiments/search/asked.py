@@ -9,12 +9,10 @@ import pandas as pd
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.places import Here, Place
+from tl_truncate.experiments.sweep.places import UNCUT, Here, Place
 from tl_truncate.runs.record import Record
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.tasks.task import Task
-
-UNCUT = Cuts()
 
 
 @dataclass

@@ -24,7 +24,7 @@ from tl_truncate.experiments.sweep.places import place_of
 from tl_truncate.experiments.sweep.work.on_workers import with_own
 from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.runs.sharded.waiting import PATIENCE, check_patience
-from tl_truncate.runs.shards import as_shard, require_folder
+from tl_truncate.runs.shards import Shard, as_shard, require_folder
 from tl_truncate.runs.workers.pool import Pool
 from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -134,8 +134,7 @@ def search(
     draws = None if draws is None else positive("draws", draws)
     part, patience = as_shard(shard), check_patience(patience)
     require_folder(part, run_dir)
-    if part is not None and on is not None:
-        raise ValueError(f"Give either shard or on, got shard {part} and {on}.")
+    _require_one_way(part, on)
     _check_choices(objective, combine, method, budget, test_fraction)
     asked: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed)
     divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
@@ -143,25 +142,24 @@ def search(
     options = SweepOptions(**passes, max_memory=max_memory, seed=seed)
     settings = dict(method=method, greedy=greedy, budget=real(budget), draws=draws, null=null)
     told = asked | settings | dict(splits=splits)
-    judged = settings | asked | dict(splits=splits, objective=objective, combine=combine)
     begin = partial(
         _begin,
         tasks=tasks,
         grid=partial(make_grid, sites=sites, keeps=keeps, controls=(), seed=seed, cuts=cuts),
-        judged=judged,
+        judged=told | dict(objective=objective, combine=combine),
         texts=texts,
         options=options,
     )
     with place_of(model, on, progress=progress) as at:
         begun = at.ask(_Begun, begin)
         grid = with_own(begun.grid, cuts)
-        told |= _grid_told(grid, keeps)
         with opened_search(run_dir, begun.manifest, part) as place:
-            before = Asked(at, options)
             looks = options if part is None else replace(options, shard=part, patience=patience)
             folder = None if place is None else place.looks
-            one_search = _Search(before, looks, objective, combine, method, greedy, budget, seed, folder)
-            result = one_search.result(grid, divided, begun.placebos, told, draws, texts)
+            asks = Asked(at, options)
+            made = _Search(asks, looks, objective, combine, method, greedy, budget, seed, folder)
+            told |= _grid_told(grid, keeps)
+            result = made.result(grid, divided, begun.placebos, told, draws, texts)
             if place is not None:
                 place.write(result.to_json(), vars(result))
     return result
@@ -314,6 +312,11 @@ def _manifest(
         grid=[cut.to_json() for cut in grid],
         **judged,
     )
+
+
+def _require_one_way(shard: Shard | None, on: Ray | Pool | None) -> None:
+    if shard is not None and on is not None:
+        raise ValueError(f"Give either shard or on, got shard {shard} and {on}.")
 
 
 def _check_choices(objective: str, combine: str, method: str, budget: Any, test_fraction: Any) -> None:

@@ -41,3 +41,8 @@ class SweepOptions:
             raise ValueError(f"metrics must be a list from {', '.join(METRICS)}, got {metrics!r}.")
         as_integers(self, "batch_size", "tokens_in_flight", "resamples")
         as_integers(self, "seed", check=natural)
+
+    @property
+    def name(self) -> str:
+        """Of the bar: the label, and which shard it is."""
+        return self.label if self.shard is None else f"{self.label} {self.shard}"

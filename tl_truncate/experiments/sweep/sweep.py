@@ -182,10 +182,9 @@ def _finish(
         return
     left = {setting_key(cut) for cut in cuts if not finished.done(cut)}
     before = len(cuts) - len(left)
-    label = options.label if options.shard is None else f"{options.label} {options.shard}"
     with (
         forgetting(options.max_memory is not None),
-        tqdm(total=len(cuts), initial=before, disable=not options.progress, desc=label) as bar,
+        tqdm(total=len(cuts), initial=before, disable=not options.progress, desc=options.name) as bar,
     ):
         engine = Engine(model, prepared.tasks, prepared.plan, lowest=prepared.lowest)
         finished.add_baseline(prepared.baseline(engine.baseline))

@@ -35,7 +35,7 @@ from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
-from tl_truncate.runs.shards import as_shard, every_nth, require_folder
+from tl_truncate.runs.shards import Shard, as_shard, every_nth, require_folder
 from tl_truncate.runs.workers.pool import Pool
 from tl_truncate.runs.workers.ray import Ray
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -124,8 +124,7 @@ def dynamics(
     """
     tasks = as_tasks(task)
     steps, named = check_checkpoints(checkpoints), _named(cuts)
-    if not callable(load):
-        raise TypeError(f"load must be a function from a training step to a model, got {load!r}.")
+    _check_load(load, grid, on, run_dir)
     passes = Passes(
         prepend_bos=prepend_bos,
         batch_size=positive("batch_size", batch_size),
@@ -135,44 +134,52 @@ def dynamics(
     )
     part = as_shard(shard)
     require_folder(part, run_dir)
-    if grid is not None and on is not None:
-        raise ValueError("grid must go without on: each checkpoint's sweep is a folder of its own.")
     name = load.name if name is None and isinstance(load, Checkpoints) else name
-    if grid is not None and run_dir is None:
-        raise ValueError("grid must come with run_dir, where each checkpoint's sweep is kept, got none.")
     manifest = _manifest(name, tasks, steps, named, parts, grid, passes)
     own = steps if part is None else tuple(steps[place] for place in every_nth(len(steps), part))
     place = None if run_dir is None else as_path(run_dir)
     wanted = Wanted(tuple(tasks), named, parts, grid, passes, place)
     names = names_of(own, [task.name for task in tasks], wanted.things)
     with kept_in(run_dir, part, manifest, names, resume=resume) as kept:
-        lines, folder = kept.lines, kept.folder
-        left = requests(own, wanted, lines)
-        checked = _last_finished(lines, own)
+        left = requests(own, wanted, kept.lines)
+        checked = _last_finished(kept.lines, own)
         _say_downloads(load, [request.step for request in left], checked, aloud=progress)
         with (
             reader_of(load, on, progress=progress) as reader,
-            tqdm(
-                total=len(own),
-                initial=len(own) - len(left),
-                desc="dynamics" if part is None else f"dynamics {part}",
-                unit="checkpoint",
-                disable=not progress,
-            ) as bar,
+            _bar(len(own), len(left), part, shown=progress) as bar,
         ):
-            if folder is not None:
-                _require_same_weights(reader, checked, folder)
+            if kept.folder is not None:
+                _require_same_weights(reader, checked, kept.folder)
             asked = {**kept.begin(), "checkpoints": own}
             for line in reader.lines(left):
                 bar.set_postfix_str(f"step {line['step']}")
                 if FAILED in line:
                     _warn(line)
-                if folder is not None:
-                    folder.append([line])
-                lines.append(line)
+                kept.add(line)
                 bar.update()
-    require_some([line for line in lines if line["step"] in own])
-    return Dynamics(**dynamics_fields(asked, lines, place))
+    require_some([line for line in kept.lines if line["step"] in own])
+    return Dynamics(**dynamics_fields(asked, kept.lines, place))
+
+
+def _check_load(
+    load: Any, grid: Grid | None, on: Ray | Pool | None, run_dir: str | os.PathLike[str] | None
+) -> None:
+    if not callable(load):
+        raise TypeError(f"load must be a function from a training step to a model, got {load!r}.")
+    if grid is not None and on is not None:
+        raise ValueError("grid must go without on: each checkpoint's sweep is a folder of its own.")
+    if grid is not None and run_dir is None:
+        raise ValueError("grid must come with run_dir, where each checkpoint's sweep is kept, got none.")
+
+
+def _bar(count: int, left: int, shard: Shard | None, *, shown: bool) -> Any:
+    return tqdm(
+        total=count,
+        initial=count - left,
+        desc="dynamics" if shard is None else f"dynamics {shard}",
+        unit="checkpoint",
+        disable=not shown,
+    )
 
 
 def _say_downloads(

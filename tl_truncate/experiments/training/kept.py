@@ -10,9 +10,10 @@ from typing import Any
 
 from tl_truncate.experiments.training.reading import GRIDS, PARTS, UNCUT, WANTED, said_of
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.sharded.joining import MOMENT, take_over
+from tl_truncate.runs.sharded.joining import take_over
 from tl_truncate.runs.sharded.kinds import RunKind
 from tl_truncate.runs.sharded.opening import opened_shard
+from tl_truncate.runs.sharded.parts import MOMENT
 from tl_truncate.runs.shards import Shard
 from tl_truncate.tasks.task import Task
 
@@ -109,6 +110,12 @@ class Kept:
     folder: RunFolder | None
     lines: list[dict[str, Any]]
     begin: Callable[[], Mapping[str, Any]]
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Keeps what is finished, and waits until it is on the disk."""
+        if self.folder is not None:
+            self.folder.append([line])
+        self.lines.append(line)
 
 
 @contextmanager

@@ -173,7 +173,7 @@ class Engine:
     def _climbs_one_by_one(self, seen: Recording) -> str | None:
         """Why batches that share nothing have not gone up, or None."""
         self._plan = self._plan.alone()
-        if not self._replayer.accepts_copies(seen):
+        if not self._replayer.accepts(seen):
             return _other_logits(self._model)
         reason = _NOT_IN_ORDER
         for courses in one_by_one(self._replayer, seen, self._plan.batches):

@@ -151,12 +151,11 @@ def _finish(
     if not left and not finished.has_baseline:
         left = [None]
     cuts = [cut for own in units.values() for cut in own]
-    label = options.label if options.shard is None else f"{options.label} {options.shard}"
     with tqdm(
         total=len(cuts),
         initial=sum(map(finished.done, cuts)),
         disable=not options.progress,
-        desc=label,
+        desc=options.name,
     ) as bar:
         for _, value in workers.run(job, left):
             finished.add_baseline(value["baseline"])
