@@ -133,8 +133,7 @@ def search(
     greedy, seed, splits = positive("greedy", greedy), natural("seed", seed), positive("splits", splits)
     draws = None if draws is None else positive("draws", draws)
     part, patience = as_shard(shard), check_patience(patience)
-    require_folder(part, run_dir)
-    _require_one_way(part, on)
+    _check_shard(part, on, run_dir)
     _check_choices(objective, combine, method, budget, test_fraction)
     asked: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed)
     divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
@@ -314,7 +313,10 @@ def _manifest(
     )
 
 
-def _require_one_way(shard: Shard | None, on: Ray | Pool | None) -> None:
+def _check_shard(
+    shard: Shard | None, on: Ray | Pool | None, run_dir: str | os.PathLike[str] | None
+) -> None:
+    require_folder(shard, run_dir)
     if shard is not None and on is not None:
         raise ValueError(f"Give either shard or on, got shard {shard} and {on}.")
 
