@@ -76,7 +76,9 @@ class OnOneDevice(TorchFunctionMode):
             if args[0].device != _HOST and asked_by_a_test():
                 args = (args[0].cpu(), *args[1:])
         elif function not in _MOVES:
-            given = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+            given = [
+                each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)
+            ]
             if len({each.device.type for each in given}) > 1 and asked_by_a_test():
                 in_place = function.__name__.endswith("_") and not function.__name__.endswith("__")
                 there = args[0].device if in_place else architectures.DEVICE

@@ -88,8 +88,8 @@ def sweep(
         resume: False refuses a folder that holds a run.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
-        tokens_in_flight: cuts of a site share a pass until it has about this many tokens; by default 1024
-            on a CPU, and 8192 on a card, which smaller passes leave waiting for Python.
+        tokens_in_flight: cuts of a site share a pass until it has about this many tokens; by default
+            1024 on a CPU and 8192 on a card, which waits for Python in smaller passes.
         max_memory: most bytes beside the model; what will be used is said before the start.
         resamples: has no effect; of versions whose intervals were drawn.
         seed: of the controls' first draw, and of the demonstrations.
