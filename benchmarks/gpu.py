@@ -174,8 +174,8 @@ def chosen(model: torch.nn.Module) -> list[tlt.Site]:
 def of_sweeps(model: torch.nn.Module, device: str, rows: int, in_flight: Sequence[int]) -> Findings:
     """A sweep of six MLP sites against a user who edits them in place, both with spectra at hand.
 
-    What a sweep does before its first cut (it hashes the weights, and runs the uncut model) takes as long
-    for one setting as for a thousand, so a setting is timed from there; the whole is told too.
+    What a sweep does before its first cut (it hashes the weights, and runs the uncut model) takes as
+    long for one setting as for a thousand, so a setting is timed from there; the whole is told too.
     """
     ids = torch.randint(3, architectures.VOCAB, (rows, 16), generator=torch.Generator().manual_seed(0))
     words = architectures.word_tokenizer().convert_ids_to_tokens

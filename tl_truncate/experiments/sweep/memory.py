@@ -58,8 +58,8 @@ Remembers = Literal["blocks", "block", "nothing"]
 _KEPT = 2**29
 # A tree in all its copies has at most so many times the tokens in flight.
 _TREES = 8
-# By default. On a card a pass of 1024 tokens waits for Python: a setting of a sweep took 1.1 to 1.5 times
-# as long as with the other.
+# By default. On a card a pass of 1024 tokens waits for Python: a setting of a sweep took 1.1 to 1.5
+# times as long as with the other.
 _IN_FLIGHT, _IN_FLIGHT_ON_A_CARD = 1024, 8192
 
 
