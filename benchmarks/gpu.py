@@ -177,12 +177,10 @@ def of_sweeps(model: torch.nn.Module, device: str, rows: int, in_flight: Sequenc
     What a sweep does before its first cut (it hashes the weights, and runs the uncut model) takes as
     long for one setting as for a thousand, so a setting is timed from there; the whole is told too.
     """
-    ids = torch.randint(3, architectures.VOCAB, (rows, 16), generator=torch.Generator().manual_seed(0))
-    words = architectures.word_tokenizer().convert_ids_to_tokens
-    texts = [" ".join(words(row)) for row in ids.tolist()]
+    texts = sentences(rows)
     task = tlt.Task("random", texts, [" Mary"] * len(texts), " the")
     sites = chosen(model)
-    tokens = ids.to(device)
+    tokens = architectures.word_tokenizer()(texts, return_tensors="pt")["input_ids"].to(device)
     sides = {}
     for site in sites:
         v = tlt.spectrum(model, site).V.to(device)
@@ -216,6 +214,14 @@ def of_sweeps(model: torch.nn.Module, device: str, rows: int, in_flight: Sequenc
         yield f"{name}: ms a setting, all of it", 1000 * (fixed + cut) / len(every)
         yield f"by hand over sweep from the first cut, {rows} prompts, {many}", hand * len(every) / cut
         yield f"by hand over all of it, {rows} prompts, {many}", hand * len(every) / (fixed + cut)
+
+
+def sentences(count: int, length: int = 16) -> list[str]:
+    """Texts of random words, each of which is one token."""
+    vocabulary = sorted(architectures.word_tokenizer().get_vocab())
+    words = [word.removeprefix("Ġ") for word in vocabulary if word.startswith("Ġ")]
+    drawn = torch.randint(len(words), (count, length), generator=torch.Generator().manual_seed(0))
+    return [" ".join(words[index] for index in row) for row in drawn.tolist()]
 
 
 def parted(work: Callable[[], object], device: str) -> tuple[float, float]:
