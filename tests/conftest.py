@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
         chosen = [item for item in items if devices.runs(plan.name(item.nodeid))]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = sorted(chosen, key=lambda item: devices.place(plan.name(item.nodeid)))
+        items[:] = devices.ordered(chosen)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,12 +1,13 @@
 """Tests with their models on another device: `pytest --device cuda`, or `--device twin` without a card."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import architectures
+import plan
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -56,9 +57,21 @@ def use(device: str, manager: pytest.PytestPluginManager) -> None:
     architectures.DEVICE = torch.device(device)
 
 
-def place(name: str) -> int:
-    """In the order in which tests are handed out there: laws first, whatever the time allows."""
-    return next(index for index, start in enumerate(FILES) if name.startswith(start))
+def ordered(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """As they are handed out there: each test once, laws first, and then with its other parameters.
+
+    Time on a lent card is short, and what fails for one parameter mostly fails for all.
+    """
+    seen: set[str] = set()
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = plan.name(item.nodeid)
+        test = name.partition("[")[0]
+        again = test in seen
+        seen.add(test)
+        return again, next(index for index, start in enumerate(FILES) if name.startswith(start))
+
+    return sorted(items, key=place)
 
 
 class OnOneDevice(TorchFunctionMode):
