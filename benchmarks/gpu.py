@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -204,9 +205,8 @@ def of_sweeps(model: torch.nn.Module, device: str, rows: int, in_flight: Sequenc
     )
     yield f"by hand, {rows} prompts, ms a setting", 1000 * hand
     for many in in_flight:
-        work = lambda many=many: tlt.sweep(  # noqa: E731
-            model, task, sites=sites, keeps=KEEPS, progress=False, tokens_in_flight=many
-        )
+        options = dict(prepend_bos=False, progress=False, tokens_in_flight=many)
+        work = partial(tlt.sweep, model, task, sites=sites, keeps=KEEPS, **options)
         fixed, cut = parted(work, device)
         name = f"sweep, {rows} prompts, {many} tokens in flight"
         yield f"{name}: before the first cut, ms", 1000 * fixed
