@@ -8,8 +8,6 @@ import failures
 import pytest
 import torch
 
-from tl_truncate.surgery.edit import Projection
-
 
 @pytest.fixture
 def elsewhere(monkeypatch):
@@ -26,9 +24,11 @@ def test_a_test_may_mix(elsewhere):
     assert here.is_cpu
 
 
-def test_the_package_may_not(elsewhere):
-    with pytest.raises(RuntimeError, match="device"):
-        Projection(torch.ones(2, 1), keeps=True).kept(elsewhere, None)
+def test_the_package_may_not(monkeypatch):
+    """What it asks for is told by its files: here those of a test stand for them."""
+    assert devices.asked_by_a_test()
+    monkeypatch.setattr(devices, "PACKAGE", __file__)
+    assert not devices.asked_by_a_test()
 
 
 def test_each_test_comes_once_before_its_other_parameters():
