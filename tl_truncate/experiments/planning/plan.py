@@ -158,7 +158,7 @@ def _batched(
     device: str | None,
 ) -> Plan:
     sites = list(dict.fromkeys(cut.site for cut in grid))
-    where = model_device(outline.model) if device is None else "cuda"
+    where: torch.device | str = model_device(outline.model) if device is None else "cuda"
     return make_plan(
         outline.model,
         encoded,
