@@ -21,6 +21,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 # in a loop while the cores are busy, which made the decomposition of a real matrix take fifty times as long.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import failures
 import plan
 import pytest
 
@@ -34,11 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Models are for where tests run: what only hands them to workers starts without, in a second."""
+    if config.getoption("device") != "cpu":
+        failures.keep(config)
     if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
         if config.getoption("device") != "cpu":
             import devices
 
-            devices.use(config.getoption("device"))
+            devices.use(config.getoption("device"), config.pluginmanager)
         config.pluginmanager.import_plugin("shared_models")
 
 
@@ -51,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
         chosen = [item for item in items if devices.runs(plan.name(item.nodeid))]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
+        items[:] = devices.ordered(chosen)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -23,6 +23,7 @@ ONE_LEG = (
     # How a run is kept, gone on with and told apart from another one.
     "runs/",
     "test_clusters.py",
+    "test_devices.py",
     "test_slurm.py",
     "decompose/means/test_sharded.py",
     "experiments/test_merge.py",

@@ -3,7 +3,9 @@
 A tensor there is a tensor of the CPU behind a wrapper that says where it is. What a card refuses is refused
 here: an operation on tensors of two devices, and numbers read from a tensor without a copy to the CPU
 first. So faults that show on a card alone show without one, and the numbers must be the CPU's own, bit for
-bit. What cannot be shown is a card's own arithmetic.
+bit. What cannot be shown is a card's own arithmetic. Two things are the twin's own faults: a parameter
+detached under `inference_mode`, and rotary angles of a model that transformers reads from a folder, which
+stay unfilled.
 """
 
 from typing import Any

@@ -261,6 +261,7 @@ def test_a_part_of_the_model_called_by_itself(model, tokens, site):
     """An MLP or a block is cut as in the whole model."""
     site, block = f"blocks.1.{site}", model.blocks[1]
     x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x.to(tokens.device)
     if "mlp" not in site:
         if hasattr(block, "hook_in"):
             pytest.skip("a Bridge's attention asks for positions and masks")

@@ -392,7 +392,7 @@ class TestBesideOthers:
     def test_twice_is_once_and_strength_is_a_dose(self, shared, fitted, tokens):
         model, factors = shared("bridge", "gpt2", torch.float64), fitted("bridge", "gpt2")
         weight = locate(model, Site.parse(SITE)).weight()
-        edit = tlt.Curvature(SITE, factors, 0.8).edit(model)
+        edit = tlt.Curvature(SITE, factors, 0.8).edit(model).moved(weight.device, weight.dtype)
         once = edit.of_weight(weight, 1.0)
         torch.testing.assert_close(edit.of_weight(once, 1.0), once, rtol=0, atol=1e-12)
         torch.testing.assert_close(edit.of_weight(weight, 0.5), (weight + once) / 2, rtol=0, atol=1e-12)
@@ -512,7 +512,8 @@ class TestAsACut:
         assert not torch.equal(entries.kept(model), other.kept(model))
         assert torch.equal(entries.kept(model), tlt.RandomEntries(site, factors, 0.7, 3).kept(model))
         weight = locate(model, Site.parse(site)).weight()
-        gone = [float((weight - each.edit(model).of_weight(weight, 1.0)).norm()) for each in (cut, norm)]
+        edits = [each.edit(model).moved(weight.device, weight.dtype) for each in (cut, norm)]
+        gone = [float((weight - edit.of_weight(weight, 1.0)).norm()) for edit in edits]
         assert gone[0] == pytest.approx(gone[1], rel=1e-9)
         assert {each.strength for each in controls.values()} == {0.5}
         assert set(controls_of(model, [cut], seed=0, draws=2)) == {"RandomEntries", "NormMatched"}

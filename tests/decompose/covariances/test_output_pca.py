@@ -36,7 +36,7 @@ def by_hand(model, site, sums, positions, shape):
     """Moments of a site as if they had been fitted."""
     found = tlt.OutputMoments.fit(model, torch.tensor([[5, 6]]), sites=[site])
     record = {**found.record, "shapes": {str(site): list(shape)}}
-    return tlt.OutputMoments({"outputs": {Site.parse(site): sums}}, positions, record)
+    return tlt.OutputMoments({"outputs": {Site.parse(site): sums.cpu()}}, positions, record)
 
 
 def tolerance(kind, name, dtype):
@@ -118,7 +118,7 @@ class TestTheBestOnTheData:
         return float((x @ weight - x @ other).square().sum(1).mean())
 
     def left(self, model, cut, weight):
-        return cut.edit(model).of_weight(weight, 1.0)
+        return cut.edit(model).moved(weight.device, weight.dtype).of_weight(weight, 1.0)
 
     def test_the_error_is_the_sum_of_what_is_dropped(self, problem):
         model, moments, site, x, weight = problem
@@ -338,7 +338,11 @@ class TestAsACut:
         weight = locate(model, Site.parse(site)).weight()
         assert controls["RandomSubspace"].kept_rank(model) == cut.kept_rank(model)
         removed = [
-            float((weight - each.edit(model).of_weight(weight, 1.0)).norm())
+            float(
+                (
+                    weight - each.edit(model).moved(weight.device, weight.dtype).of_weight(weight, 1.0)
+                ).norm()
+            )
             for each in (cut, controls["NormMatched"])
         ]
         assert removed[0] == pytest.approx(removed[1], rel=1e-9)

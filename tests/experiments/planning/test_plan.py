@@ -11,7 +11,9 @@ import tl_truncate as tlt
 from tl_truncate.cli.shared.parse import parse_keep
 from tl_truncate.experiments.planning.command import keep_text
 from tl_truncate.experiments.planning.machine import CARDS, card
+from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.work.memory import make_plan
+from tl_truncate.experiments.sweep.work.prepare import prepare
 from tl_truncate.models.outline import read_outline
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.keep import Keep
@@ -56,6 +58,18 @@ class TestIsThatOfTheSweep:
         found = tlt.plan(bare, drinks, device="a100", **options)
         assert found.footprint.beside == expected
         assert found.footprint.weights == 4 * sum(each.numel() for each in model.parameters())
+
+    def test_a_card_takes_more_tokens_at_once(self, folders, drinks):
+        """By default, in the plan as at work; here it is as it was."""
+        whole, bare = folders
+        usual, many, few = (
+            tlt.plan(bare, drinks, keeps=KEEPS, device="a100", tokens_in_flight=tokens).footprint.beside
+            for tokens in (None, 8192, 1024)
+        )
+        assert usual == many != few
+        cuts = [tlt.Cut("blocks.1.mlp.W_in", keep) for keep in KEEPS]
+        found = prepare(tlt.load_model(whole, device="cpu"), [drinks], cuts, SweepOptions())
+        assert found.plan.tokens_at_once == 1024
 
     def test_disk(self, folders, drinks, tmp_path, monkeypatch):
         whole, bare = folders

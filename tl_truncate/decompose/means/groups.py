@@ -49,8 +49,8 @@ class Groups:
         own, inverse = torch.unique(keys.to(where), return_inverse=True)
         counts = torch.zeros(len(own), dtype=torch.float64, device=where)
         sums = torch.zeros(len(own), self.width, dtype=torch.float64, device=where)
-        counts.index_add_(0, inverse, torch.ones(len(keys), dtype=torch.float64, device=where))
-        sums.index_add_(0, inverse, values.to(where).double())
+        counts = _added(counts, inverse, torch.ones(len(keys), dtype=torch.float64, device=where))
+        sums = _added(sums, inverse, values.to(where).double())
         self.add_sums(own.cpu(), counts.cpu(), sums.cpu())
 
     def add_sums(self, keys: Tensor, counts: Tensor, sums: Tensor) -> None:
@@ -73,3 +73,13 @@ class Groups:
         found = Groups(self.width)
         found.add_sums(self.keys, self.counts, self.sums)
         return found
+
+
+def _added(into: Tensor, places: Int64[Tensor, " positions"], values: Tensor) -> Tensor:
+    """The values added up at their places, in an order that is always the same, to the bit.
+
+    A card's `index_add_` adds as its threads come; what accumulates by sorted places does not.
+    """
+    if into.device.type == "cpu":
+        return into.index_add_(0, places, values)
+    return into.index_put_((places,), values, accumulate=True)

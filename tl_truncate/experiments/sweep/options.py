@@ -26,7 +26,7 @@ class SweepOptions:
     resume: bool = True
     prepend_bos: bool | None = None
     batch_size: int = 64
-    tokens_in_flight: int = 1024
+    tokens_in_flight: int | None = None
     max_memory: int | None = None
     resamples: int = 2000
     seed: int = 0

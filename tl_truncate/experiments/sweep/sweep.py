@@ -47,7 +47,7 @@ def sweep(
     resume: bool = True,
     prepend_bos: bool | None = None,
     batch_size: int = 64,
-    tokens_in_flight: int = 1024,
+    tokens_in_flight: int | None = None,
     max_memory: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -88,7 +88,8 @@ def sweep(
         resume: False refuses a folder that holds a run.
         prepend_bos: overrides the model's default.
         batch_size: most prompts in a batch.
-        tokens_in_flight: cuts of a site share a pass until it has about this many tokens.
+        tokens_in_flight: cuts of a site share a pass until it has about this many tokens; by default
+            1024 on a CPU and 8192 on a card, which waits for Python in smaller passes.
         max_memory: most bytes beside the model; what will be used is said before the start.
         resamples: has no effect; of versions whose intervals were drawn.
         seed: of the controls' first draw, and of the demonstrations.

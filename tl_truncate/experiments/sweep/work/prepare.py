@@ -8,7 +8,7 @@ from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.memory import site_bytes
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.work.memory import Plan, make_plan
+from tl_truncate.experiments.sweep.work.memory import Plan, in_flight, make_plan
 from tl_truncate.experiments.sweep.work.units import Unit, units_of
 from tl_truncate.runs.codec import plain
 from tl_truncate.runs.manifests import make_manifest
@@ -18,6 +18,7 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.identity.content import hashed_once
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.cache import MEMORY_BYTES
@@ -83,7 +84,7 @@ def prepare(
         encoded,
         sites,
         batch_size=options.batch_size,
-        tokens_in_flight=options.tokens_in_flight,
+        tokens_in_flight=in_flight(options.tokens_in_flight, model_device(model)),
         max_memory=options.max_memory,
         at_a_site=len(grid) // max(1, len(sites)),
         factors=_factors(model, grid, options),

@@ -19,7 +19,7 @@ from tl_truncate.experiments.scoring.evaluate import (
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.work.engine import Engine
-from tl_truncate.experiments.sweep.work.memory import Plan, make_plan
+from tl_truncate.experiments.sweep.work.memory import Plan, in_flight, make_plan
 from tl_truncate.experiments.training.grid import Grid, place_of
 from tl_truncate.experiments.training.kept import things
 from tl_truncate.experiments.training.parts_over_training import Parts
@@ -30,10 +30,8 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.identity.content import hashed_once
-
-# Of a pass that several cuts of a site share, as a sweep has it by default.
-_TOKENS_IN_FLIGHT = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +182,7 @@ def _plan(model: Any, encoded: Sequence[EncodedTask], cuts: Sequence[SiteCut], p
         encoded,
         list(dict.fromkeys(cut.site for cut in cuts)),
         batch_size=passes.batch_size,
-        tokens_in_flight=_TOKENS_IN_FLIGHT,
+        tokens_in_flight=in_flight(None, model_device(model)),
         max_memory=passes.max_memory,
     )
 
