@@ -132,7 +132,7 @@ def test_the_numbers_are_those_of_local_folders(hub, drinks_task, expected, tmp_
 
 
 def test_the_next_is_fetched_while_this_one_is_scored(hub, drinks_task, tmp_path, monkeypatch):
-    from tl_truncate.experiments.training import failing
+    from tl_truncate.experiments.training.checkpoints import failing
 
     hub.wait, original = threading.Event(), failing.read_checkpoint
     hub.wait.set()
@@ -209,7 +209,7 @@ class TestDeleteAfter:
         assert cached(tmp_path) == {"step0"}
 
     def test_after_an_interrupt(self, hub, drinks_task, tmp_path, monkeypatch):
-        from tl_truncate.experiments.training import failing
+        from tl_truncate.experiments.training.checkpoints import failing
 
         def stop(model, request):
             raise KeyboardInterrupt

@@ -21,8 +21,8 @@ from tl_truncate.experiments.sweep import sweep as sweeping
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.work.prepare import prepare
 from tl_truncate.experiments.sweep.work.units import units_of
-from tl_truncate.runs import joining
 from tl_truncate.runs.folder import RunFolder
+from tl_truncate.runs.sharded import opening
 
 OPTIONS = dict(
     keeps=[0.1, 0.5],
@@ -338,7 +338,7 @@ class TestAtWork:
             run(model, drinks, tmp_path, None)
 
     def test_a_shard_beside_one_process(self, model, drinks, tmp_path, monkeypatch):
-        monkeypatch.setattr(joining, "MOMENT", 0.1)
+        monkeypatch.setattr(opening, "MOMENT", 0.1)
         with FileLock(tmp_path / "run.lock"), pytest.raises(BlockingIOError, match="at work"):
             run(model, drinks, tmp_path, (1, 2))
 
