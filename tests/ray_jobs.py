@@ -83,7 +83,7 @@ def tiny_model():
     return architectures.with_tokenizer(architectures.bridge("gpt2"))
 
 
-def slow_model(seconds: float = 0.15):
+def slow_model(seconds: float = 0.5):
     """The same, which takes its time for a pass."""
     model = tiny_model()
     original = model.ln_final.forward

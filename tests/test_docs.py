@@ -76,6 +76,9 @@ def test_shell_blocks_name_what_exists(page):
         elif words[:2] == ["pip", "install"]:
             named = [found for word in words for found in re.findall(r"\[([\w,]+)\]", word)]
             assert set(",".join(named).split(",")) - {""} <= set(project["optional-dependencies"])
+        elif words[:1] == ["python"]:
+            assert words[1].startswith("benchmarks/"), words
+            assert (documents.ROOT / words[1]).is_file(), words
         else:
             assert not words or words[0] in ("jupyter", ".venv-4.3.0/bin/pre-commit"), words
         looked_at += bool(words)

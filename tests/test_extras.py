@@ -46,6 +46,8 @@ PLAIN = {
     "side-effects": ["-m", "FOLDER", "--cut", "blocks.1.mlp.W_in=3", "--text", "TEXT", "--out", "OUT"],
     "spectrum": ["-m", "FOLDER", "--site", "blocks.1.mlp.W_out"],
     "sites": ["-m", "FOLDER", "--out", "OUT"],
+    "plan": ["-m", "FOLDER", "--task", "TASK", "--device", "h100"],
+    "merge": None,  # joins what another command has begun: its own tests
     "cache info": [],
     "cache clear": [],
     "toy nano-pythia": None,  # trains for minutes; its tests are elsewhere

@@ -1,11 +1,14 @@
 """Spectra against NumPy, for every shape, rank and dtype; and what they say of themselves."""
 
+import architectures
 import inplace
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import tl_truncate as tlt
 from tl_truncate.weights.spectra.factors import factorise
@@ -148,3 +151,16 @@ def test_a_spectrum_is_ones_own(toy):
         wanted, (after.U, after.S, after.V, tlt.Cut(site, 5).edit(toy).basis), strict=True
     ):
         assert torch.equal(value, own)
+
+
+def test_what_is_given_is_no_part_of_the_cache():
+    """Also of one component, whose transpose lies in memory as it is."""
+    config = LlamaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    config.update(dict(num_key_value_heads=4, intermediate_size=1, max_position_embeddings=64))
+    inner = architectures.randomise(LlamaForCausalLM(config))
+    tokenizer = architectures.word_tokenizer()
+    model = TransformerBridge.boot_transformers("llama", hf_model=inner, tokenizer=tokenizer)
+    for site in ("blocks.0.mlp.W_in", "blocks.0.mlp.W_out"):
+        for side in ("U", "S", "V"):
+            getattr(tlt.spectrum(model, site), side).zero_()
+            assert getattr(tlt.spectrum(model, site), side).norm() > 0

@@ -273,3 +273,21 @@ class TestEvaluate:
             tlt.evaluate(toy, task, progress=False)
         with tlt.truncated(toy, cut):
             tlt.evaluate(toy, task, progress=False)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-grouped"])
+def test_a_prompt_shorter_than_the_longest_answer(shared, name):
+    """It can be no leaf of a tree whose answers are read at more positions than it has."""
+    model = shared("bridge", name, torch.float64)
+    front = tuple(range(3, 43))
+    prompts = [(*front, 50 + end, 60 + end) for end in range(12)] + [(7,)]
+    answers = dict(in_context=[(20, 21, 22)] * 12 + [(5,)], global_=[(50,)] * 13, scoring="sequence")
+    task = tlt.Task("short", prompts, **answers)
+    found = tlt.evaluate(model, task, progress=False).frame
+    result = tlt.sweep(model, task, sites=["blocks.1.mlp.W_in"], keeps=[0.5], progress=False)
+    for place in range(len(task)):
+        alone = tlt.evaluate(model, task.subset([place]), progress=False).frame
+        for frame in (found, result.baseline.frame):
+            assert (
+                abs(frame["logit_diff"][place] - alone["logit_diff"][0]) < 1e-6
+            )  # norms round to float32

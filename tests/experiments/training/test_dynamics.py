@@ -1,6 +1,7 @@
 """Dynamics: each checkpoint as evaluate has it, one model at a time, stopped and resumed."""
 
 import pickle
+import re
 import weakref
 
 import architectures
@@ -342,7 +343,10 @@ def test_room_for_parts_is_asked_for_before_anything_is_scored(drinks, monkeypat
     def evaluate(*args, **options):
         raise AssertionError("the parts' room must be asked for first")
 
+    with pytest.raises(ValueError, match="max_memory must be at least") as refused:
+        tlt.evaluate(load(0), drinks, max_memory=1, progress=False)
+    enough = int(re.search(r"at least (\d+)", str(refused.value))[1])
     monkeypatch.setattr(module, "evaluate", evaluate)
-    parts = tlt.Parts(["Mary gave a drink to John"] * 3)
+    parts = tlt.Parts(["Mary gave a drink to John " * 6] * 3)  # longer than the prompts
     with pytest.raises(ValueError, match="max_memory must be at least"):
-        tlt.dynamics(load, [0], drinks, parts=parts, max_memory=33_600_000, progress=False)
+        tlt.dynamics(load, [0], drinks, parts=parts, max_memory=enough, progress=False)

@@ -200,7 +200,7 @@ def duration(seconds: float) -> str:
 
     Examples:
         >>> duration(0.04), duration(42), duration(5000), duration(400_000)
-        ('40 ms', '42 s', '1.4 h', '4.6 days')
+        ('40 ms', '42 s', '83 min', '4.6 days')
     """
     if seconds < 1:
         return f"{seconds * 1e3:.0f} ms"

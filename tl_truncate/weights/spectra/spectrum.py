@@ -262,7 +262,8 @@ def spectrum(model: Any, site: Site | str) -> Spectrum:
         ((48, 32), (32,), (32, 32))
     """
     shared = _directions(model, site)
-    own = shared.directions.contiguous()
+    # A copy also of a single component, whose transpose is contiguous as it is.
+    own = shared.directions.clone(memory_format=torch.contiguous_format)
     side, matrices = _side(shared.site), shared.cached.matrices
     if side == "U":  # the left side of the transpose is the right one
         matrices = tuple(each.T for each in reversed(matrices))
@@ -288,7 +289,7 @@ def is_at_hand(model: Any, site: Site | str) -> bool:
         return is_cached(*_matrices(model, place), side=_side(place))
 
 
-def _matrices(model: Any, place: Site) -> tuple[Tensor, ...]:
+def _matrices(model: Any, place: Site) -> tuple[Tensor] | tuple[Tensor, Tensor]:
     return circuit_factors(model, place) if place.is_circuit else (locate(model, place).weight(),)
 
 

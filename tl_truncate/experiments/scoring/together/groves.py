@@ -48,8 +48,10 @@ def plan_groves(
         asked.update(zip(batch.rows, batch.answers, strict=True))
     least = max(len(answer.tokens) for answers in asked.values() for answer in answers)
     groves: list[Grove] = []
-    apart: dict[Row, tuple[Answer, ...]] = {}
-    for rows in _neighbours(sorted(asked), _BATCHES * max_tokens):
+    # What is shorter than the positions that are read of a leaf cannot be one.
+    apart = {row: answers for row, answers in asked.items() if len(row) < least}
+    long = sorted(row for row in asked if row not in apart)
+    for rows in _neighbours(long, _BATCHES * max_tokens):
         tree = grow(rows, least, most=max_tokens, most_rows=batch_size, call=CALL / copies)
         if tree.shares and tree.n_tokens <= (1 - _SAVED) * sum(map(len, rows)):
             batches = (_leaf(tree, leaf.rows, asked) for leaf in tree.leaves)
