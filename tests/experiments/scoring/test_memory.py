@@ -1,16 +1,19 @@
 """What is allowed is kept to by making passes smaller: the numbers stay, and too little is refused at once."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
-import architectures
+import documents
 import pytest
 import torch
-from growth import can_be_measured, growth
+from growth import can_be_measured
 
 import tl_truncate as tlt
 from tl_truncate.experiments.scoring import evaluate as scoring
 from tl_truncate.experiments.scoring.memory import corpus_rows_that_fit, rows_that_fit
-from tl_truncate.weights.spectra import cache
 
 CUT = tlt.Cut("blocks.1.mlp.W_out", 0.3)
 TEXTS = [
@@ -124,54 +127,19 @@ def test_a_search_asks_for_its_report_before_it_starts(model, drinks, monkeypatc
     assert scoring.evaluate is tlt.evaluate
 
 
-@pytest.fixture(scope="module")
-def middle():
-    """A random model beside whose passes the overheads are small, and prompts that differ."""
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=architectures.VOCAB,
-        hidden_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        intermediate_size=1024,
-        max_position_embeddings=64,
-    )
-    source = GPTNeoXForCausalLM(config).eval().requires_grad_(False)
-    return TransformerBridge.boot_transformers(
-        "middle", hf_model=source, tokenizer=architectures.word_tokenizer()
-    )
-
-
-def different(count: int) -> tlt.Task:
-    """Prompts of 24 words without a common beginning."""
-    words = ["Mary", "John", "Paris", "London", "gave", "went", "store", "drink"]
-    places = torch.randint(0, 8, (count, 24), generator=torch.Generator().manual_seed(0)).tolist()
-    prompts = [" ".join(words[place] for place in row) for row in places]
-    return tlt.Task("different", prompts, [" Mary"] * count, " the")
-
-
 @pytest.mark.skipif(not can_be_measured(), reason="the kernel does not forget how large a process was")
 @pytest.mark.parametrize(("name", "times"), [("evaluate", 2), ("sweep", 1.2)])
-def test_a_process_grows_by_no_more_than_it_may(middle, tmp_path, monkeypatch, name, times):
+def test_a_process_grows_by_no_more_than_it_may(tmp_path, name, times):
     """Measured, with the spectra to be computed, where memory is what bounds the passes."""
-    monkeypatch.setenv("TL_TRUNCATE_CACHE", str(tmp_path))
-    cache._memory.clear()
-    options = dict(prepend_bos=False, progress=False, batch_size=512)
-
-    def work(task, allowed):
-        if name == "evaluate":
-            return tlt.evaluate(middle, task, CUT, max_memory=allowed, **options)
-        return tlt.sweep(middle, task, sites=[CUT.site], keeps=[0.1, 0.3], max_memory=allowed, **options)
-
-    work(different(2), None)  # loads what it needs
-    tlt.cache_clear()
-    with pytest.raises(ValueError, match="at least") as refused:
-        work(different(256), 1)
-    allowed = int(times * int(re.search(r"at least (\d+)", str(refused.value))[1]))
-    used = growth(lambda: work(different(256), allowed))
-    assert used <= 1.15 * allowed
-    free = growth(lambda: work(different(256), None))
-    assert free > 1.15 * allowed, "or nothing would have been bounded"
+    root = documents.ROOT
+    places = dict(PYTHONPATH=f"{root}{os.pathsep}{root / 'tests'}", TL_TRUNCATE_CACHE=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, root / "tests" / "grown.py", name, str(times)],
+        env=os.environ | places,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["used"] <= 1.15 * found["allowed"]
+    assert found["free"] > 1.15 * found["allowed"], "or nothing would have been bounded"
