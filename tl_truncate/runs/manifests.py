@@ -20,7 +20,7 @@ _VERSIONS = "versions"
 #: In the manifest: what two manifests of one run may differ in.
 CIRCUMSTANCES = (_VERSIONS, RESUMED)
 # What earlier versions did not write: their runs are gone on with, as far as can be told.
-_NOT_ALWAYS_THERE = (TOKENS,)
+_NOT_ALWAYS_THERE = (TOKENS, "texts_hash", "asked")
 
 
 def make_manifest(kind: str, **facts: Any) -> dict[str, Any]:
