@@ -22,7 +22,7 @@ from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.places import place_of
 from tl_truncate.experiments.sweep.work.on_workers import with_own
-from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.manifests import TOKENS, make_manifest
 from tl_truncate.runs.record import texts_hash
 from tl_truncate.runs.sharded.waiting import PATIENCE, check_patience
 from tl_truncate.runs.shards import Shard, as_shard, require_folder
@@ -310,6 +310,7 @@ def _manifest(
         task_hashes={task.name: task.hash for task in tasks},
         task_order=[task.name for task in tasks],
         prepend_bos=[each.prepend_bos for each in encoded],
+        **{TOKENS: {task.name: each.hash for task, each in zip(tasks, encoded, strict=True)}},
         grid=[cut.to_json() for cut in grid],
         **judged,
         texts_hash=None if texts is None else texts_hash(texts),
