@@ -92,6 +92,21 @@ def test_what_is_there_is_not_made_again(of, model, drinks, tmp_path, monkeypatc
     pd.testing.assert_frame_equal(again.frame, part.frame, **EXACT)
 
 
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_what_was_merged_is_not_made_again(of, model, drinks, tmp_path, monkeypatch, count):
+    for index in range(count):
+        of.run(model, drinks, run_dir=tmp_path, shard=(index, count))
+    merged = tlt.merge(tmp_path)
+    before = (tmp_path / "settings.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", None)
+        of.require_equal(of.run(model, drinks, run_dir=tmp_path), merged)
+    with pytest.raises(ValueError, match="differs in: weights_hash"):
+        of.run(others(), drinks, run_dir=tmp_path)
+    assert (tmp_path / "settings.jsonl").read_bytes() == before
+    of.require_equal(tlt.merge(tmp_path), merged)
+
+
 def test_missing(of, model, drinks, tmp_path):
     of.run(model, drinks, run_dir=tmp_path, shard=(2, 3))
     with pytest.raises(ValueError, match=r"1/3 has not begun, 3/3 has not begun.*such as --shard 1/3"):

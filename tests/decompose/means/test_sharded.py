@@ -65,6 +65,19 @@ def test_one_process_goes_on_with_what_was_merged(model, tmp_path):
     assert again.hash == merged.hash
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_was_merged_is_not_made_again(model, tmp_path, monkeypatch, count):
+    for index in range(count):
+        fit(model, run_dir=tmp_path, shard=(index, count))
+    merged = tlt.merge(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", None)
+        assert fit(model, run_dir=tmp_path).hash == merged.hash
+    with pytest.raises(ValueError, match="It differs in: tokens_hash"):
+        tlt.TokenMeans.fit(model, TEXTS[1:], run_dir=tmp_path, **OPTIONS)
+    assert tlt.merge(tmp_path).hash == merged.hash
+
+
 def test_an_interrupted_shard_goes_on(model, tmp_path, monkeypatch):
     whole = fit(model, run_dir=tmp_path / "whole", shard=(2, 3))
     original, calls = streaming.Stream._is_own, []
