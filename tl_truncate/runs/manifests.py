@@ -97,7 +97,7 @@ def untold(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
         >>> untold({"tokens_hash": "1f"}, {}), untold({"tokens_hash": "1f"}, {"tokens_hash": "2e"})
         ({'tokens_hash'}, set())
     """
-    return {name for name in _NOT_ALWAYS_THERE if name not in one or name not in other}
+    return {name for name in _NOT_ALWAYS_THERE if (name in one) != (name in other)}
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], one: str, other: str) -> str:
