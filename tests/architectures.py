@@ -4,6 +4,7 @@ Biases and norm weights are drawn too, since a forgotten bias would not show in 
 """
 
 import copy
+import json
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -185,9 +186,24 @@ def word_tokenizer() -> PreTrainedTokenizerBase:
 
     The Bridge reloads a tokenizer from its folder, so it has to come from one.
     """
+    return _from_a_folder(_fresh_tokenizer())
+
+
+def _from_a_folder(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     folder = tempfile.mkdtemp(prefix="word-tokenizer-")
-    _fresh_tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
+
+
+def with_words_exchanged(one: str, other: str) -> PreTrainedTokenizerBase:
+    """The small tokenizer, but two words have each other's number."""
+    tokenizer = _fresh_tokenizer()
+    found = json.loads(tokenizer.backend_tokenizer.to_str())
+    words = found["model"]["vocab"]
+    words[one], words[other] = words[other], words[one]
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    changed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(found)), **special)
+    return _from_a_folder(changed)
 
 
 def _fresh_tokenizer() -> PreTrainedTokenizerFast:

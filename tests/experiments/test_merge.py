@@ -1,5 +1,7 @@
 """Runs that end in one result: shares of it are joined into that of one process."""
 
+import json
+
 import architectures
 import pandas as pd
 import pytest
@@ -26,6 +28,13 @@ def model(shared):
 def others():
     """A model of the same form with other weights."""
     return architectures.with_tokenizer(architectures.randomise(architectures.bridge("gpt2"), 5))
+
+
+def read_otherwise():
+    """A model of the same weights with another tokenizer, in which two words have changed places."""
+    other = architectures.with_tokenizer(architectures.bridge("gpt2"))
+    other.tokenizer = architectures.with_words_exchanged("ĠMary", "Ġstore")
+    return other
 
 
 class Attribute:
@@ -83,6 +92,21 @@ def test_what_is_there_is_not_made_again(of, model, drinks, tmp_path, monkeypatc
     pd.testing.assert_frame_equal(again.frame, part.frame, **EXACT)
 
 
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_what_was_merged_is_not_made_again(of, model, drinks, tmp_path, monkeypatch, count):
+    for index in range(count):
+        of.run(model, drinks, run_dir=tmp_path, shard=(index, count))
+    merged = tlt.merge(tmp_path)
+    before = (tmp_path / "settings.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", None)
+        of.require_equal(of.run(model, drinks, run_dir=tmp_path), merged)
+    with pytest.raises(ValueError, match="differs in: weights_hash"):
+        of.run(others(), drinks, run_dir=tmp_path)
+    assert (tmp_path / "settings.jsonl").read_bytes() == before
+    of.require_equal(tlt.merge(tmp_path), merged)
+
+
 def test_missing(of, model, drinks, tmp_path):
     of.run(model, drinks, run_dir=tmp_path, shard=(2, 3))
     with pytest.raises(ValueError, match=r"1/3 has not begun, 3/3 has not begun.*such as --shard 1/3"):
@@ -112,3 +136,24 @@ def test_another_question(model, drinks, tmp_path):
         Attribute().run(model, drinks, run_dir=tmp_path, shard=(2, 2), metric="p_global")
     with pytest.raises(ValueError, match="must be of kind 'side_effects', got kind 'attribute'"):
         SideEffects().run(model, drinks, run_dir=tmp_path, shard=(2, 2))
+
+
+def test_another_tokenizer(of, model, drinks, tmp_path):
+    of.run(model, drinks, run_dir=tmp_path / "one")
+    with pytest.raises(ValueError, match="differs in: tokens_hash"):
+        of.run(read_otherwise(), drinks, run_dir=tmp_path / "one")
+    of.run(model, drinks, run_dir=tmp_path / "two", shard=(1, 2))
+    with pytest.raises(ValueError, match="2/2 differs from 1/2 in: tokens_hash"):
+        of.run(read_otherwise(), drinks, run_dir=tmp_path / "two", shard=(2, 2))
+
+
+def test_a_folder_of_an_earlier_version_goes_on(of, model, drinks, tmp_path):
+    whole = of.run(model, drinks, run_dir=tmp_path / "one")
+    of.run(model, drinks, run_dir=tmp_path / "two", shard=(1, 2))
+    for path in (tmp_path / "one", tmp_path / "two" / "shards" / "1-of-2"):
+        manifest = json.loads((path / "manifest.json").read_text())
+        del manifest["tokens_hash"]
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    of.require_equal(of.run(model, drinks, run_dir=tmp_path / "one"), whole)
+    of.run(model, drinks, run_dir=tmp_path / "two", shard=(2, 2))
+    of.require_equal(tlt.merge(tmp_path / "two"), whole)

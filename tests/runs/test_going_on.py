@@ -288,6 +288,31 @@ class TestWhatMayDiffer:
         assert found.summary().equals(whole.summary())
 
 
+class TestAnotherTokenizer:
+    """The same weights read the same prompts as other tokens."""
+
+    @pytest.fixture
+    def other(self):
+        other = architectures.with_tokenizer(architectures.bridge("gpt2"))
+        other.tokenizer = architectures.with_words_exchanged("ĠMary", "Ġstore")
+        return other
+
+    @pytest.mark.parametrize(("run", "options"), [(tlt.sweep, OPTIONS), (tlt.search, SEARCH)])
+    def test_it_is_refused(self, model, other, drinks, tmp_path, run, options):
+        run(model, drinks, run_dir=tmp_path, **options)
+        with pytest.raises(ValueError, match=r"differs in: tokens_hash\.drinks"):
+            run(other, drinks, run_dir=tmp_path, **options)
+
+    @pytest.mark.parametrize(("run", "options"), [(tlt.sweep, OPTIONS), (tlt.search, SEARCH)])
+    def test_a_folder_of_an_earlier_version_goes_on(self, model, drinks, tmp_path, run, options):
+        run(model, drinks, run_dir=tmp_path, **options)
+        path = tmp_path / "manifest.json"
+        manifest = json.loads(path.read_text())
+        del manifest["tokens_hash"]
+        path.write_text(json.dumps(manifest))
+        assert run(model, drinks, run_dir=tmp_path, **options)
+
+
 class TestFolders:
     """Each is of one kind and one method."""
 

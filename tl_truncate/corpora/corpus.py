@@ -1,5 +1,6 @@
 """Running text or token numbers, from wherever they come, as rows without padding."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,29 @@ class Row:
 
     passage: int
     tokens: tuple[int, ...]
+
+    @property
+    def told(self) -> bytes:
+        """What is hashed of it."""
+        return f"{self.passage}:{self.tokens}".encode()
+
+
+def rows_hash(rows: Iterable[Row]) -> str:
+    """The same for the same rows in the same order, and only for those.
+
+    Examples:
+        >>> rows_hash([Row(0, (1, 2))]) == rows_hash([Row(0, (1,)), Row(0, (2,))])
+        False
+    """
+    digest = new_digest()
+    for row in rows:
+        digest.update(row.told)
+    return str(digest.hexdigest())
+
+
+def new_digest() -> Any:
+    """Of `rows_hash`, for rows that come one after the other."""
+    return hashlib.blake2b(digest_size=8)
 
 
 @dataclass(frozen=True)
@@ -172,18 +196,30 @@ def _tokens(
     model: Any, passage: Any, prepend_bos: bool | None, place: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """A passage's tokens, and what stands in front of each of its rows."""
+    found = plain_passage(passage, place)
+    if isinstance(found, str):
+        return _encode(model, found, prepend_bos)
+    require_vocabulary(model, found, place)
+    return tuple(found), ()
+
+
+def plain_passage(passage: Any, place: int) -> str | Sequence[int]:
+    """The text or the token numbers of a passage, in whichever of its forms it comes.
+
+    Raises:
+        TypeError: if it is no passage.
+    """
     if isinstance(passage, Mapping):
         passage = passage.get("text", passage.get("input_ids"))
     if isinstance(passage, str):
-        return _encode(model, passage, prepend_bos)
+        return passage
     found = passage.tolist() if hasattr(passage, "tolist") else passage
     if not isinstance(found, (list, tuple)) or not all(type(token) is int for token in found):
         raise TypeError(
             "A passage must be a text, token numbers, or a mapping with 'text' or 'input_ids', got "
             f"{found!r:.60} at {place}."
         )
-    require_vocabulary(model, found, place)
-    return tuple(found), ()
+    return found
 
 
 def _encode(model: Any, text: str, prepend_bos: bool | None) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -18,7 +18,15 @@ from filelock import FileLock, Timeout
 
 from tl_truncate.runs.files import read_json, write_json
 from tl_truncate.runs.interrupts import says_how_to_go_on
-from tl_truncate.runs.manifests import CIRCUMSTANCES, FORMAT, WEIGHTS, common, differences, gone_on
+from tl_truncate.runs.manifests import (
+    CIRCUMSTANCES,
+    FORMAT,
+    WEIGHTS,
+    common,
+    differences,
+    gone_on,
+    untold,
+)
 from tl_truncate.runs.shards import SHARDS, shards_in
 from tl_truncate.weights.files import as_path, is_part, remove_parts, replacing
 
@@ -159,7 +167,7 @@ class RunFolder:
         self._require_same(
             {**found, **both},
             {**manifest, **{name: common(manifest.get(name), found.get(name)) for name in grows}},
-            {*free, *noted, *CIRCUMSTANCES},
+            {*free, *noted, *CIRCUMSTANCES, *untold(found, manifest)},
         )
 
     def require_room(self) -> None:

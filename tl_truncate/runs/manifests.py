@@ -13,9 +13,14 @@ FORMAT = 1
 WEIGHTS = "weights_hash"
 #: In the manifest: where the run went on under other circumstances, and which.
 RESUMED = "resumed"
+#: In the manifest: a hash of the numbers of all tokens that are read. Texts are others with another
+#: tokenizer, and a corpus may be too long to be in a manifest.
+TOKENS = "tokens_hash"
 _VERSIONS = "versions"
 #: In the manifest: what two manifests of one run may differ in.
 CIRCUMSTANCES = (_VERSIONS, RESUMED)
+# What earlier versions did not write: their runs are gone on with, as far as can be told.
+_NOT_ALWAYS_THERE = (TOKENS, "texts_hash", "asked")
 
 
 def make_manifest(kind: str, **facts: Any) -> dict[str, Any]:
@@ -83,6 +88,16 @@ def _changed(
     for each in found.get(RESUMED, []):
         last |= each
     return {name: wanted[name] for name in names if name in wanted and wanted[name] != last.get(name)}
+
+
+def untold(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """Names of what cannot be compared, since an earlier version wrote one of two manifests.
+
+    Examples:
+        >>> untold({"tokens_hash": "1f"}, {}), untold({"tokens_hash": "1f"}, {"tokens_hash": "2e"})
+        ({'tokens_hash'}, set())
+    """
+    return {name for name in _NOT_ALWAYS_THERE if (name in one) != (name in other)}
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], one: str, other: str) -> str:

@@ -85,9 +85,13 @@ def make_text_record(
         prepend_bos: whether a BOS was in front of the passages.
         seed: for the record; nothing is drawn.
     """
-    digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
-    named = dict(task="running text", task_hash=digest, n_prompts=len(texts))
+    named = dict(task="running text", task_hash=texts_hash(texts), n_prompts=len(texts))
     return _record(model, named, cuts, prepend_bos, seed)
+
+
+def texts_hash(texts: Sequence[str]) -> str:
+    """The same for the same passages, and only for those."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
 
 
 def _record(

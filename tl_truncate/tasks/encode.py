@@ -1,5 +1,7 @@
 """Tasks as tokens: one careful way to turn prompts and answers into numbers."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,14 @@ class EncodedTask:
 
     prompts: tuple[EncodedPrompt, ...]
     prepend_bos: bool
+
+    @property
+    def hash(self) -> str:
+        """The same for the same tokens: a task's own hash is of texts, which two tokenizers read
+        otherwise.
+        """
+        rows = [(each.prompt, each.in_context, each.global_) for each in self.prompts]
+        return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
 
 
 def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> EncodedTask:

@@ -1,6 +1,7 @@
 """Token means of a corpus whose batches several processes have run."""
 
 import itertools
+import json
 
 import architectures
 import pytest
@@ -64,6 +65,19 @@ def test_one_process_goes_on_with_what_was_merged(model, tmp_path):
     assert again.hash == merged.hash
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_was_merged_is_not_made_again(model, tmp_path, monkeypatch, count):
+    for index in range(count):
+        fit(model, run_dir=tmp_path, shard=(index, count))
+    merged = tlt.merge(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", None)
+        assert fit(model, run_dir=tmp_path).hash == merged.hash
+    with pytest.raises(ValueError, match="It differs in: tokens_hash"):
+        tlt.TokenMeans.fit(model, TEXTS[1:], run_dir=tmp_path, **OPTIONS)
+    assert tlt.merge(tmp_path).hash == merged.hash
+
+
 def test_an_interrupted_shard_goes_on(model, tmp_path, monkeypatch):
     whole = fit(model, run_dir=tmp_path / "whole", shard=(2, 3))
     original, calls = streaming.Stream._is_own, []
@@ -82,9 +96,73 @@ def test_an_interrupted_shard_goes_on(model, tmp_path, monkeypatch):
     assert found.hash == whole.hash
 
 
+def test_a_corpus_that_can_be_read_once(model, tmp_path):
+    whole = fit(model)
+    options = dict(OPTIONS, run_dir=tmp_path)
+    for _ in range(2):
+        assert tlt.TokenMeans.fit(model, iter(TEXTS), **options).hash == whole.hash
+    with pytest.raises(ValueError, match="tokens_hash"):
+        tlt.TokenMeans.fit(model, iter(TEXTS[1:]), **options)
+    with pytest.raises(TypeError, match="A passage must be a text, token numbers"):
+        tlt.TokenMeans.fit(model, iter([None]), **options)
+
+
+def test_a_corpus_that_is_shuffled_anew(model, tmp_path):
+    class Shuffled:
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return iter(TEXTS[self.times :] + TEXTS[: self.times])
+
+    with pytest.raises(ValueError, match="must give the same each time it is read"):
+        tlt.TokenMeans.fit(model, Shuffled(), run_dir=tmp_path, **OPTIONS)
+
+
+def without_tokens(*folders):
+    """As an earlier version wrote them."""
+    for folder in folders:
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        del manifest["tokens_hash"]
+        path.write_text(json.dumps(manifest))
+
+
+def test_a_folder_of_an_earlier_version_goes_on(model, tmp_path):
+    fit(model, run_dir=tmp_path, shard=(1, 2))
+    without_tokens(tmp_path / "shards" / "1-of-2")
+    fit(model, run_dir=tmp_path, shard=(2, 2))
+    assert tlt.merge(tmp_path).record["corpora"] == fit(model).record["corpora"]
+
+
 class TestRefused:
-    def test_another_corpus(self, model, tmp_path):
+    @pytest.mark.parametrize("texts", [TEXTS[:-1], [*TEXTS, "Paris is"], TEXTS[::-1]])
+    def test_a_folder_of_another_corpus(self, model, tmp_path, texts):
+        fit(model, run_dir=tmp_path)
+        with pytest.raises(ValueError, match=r"It differs in: tokens_hash .* Use another folder"):
+            tlt.TokenMeans.fit(model, texts, run_dir=tmp_path, **OPTIONS)
+        without_tokens(tmp_path)
+        with pytest.raises(ValueError, match="must be of the same rows of tokens as the corpus"):
+            tlt.TokenMeans.fit(model, texts, run_dir=tmp_path, **OPTIONS)
+
+    def test_another_mask(self, model, tmp_path):
+        tokens = torch.arange(3, 43).reshape(4, 10)
+        mask = torch.ones(4, 10)
+        mask[:, 5:] = 0
+        tlt.TokenMeans.fit(model, tokens, run_dir=tmp_path, **OPTIONS)
+        with pytest.raises(ValueError, match="It differs in: tokens_hash"):
+            tlt.TokenMeans.fit(model, tokens, mask=mask, run_dir=tmp_path, **OPTIONS)
+
+    def test_a_shard_of_another_corpus(self, model, tmp_path):
         fit(model, run_dir=tmp_path, shard=(1, 2))
+        with pytest.raises(ValueError, match="It differs in: tokens_hash"):
+            tlt.TokenMeans.fit(model, TEXTS[:-1], run_dir=tmp_path, shard=(1, 2), **OPTIONS)
+        with pytest.raises(ValueError, match="2/2 differs from 1/2 in: tokens_hash"):
+            tlt.TokenMeans.fit(model, TEXTS[:-1], run_dir=tmp_path, shard=(2, 2), **OPTIONS)
+
+    def test_another_corpus_in_a_shard_of_an_earlier_version(self, model, tmp_path):
+        fit(model, run_dir=tmp_path, shard=(1, 2))
+        without_tokens(tmp_path / "shards" / "1-of-2")
         tlt.TokenMeans.fit(model, TEXTS[:-1], run_dir=tmp_path, shard=(2, 2), **OPTIONS)
         with pytest.raises(
             ValueError, match=r"must be of the same corpus, but 2/2 and 1/2 differ in .*hash"

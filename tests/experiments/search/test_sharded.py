@@ -198,3 +198,85 @@ def test_a_result_of_an_earlier_grid_is_not_that_of_a_later(model, task, tmp_pat
     with pytest.raises(ValueError, match="2/2 has not begun"):
         tlt.merge(tmp_path)
     assert file.search_file(tmp_path) == tmp_path / "search.json"
+
+
+class TestAskedAnew:
+    """In the same folder with other settings: the looks are in common, the result is another's."""
+
+    FEW = ONCE | dict(keeps=[0.5])
+
+    @pytest.fixture(scope="class")
+    def results(self, model, task):
+        options = OPTIONS | self.FEW
+        return {greedy: tlt.search(model, task, **options | dict(greedy=greedy)) for greedy in (1, 3)}
+
+    @pytest.mark.parametrize("merged", [True, False])
+    def test_greedy_in_a_shard(self, model, task, tmp_path, results, merged):
+        assert results[1].settings != results[3].settings
+        for greedy in (1, 3, 1):
+            search(model, task, tmp_path, (1, 1), **self.FEW | dict(greedy=greedy))
+            require_equal(tlt.SearchResult.load(tmp_path), results[greedy])
+            if merged:
+                require_equal(tlt.merge(tmp_path), results[greedy])
+        require_equal(tlt.merge(tmp_path), results[1])
+
+    def test_greedy_behind_one_process(self, model, task, tmp_path, results):
+        search(model, task, tmp_path, None, **self.FEW)
+        search(model, task, tmp_path, (1, 1), **self.FEW | dict(greedy=3))
+        require_equal(tlt.SearchResult.load(tmp_path), results[3])
+        require_equal(tlt.merge(tmp_path), results[3])
+        search(model, task, tmp_path, None, **self.FEW)
+        require_equal(tlt.SearchResult.load(tmp_path), results[1])
+        require_equal(tlt.merge(tmp_path), results[1])
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            dict(budget=2.0),
+            dict(splits=2),
+            dict(draws=1),
+            dict(null=True),
+            dict(texts=["the store in Paris"]),
+        ],
+    )
+    def test_everything_else_that_may_be_asked_anew(self, model, task, tmp_path, options):
+        search(model, task, tmp_path, (1, 1), **self.FEW)
+        tlt.merge(tmp_path)
+        found = search(model, task, tmp_path, (1, 1), **self.FEW | options)
+        assert (
+            found.to_json() == tlt.merge(tmp_path).to_json() == tlt.SearchResult.load(tmp_path).to_json()
+        )
+
+    def test_fewer_cuts(self, model, task, tmp_path):
+        search(model, task, tmp_path, (1, 1), **ONCE)
+        tlt.merge(tmp_path)
+        found = search(model, task, tmp_path, (1, 1), **self.FEW)
+        assert tlt.merge(tmp_path).to_json() == found.to_json()
+
+    def test_a_shard_that_has_not_ended(self, model, task, tmp_path, monkeypatch, results):
+        search(model, task, tmp_path, (1, 1), **self.FEW)
+        with monkeypatch.context() as patch:
+            patch.setattr(file, "write_search", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                search(model, task, tmp_path, (1, 1), **self.FEW | dict(greedy=3))
+        with pytest.raises(ValueError, match="1/1 has 1 of "):
+            tlt.merge(tmp_path)
+        search(model, task, tmp_path, (1, 1), **self.FEW | dict(greedy=3))
+        require_equal(tlt.merge(tmp_path), results[3])
+
+    def test_a_folder_of_an_earlier_version(self, model, task, tmp_path, results):
+        search(model, task, tmp_path, (1, 1), **self.FEW)
+        own = RunFolder(tmp_path / "shards" / "1-of-1")
+        manifest = own.manifest()
+        names = manifest["share"][:-1]
+        del manifest["asked"], manifest["texts_hash"]
+        own.take(manifest | dict(share=names), None, [dict(searched=names)])
+        require_equal(tlt.SearchResult.load(tmp_path), results[1])
+        require_equal(tlt.merge(tmp_path), results[1])
+        require_equal(search(model, task, tmp_path, None, **self.FEW), results[1])
+        search(model, task, tmp_path, (1, 1), **self.FEW | dict(greedy=3))
+        require_equal(tlt.merge(tmp_path), results[3])
+
+
+def stopped(*_):
+    raise KeyboardInterrupt

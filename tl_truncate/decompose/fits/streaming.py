@@ -1,6 +1,5 @@
 """One pass over a corpus for sums of any kind, which can be stopped and gone on with."""
 
-import hashlib
 import os
 import time
 from abc import ABC, abstractmethod
@@ -12,7 +11,16 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import as_integers
-from tl_truncate.corpora.corpus import Corpus, Filled, Row, batches, read_rows, row_length, size_of
+from tl_truncate.corpora.corpus import (
+    Corpus,
+    Filled,
+    Row,
+    batches,
+    new_digest,
+    read_rows,
+    row_length,
+    size_of,
+)
 from tl_truncate.decompose.fits.origin import OF_THE_WEIGHTS, origin_of
 from tl_truncate.runs.shards import Shard
 from tl_truncate.surgery.hooks import active_cuts
@@ -71,7 +79,7 @@ class Stream(ABC):
         self.sites, self.options, self.origin = sites, options, origin
         # So many rows have been read and run, and of the window behind them so many batches.
         self._rows = self._batches = self._passages = 0
-        self._digest = hashlib.blake2b(digest_size=8)
+        self._digest = new_digest()
         self._consistent = True
         self._expected: str | None = None
         self._shard: Shard | None = None
@@ -220,7 +228,7 @@ class Stream(ABC):
         return (window + place) % self._shard.count == self._shard.index - 1
 
     def _note(self, row: Row) -> None:
-        self._digest.update(f"{row.passage}:{row.tokens}".encode())
+        self._digest.update(row.told)
         self._passages = row.passage + 1
 
     def _save(self, path: str | os.PathLike[str]) -> None:

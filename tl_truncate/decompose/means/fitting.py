@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tl_truncate.checks import real
-from tl_truncate.corpora.corpus import Corpus, Filled
+from tl_truncate.corpora.corpus import Corpus, Filled, rows_hash
 from tl_truncate.decompose.fits.streaming import Reading, Stream
 from tl_truncate.decompose.means.file import FIT, HELD_OUT, Sums, read_sums, write_sums
 from tl_truncate.decompose.means.sums import SiteSums, usable
 from tl_truncate.decompose.passes import outputs_of
-from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.manifests import TOKENS, make_manifest
 from tl_truncate.runs.shards import Shard
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.weights.linear import compute_dtype
@@ -86,9 +86,17 @@ def fitted(
 
 
 def fit_manifest(
-    model: Any, sites: Sequence[Site], options: FitOptions, shard: Shard | None
+    model: Any,
+    corpus: Corpus,
+    sites: Sequence[Site],
+    options: FitOptions,
+    *,
+    mask: Tensor | None,
+    shard: Shard | None,
 ) -> dict[str, Any]:
-    """What the run folder of a fit is of; of its corpus, which may stream by, the record says it."""
+    """What the run folder of a fit is of. The corpus is read once for it, which is little beside the
+    passes, so that a folder that has a result is not taken for that of another corpus.
+    """
     stream = MeansStream(model, tuple(sites), options)
     count = 1 if shard is None else shard.count
     return make_manifest(
@@ -96,6 +104,7 @@ def fit_manifest(
         **stream.origin,
         options=stream.settings(),
         batch_size=options.batch_size,
+        **{TOKENS: rows_hash(stream.rows(corpus, mask))},
         shares=[str(Shard(count, index)) for index in range(1, count + 1)],
     )
 

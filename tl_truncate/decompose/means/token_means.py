@@ -3,18 +3,20 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tl_truncate.corpora.corpus import Corpus
+from tl_truncate.corpora.rereading import rereadable
 from tl_truncate.decompose.fits.origin import of_the_weights, require_same
 from tl_truncate.decompose.means.file import read_sums, write_sums
 from tl_truncate.decompose.means.fitting import FitOptions, chosen_sites, fit_manifest, fit_sums
 from tl_truncate.decompose.means.on_workers import MeansAsked, fit_on
 from tl_truncate.decompose.means.site_means import SiteMeans
+from tl_truncate.runs.manifests import TOKENS
 from tl_truncate.runs.sharded.kinds import RunKind
 from tl_truncate.runs.sharded.results import ResultKind, kept, said
 from tl_truncate.runs.shards import Shard, as_shard, require_folder
@@ -88,7 +90,8 @@ class TokenMeans(SiteMeans):
                 again with the same corpus and the same weights, the fit goes on behind the rows that it
                 has.
             run_dir: a folder in which the sums are kept in the same way, and which shards have in
-                common.
+                common. All texts are read once before the passes; an iterator's passages are kept in a
+                temporary file meanwhile.
             shard: `(3, 8)` runs the third of eight shares of the batches, in which all texts are divided
                 as in one process; `merge` adds the sums: counts exactly, sums to the rounding of
                 float64. All texts are read by each. The result is of this shard alone.
@@ -136,10 +139,10 @@ class TokenMeans(SiteMeans):
         if path is not None and run_dir is not None:
             raise ValueError(f"There must be a path or a run_dir, got both: {path} and {run_dir}.")
 
-        def work(folder: Path | None) -> TokenMeans:
+        def work(folder: Path | None, texts: Corpus = corpus) -> TokenMeans:
             file = path if folder is None else folder / _FILE
             told: dict[str, Any] = dict(mask=mask, progress=progress)
-            sums, record = fit_sums(model, corpus, chosen, options, path=file, shard=part, **told)
+            sums, record = fit_sums(model, texts, chosen, options, path=file, shard=part, **told)
             means = cls(float(kappa), sums, record)
             if file is not None:
                 means.save(file)
@@ -147,8 +150,12 @@ class TokenMeans(SiteMeans):
 
         if run_dir is None:
             return work(None)
-        manifest = fit_manifest(model, chosen, options, part)
-        return kept(MEANS, run_dir, part, manifest, [str(part or Shard(1, 1))], work)
+        with rereadable(corpus) as texts:
+            manifest = fit_manifest(model, texts, chosen, options, mask=mask, shard=part)
+            names = [str(part or Shard(1, 1))]
+            means = kept(MEANS, run_dir, part, manifest, names, partial(work, texts=texts))
+        _require_rows(means, manifest[TOKENS], run_dir)
+        return means
 
     def merge(self, other: "TokenMeans") -> "TokenMeans":
         """The means over both corpora, as if they had been read in one go.
@@ -180,6 +187,22 @@ class TokenMeans(SiteMeans):
         """
         kappa, sums, record = read_sums(path)
         return cls(kappa, sums, {**record, "path": str(path)})
+
+
+def _require_rows(means: TokenMeans, wanted: str, run_dir: str | os.PathLike[str]) -> None:
+    """That means are of these rows: an earlier version's manifest does not say it, and a corpus may have
+    been read in another order than when it was hashed.
+
+    Raises:
+        ValueError: if they are of others.
+    """
+    found = means.record["corpora"][0]["hash"]
+    if found != wanted:
+        raise ValueError(
+            f"The means in {run_dir} must be of the same rows of tokens as the corpus, and it must give "
+            f"the same each time it is read, got means of rows {found}, and rows {wanted} now. Use "
+            "another folder, and a corpus that is not shuffled anew."
+        )
 
 
 def _joined(manifest: Mapping[str, Any], parts: Sequence[tuple[list[str], TokenMeans]]) -> TokenMeans:

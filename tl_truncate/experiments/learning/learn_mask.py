@@ -25,7 +25,7 @@ from tl_truncate.experiments.search.on_test import check_report_fits
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.places import Here
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.manifests import TOKENS, make_manifest
 from tl_truncate.surgery.circuits import require_no_overlap
 from tl_truncate.surgery.cut import Cut
 from tl_truncate.surgery.hooks import active_cuts
@@ -160,7 +160,7 @@ def learn_mask(
     rules = Rules(**asdict(rules) | dict(batch_size=prompts_that_fit(model, encoded, chosen, **fitting)))
     settings = {name: value for name, value in asdict(rules).items() if name != "prepend_bos"}
     settings |= dict(test_fraction=test_fraction, watch_fraction=watch_fraction, draws=draws, null=null)
-    facts = dict(prepend_bos=encoded.prepend_bos, **settings)
+    facts = {TOKENS: encoded.hash, "prepend_bos": encoded.prepend_bos, **settings}
     options = SweepOptions(
         prepend_bos=prepend_bos, batch_size=rules.batch_size, max_memory=max_memory, seed=rules.seed
     )

@@ -11,13 +11,13 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
-from tl_truncate.corpora.corpus import Row, batches
+from tl_truncate.corpora.corpus import Row, batches, rows_hash
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.experiments.scoring.running_text import encode_passages, passages_that_fit, text_effects
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table
 from tl_truncate.markup import interval
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.manifests import TOKENS, make_manifest
 from tl_truncate.runs.record import Record, make_text_record
 from tl_truncate.runs.saved import Saved, required_result
 from tl_truncate.runs.sharded.kinds import RunKind
@@ -204,7 +204,8 @@ def side_effects(
         prepend_bos=bos,
         seed=seed,
     )
-    manifest = make_manifest(SIDE_EFFECTS.run.name, **plain(record), max_tokens=max_tokens, rows=fits)
+    facts = {TOKENS: rows_hash(rows), "max_tokens": max_tokens, "rows": fits}
+    manifest = make_manifest(SIDE_EFFECTS.run.name, **plain(record), **facts)
 
     def work(folder: Path | None) -> SideEffects:
         found: dict[int, dict[str, Any]] = {}

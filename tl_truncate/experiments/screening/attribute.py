@@ -25,7 +25,7 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import ATTRIBUTE, Attribution
 from tl_truncate.replay.calls import graph_from, unembedding_only
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.manifests import TOKENS, make_manifest
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.sharded.results import kept
 from tl_truncate.runs.shards import Shard, as_shard, require_folder, share
@@ -120,7 +120,12 @@ def attribute(
     )
     own = list(linears) if part is None else _share(linears, part)
     manifest = make_manifest(
-        ATTRIBUTE.run.name, **plain(record), metric=metric, sites=list(map(str, linears)), rows=rows
+        ATTRIBUTE.run.name,
+        **plain(record),
+        **{TOKENS: encoded.hash},
+        metric=metric,
+        sites=list(map(str, linears)),
+        rows=rows,
     )
 
     def work(folder: Path | None) -> Attribution:

@@ -1,5 +1,7 @@
 """A search on disk: `search.json`, from which the result comes back prompt by prompt."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,17 +31,27 @@ FILE = "search.json"
 FORMAT = 3
 
 
+#: In the manifest: names of all searches that were asked for in the folder.
+ASKED = "asked"
+#: What a search may be asked anew in the same folder. Its looks are in common, its result is another.
+_ANEW = ("greedy", "budget", "splits", "draws", "null", "texts_hash")
 _SEARCHED = "searched"
+
+
+def _wanted(manifest: Mapping[str, Any]) -> list[str]:
+    return [*SWEEP.wanted(manifest), *manifest.get(ASKED, ())]
+
+
 #: A search's run folder: each setting of each look is known by itself. A line says among which cuts a
-#: search was made that has ended; its result is in a file beside it.
+#: search was made that has ended, and behind them its name; its result is in a file beside it.
 SEARCH = RunKind(
     "search",
-    wanted=SWEEP.wanted,
+    wanted=_wanted,
     told=lambda line: list(line[_SEARCHED]),
-    free=("model", "tasks", "greedy", "budget", "splits", "draws", "null"),
-    grows=("grid",),
+    free=("model", "tasks", *_ANEW),
+    grows=("grid", ASKED),
     noted=("device",),
-    alike=("greedy", "budget", "splits", "draws", "null"),
+    alike=_ANEW,
 )
 
 
@@ -50,7 +62,7 @@ class Place:
     Attributes:
         looks: the folder of its looks, which all shards have in common.
         result: the folder of its result.
-        among: names of the cuts that it chooses from.
+        among: names of the cuts that it chooses from, and of the search itself.
     """
 
     looks: Path
@@ -60,7 +72,8 @@ class Place:
     def write(self, summary: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         """Writes the result, and then a line that it is there."""
         write_search(summary, fields, self.result.path)
-        if {_SEARCHED: self.among} not in self.result.lines():
+        # Another may have ended here since the same one did.
+        if {_SEARCHED: self.among} not in self.result.lines()[-1:]:
             self.result.append([{_SEARCHED: self.among}])
 
 
@@ -93,15 +106,32 @@ def opened_search(
             "earlier version wrote it, which did not note them. What has ended can still be read, by "
             "SearchResult.load; to search again, use another folder."
         )
-    among = list(SEARCH.wanted(manifest))
     if shard is not None:
-        with opened_shard(folder.path, shard, manifest, among, SEARCH, resume=True) as own:
+        named, among = _named(manifest, folder)
+        with opened_shard(folder.path, shard, named, among, SEARCH, resume=True) as own:
             yield Place(folder.path, own.folder, among)
         return
     with folder.held():
         take_over(folder.path, SEARCH, resume=True)
-        folder.open(manifest, resume=True, **SEARCH.may_differ)
+        named, among = _named(manifest, folder)
+        folder.open(named, resume=True, **SEARCH.may_differ)
         yield Place(folder.path, folder, among)
+
+
+def _named(manifest: dict[str, Any], folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
+    """The manifest with the search's name, and what a line says of it once it has ended.
+
+    The name is that of the folder's last search if this is the same. Otherwise it is new, also if the
+    same was made before others: what ended long ago would be taken for it.
+    """
+    facts = [manifest.get(each) for each in ("grid", *_ANEW)]
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    lines = folder.lines()
+    # Of a run of another kind, which is refused later, no line is a search's.
+    last = lines[-1].get(_SEARCHED, [])[-1:] if lines else []
+    name = next((each for each in last if each.startswith(digest)), f"{digest}-{len(lines)}")
+    named = manifest | {ASKED: [name]}
+    return named, list(SEARCH.wanted(named))
 
 
 def merge_search(run_dir: str | os.PathLike[str]) -> None:
@@ -133,8 +163,10 @@ def _ended(folders: Sequence[Path]) -> Path | None:
     """The result of a shard that has come to the end of what it was last asked: all have the same."""
     for path in folders:
         folder = RunFolder(path)
-        among = {*SEARCH.wanted(folder.manifest())}
-        if any(among == {*SEARCH.told(line)} for line in folder.lines()):
+        manifest, lines = folder.manifest(), folder.lines()
+        # An earlier version wrote one line for all searches among the same cuts.
+        last = lines[-1:] if ASKED in manifest else lines
+        if any({*SEARCH.wanted(manifest)} == {*SEARCH.told(line)} for line in last):
             return path / FILE
     return None
 

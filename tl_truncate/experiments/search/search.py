@@ -22,7 +22,8 @@ from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.places import place_of
 from tl_truncate.experiments.sweep.work.on_workers import with_own
-from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.manifests import TOKENS, make_manifest
+from tl_truncate.runs.record import texts_hash
 from tl_truncate.runs.sharded.waiting import PATIENCE, check_patience
 from tl_truncate.runs.shards import Shard, as_shard, require_folder
 from tl_truncate.runs.workers.pool import Pool
@@ -189,7 +190,7 @@ def _begin(
     cuts = grid(model)
     check_report_fits(model, encoded, cuts, greedy, texts, bos, memory)
     placebos = required_placebos(model, cuts, options.seed) if judged["null"] else []
-    manifest = _manifest(model, tasks, encoded, cuts, judged)
+    manifest = _manifest(model, tasks, encoded, cuts, judged, texts)
     return _Begun(manifest, tuple(cuts), tuple(placebos))
 
 
@@ -299,6 +300,7 @@ def _manifest(
     encoded: Sequence[EncodedTask],
     grid: Sequence[SiteCut],
     judged: Mapping[str, Any],
+    texts: Sequence[str] | None,
 ) -> dict[str, Any]:
     return make_manifest(
         "search",
@@ -308,8 +310,10 @@ def _manifest(
         task_hashes={task.name: task.hash for task in tasks},
         task_order=[task.name for task in tasks],
         prepend_bos=[each.prepend_bos for each in encoded],
+        **{TOKENS: {task.name: each.hash for task, each in zip(tasks, encoded, strict=True)}},
         grid=[cut.to_json() for cut in grid],
         **judged,
+        texts_hash=None if texts is None else texts_hash(texts),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.manifests import CIRCUMSTANCES, RESUMED, differences
+from tl_truncate.runs.manifests import CIRCUMSTANCES, RESUMED, differences, untold
 from tl_truncate.runs.sharded.kinds import RunKind
 from tl_truncate.runs.shards import Shard, shards_in
 
@@ -121,8 +121,9 @@ def require_one_run(whole: RunFolder, parts: Sequence[Part], kind: RunKind, reme
         )
     free = {*kind.free, *kind.noted, *CIRCUMSTANCES, SHARD, SHARE}.difference(kind.alike)
     for part in parts[1:]:
+        left_out = free | untold(parts[0].manifest, part.manifest)
         one, other = (
-            {name: value for name, value in each.of_the_run.items() if name not in free}
+            {name: value for name, value in each.of_the_run.items() if name not in left_out}
             for each in (parts[0], part)
         )
         different = differences(one, other, f"in {parts[0].shard}", f"in {part.shard}")

@@ -10,7 +10,7 @@ from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.sharded.joining import merge_shards
 from tl_truncate.runs.sharded.kinds import RunKind
 from tl_truncate.runs.sharded.opening import opened_shard
-from tl_truncate.runs.sharded.parts import unmerged_folders
+from tl_truncate.runs.sharded.parts import all_told, unmerged_folders
 from tl_truncate.runs.shards import Shard
 
 R = TypeVar("R")
@@ -73,8 +73,26 @@ def kept(
                 "The run folder must have no shards that are not merged to be worked in as a whole, got "
                 f"{run_dir}. Finish them and merge, or use another folder."
             )
+        if _is_whole(kind, folder):
+            folder.require_same_run(manifest, **kind.run.may_differ)
+            return kind.load(folder.path)
         folder.open(manifest, resume=True, **kind.run.may_differ)
         return _once(kind, folder, names, work)
+
+
+def _is_whole(kind: ResultKind[R], folder: RunFolder) -> bool:
+    """Whether the folder has all that its run asked for, be it merged of shards: each of them has left a
+    line, and means have other names for their shares than one process has for its own.
+    """
+    if not folder.exists():
+        return False
+    manifest, lines = folder.manifest(), folder.lines()
+    # A run of another kind is refused where it is opened.
+    return (
+        manifest.get("kind") == kind.run.name
+        and bool(lines)
+        and all_told(lines, kind.run).issuperset(kind.run.wanted(manifest))
+    )
 
 
 def _once(kind: ResultKind[R], folder: RunFolder, names: Sequence[str], work: Callable[[Path], R]) -> R:

@@ -11,7 +11,7 @@ from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.work.memory import Plan, in_flight, make_plan
 from tl_truncate.experiments.sweep.work.units import Unit, units_of
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.manifests import TOKENS, make_manifest
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.shards import Shard, share
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -97,7 +97,7 @@ def prepare(
         tuple(encoded),
         plan,
         tuple(records),
-        _manifest(tasks, records, grid, plan, options),
+        _manifest(tasks, encoded, records, grid, plan, options),
         units_of(model, grid, plan),
     )
 
@@ -124,6 +124,7 @@ def _records(
 
 def _manifest(
     tasks: Sequence[Task],
+    encoded: Sequence[EncodedTask],
     records: Sequence[Record],
     grid: Sequence[SiteCut],
     plan: Plan,
@@ -138,6 +139,7 @@ def _manifest(
             tasks=[task.to_json() for task in tasks],
             task_hashes={task.name: task.hash for task in tasks},
             task_order=[task.name for task in tasks],
+            **{TOKENS: {task.name: each.hash for task, each in zip(tasks, encoded, strict=True)}},
             grid=[cut.to_json() for cut in grid],
             metrics=list(options.metrics),
             resamples=options.resamples,
