@@ -334,7 +334,7 @@ class TestParts:
 
 
 def test_room_for_parts_is_asked_for_before_anything_is_scored(drinks, monkeypatch):
-    from tl_truncate.experiments.training import checkpoint as module
+    from tl_truncate.experiments.training.checkpoints import checkpoint as module
 
     def load(step):
         return architectures.with_tokenizer(architectures.bridge("gpt2"))

@@ -10,7 +10,7 @@ import torch
 from samples import PAIRS, SEQUENCES
 
 import tl_truncate as tlt
-from tl_truncate.experiments.training import checkpoint as module
+from tl_truncate.experiments.training.checkpoints import checkpoint as module
 from tl_truncate.runs.folder import RunFolder
 
 CUTS = {
