@@ -141,6 +141,7 @@ def dynamics(
     wanted = Wanted(tuple(tasks), named, parts, grid, passes, place)
     names = names_of(own, [task.name for task in tasks], wanted.things)
     with kept_in(run_dir, part, manifest, names, resume=resume) as kept:
+        kept.require_alike()
         left = requests(own, wanted, kept.lines)
         checked = _last_finished(kept.lines, own)
         _say_downloads(load, [request.step for request in left], checked, aloud=progress)
