@@ -93,3 +93,13 @@ def test_what_weights_before_training_cannot_tell_is_not_compared():
     require_alike([line(0, "unknown"), line(1, "raw")], "")
     with pytest.raises(ValueError, match=r"processing \(.*Use another"):
         require_alike([line(0, "raw"), line(1, folded)], "Use another.")
+
+
+def test_gone_on_with_another_default_of_a_bos(tmp_path):
+    """Refused before a pass, and without a trace in the folder."""
+    ask(tmp_path)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()}
+    for steps in (STEPS, [0, 1, 2]):
+        with pytest.raises(ValueError, match=r"at step 1 .*prepend_bos of pairs \(False, now True\)"):
+            ask(tmp_path, otherwise(bos=True), steps)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()} == before
