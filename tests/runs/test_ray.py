@@ -153,6 +153,48 @@ class TestWorkers:
             assert len(warned) == 1
             with pytest.raises(ValueError, match=r"^the bridge must be dry, got a wet one$"):
                 list(workers.run(job, ["fail"]))
+            # The error was the task's: the worker is there, however often.
+            assert len(list(workers.run(job, ["warn"]))) == 1
+
+    def test_workers_outlive_what_tasks_raise(self, cluster):
+        with pool(TWO, partial(float, 1)) as workers:
+            job = workers.share(ray_jobs.Surroundings)
+            for _ in range(3):
+                with pytest.raises(ValueError, match="the bridge must be dry"):
+                    list(workers.run(job, ["fail", "fail", "fail"]))
+            assert len(list(workers.run(job, ["look"] * 3))) == 3
+
+    def test_runs_that_are_stopped_in_the_middle_get_their_own_answers(self, cluster):
+        with pool(TWO, partial(float, 1)) as workers:
+            workers.wait()
+            job = workers.share(partial(ray_jobs.Cubes, seconds=0.02))
+            first = workers.run(job, range(8))
+            found = [next(first)]
+            second = dict(workers.run(job, range(100, 110)))
+            workers.wait()
+            found += first
+            left = workers.run(job, range(200, 204))
+            next(left)
+            left.close()
+            third = dict(workers.run(job, range(300, 304)))
+        cube = {task: (task + 1) ** 3 for task in range(400)}
+        assert {place: each["cube"] for place, each in found} == {n: cube[n] for n in range(8)}
+        assert {place: each["cube"] for place, each in second.items()} == {
+            n: cube[100 + n] for n in range(10)
+        }
+        assert {place: each["cube"] for place, each in third.items()} == {
+            n: cube[300 + n] for n in range(4)
+        }
+
+    def test_means_of_rows_that_are_read_while_batches_are_seen(self, cluster):
+        """Many short passages: rows of the next are made while the first batches are summed up."""
+        texts = [text for text in ray_jobs.wide_texts() for _ in range(3)]
+        options = MEANS | dict(batch_size=2)
+        wanted = tlt.TokenMeans.fit(ray_jobs.tiny_model(), texts, **options)
+        with pool(TWO, ray_jobs.tiny_model) as workers:
+            workers.wait()
+            found = tlt.TokenMeans.fit(ray_jobs.tiny_model, texts, on=workers, **options)
+        assert found.hash == wanted.hash
 
     def test_a_task_that_takes_its_workers_down_ends_it(self, cluster, monkeypatch):
         monkeypatch.setattr("tl_truncate.runs.workers.pool.TRIES", 2)

@@ -192,5 +192,22 @@ def test_weights_that_change_between_cuts_are_refused(tmp_path):
     def other_at_zero(step):
         return load(7 if step == 0 else step)
 
-    with pytest.raises(ValueError, match="baseline must be of the same model"):
+    with pytest.raises(ValueError, match=r"load must give the weights .* at step 0 .*weights_hash"):
         tlt.dynamics(other_at_zero, [0, 1], PAIRS, CUTS, run_dir=tmp_path, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "asked", [dict(task=SEQUENCES), dict(task=TASKS), dict(task=SEQUENCES, cuts={"top": CUTS["top"]})]
+)
+def test_a_task_that_is_added_later_is_asked_of_the_same_weights(tmp_path, asked):
+    """Nothing is known of the new task at a finished step, but of the step's weights."""
+    tlt.dynamics(load, [0, 1], PAIRS, run_dir=tmp_path, **OPTIONS)
+    lines = RunFolder(tmp_path).lines()
+
+    def other_at_zero(step):
+        return load(7 if step == 0 else step)
+
+    with pytest.raises(ValueError, match=r"at step 0 it gives others than for the task pairs before"):
+        tlt.dynamics(other_at_zero, [0, 1], run_dir=tmp_path, **asked, **OPTIONS)
+    assert RunFolder(tmp_path).lines() == lines
+    assert tlt.dynamics(load, [0, 1], run_dir=tmp_path, **asked, **OPTIONS).finished

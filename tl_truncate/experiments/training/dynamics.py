@@ -10,12 +10,13 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive, whole
 from tl_truncate.experiments.scoring.evaluate import as_tasks
+from tl_truncate.experiments.training.alike import different
 from tl_truncate.experiments.training.checkpoints.checkpoint import Passes
 from tl_truncate.experiments.training.checkpoints.failing import (
     BadCheckpointWarning,
     require_some,
 )
-from tl_truncate.experiments.training.checkpoints.places import Load, Reader, reader_of
+from tl_truncate.experiments.training.checkpoints.places import BOS, Load, Look, Reader, reader_of
 from tl_truncate.experiments.training.checkpoints.requests import Wanted, requests
 from tl_truncate.experiments.training.grid import Grid
 from tl_truncate.experiments.training.kept import facts_of, kept_in, names_of
@@ -34,7 +35,7 @@ from tl_truncate.models.checkpoints import Checkpoints
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.manifests import make_manifest
-from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
+from tl_truncate.runs.record import Record
 from tl_truncate.runs.shards import Shard, as_shard, every_nth, require_folder
 from tl_truncate.runs.workers.pool import Pool
 from tl_truncate.runs.workers.ray import Ray
@@ -141,6 +142,7 @@ def dynamics(
     wanted = Wanted(tuple(tasks), named, parts, grid, passes, place)
     names = names_of(own, [task.name for task in tasks], wanted.things)
     with kept_in(run_dir, part, manifest, names, resume=resume) as kept:
+        kept.require_alike()
         left = requests(own, wanted, kept.lines)
         checked = _last_finished(kept.lines, own)
         _say_downloads(load, [request.step for request in left], checked, aloud=progress)
@@ -149,7 +151,7 @@ def dynamics(
             _bar(len(own), len(left), part, shown=progress) as bar,
         ):
             if kept.folder is not None:
-                _require_same_weights(reader, checked, kept.folder)
+                _require_same_weights(reader, checked, wanted, kept.folder)
             asked = {**kept.begin(), "checkpoints": own}
             for line in reader.lines(left):
                 bar.set_postfix_str(f"step {line['step']}")
@@ -212,25 +214,36 @@ def _last_finished(lines: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Ma
     return max(mine or finished, key=lambda line: int(line["step"]), default=None)
 
 
-def _require_same_weights(reader: Reader, last: Mapping[str, Any] | None, folder: RunFolder) -> None:
-    """That the last finished checkpoint is loaded with the weights that its line is of."""
+def _require_same_weights(
+    reader: Reader, last: Mapping[str, Any] | None, wanted: Wanted, folder: RunFolder
+) -> None:
+    """That the last finished checkpoint is loaded as the model that its line is of."""
     if last is None:
         return
-    said = next(iter(said_of(last).values()))
-    before = read(dict[str, Reading], said["readings"])[UNCUT].record
-    if before.weights_hash == Record().weights_hash:
+    said = said_of(last)
+    before = {
+        name: read(dict[str, Reading], each["readings"])[UNCUT].record for name, each in said.items()
+    }
+    first = next(iter(before.values()))
+    if first.weights_hash == Record().weights_hash:
         raise ValueError(
             f"The run in {folder.path} must say which weights it is of to be resumed, but an earlier "
             "version wrote it, which did not note them. It can still be read, by Dynamics.load; to "
             "compute more, use another folder."
         )
-    now = reader.weights(last["step"])
-    other = [name for name in OF_THE_WEIGHTS if now[name] != getattr(before, name)]
-    if other:
-        told = "; ".join(f"{name} ({getattr(before, name)}, now {now[name]})" for name in other)
+    tasks = tuple(task for task in wanted.tasks if task.name in before)
+    now = reader.weights(Look(last["step"], tasks, wanted.passes.prepend_bos))
+    bos = {name: (before[name].prepend_bos, done) for name, done in now[BOS].items()}
+    told = [different(first, now)] + [
+        f"{BOS} of {name} ({one}, now {other})"
+        for name, (one, other) in bos.items()
+        if one not in (None, other)
+    ]
+    if any(told):
         raise ValueError(
             f"load must give the weights that the run in {folder.path} is of, but at step "
-            f"{last['step']} it gives others, which differ in: {told}. Use another folder."
+            f"{last['step']} it gives others, which differ in: {'; '.join(filter(None, told))}. Use "
+            "another folder."
         )
 
 

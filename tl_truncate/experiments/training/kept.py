@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tl_truncate.experiments.training.alike import require_alike
 from tl_truncate.experiments.training.reading import GRIDS, PARTS, UNCUT, WANTED, said_of
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.sharded.joining import take_over
@@ -94,6 +95,7 @@ DYNAMICS = RunKind(
     free=("model", "about", "resamples"),
     grows=("checkpoints", "cuts", "tasks", "task_hashes", PARTS, GRIDS),
     alike=("model",),
+    require_alike=require_alike,
 )
 
 
@@ -112,10 +114,26 @@ class Kept:
     begin: Callable[[], Mapping[str, Any]]
 
     def add(self, line: dict[str, Any]) -> None:
-        """Keeps what is finished, and waits until it is on the disk."""
+        """Keeps what is finished, and waits until it is on the disk.
+
+        Raises:
+            ValueError: if it is of a model that was made in another way than those before; nothing is
+                kept of it then.
+        """
+        self.require_alike(line)
         if self.folder is not None:
             self.folder.append([line])
         self.lines.append(line)
+
+    def require_alike(self, *more: dict[str, Any]) -> None:
+        """That all lines, and some more, are of models that were made in one way.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        where = "" if self.folder is None else f" What is kept is in {self.folder.path}."
+        remedy = "Have load make all of them in one way, or use a folder for each way."
+        require_alike([*self.lines, *more], f"{remedy}{where}")
 
 
 @contextmanager

@@ -25,6 +25,9 @@ from tl_truncate.runs.sharded.parts import (
 )
 from tl_truncate.runs.shards import Shard
 
+_REMEDY = "Delete the folder of the wrong one, and run that shard again."
+_USE_ANOTHER = "Compute what is wrong in another folder."
+
 
 class UnfinishedShardsWarning(UserWarning):
     """A run was read of which some shards have something to do."""
@@ -61,7 +64,7 @@ def join(run_dir: str | os.PathLike[str], kind: RunKind) -> Joined:
     """
     whole = RunFolder(run_dir)
     parts = unmerged(run_dir, kind)
-    require_one_run(whole, parts, kind, "Delete the folder of the wrong one, and run that shard again.")
+    require_one_run(whole, parts, kind, _REMEDY)
     if not whole.exists() and parts:
         manifest, lines, baseline = parts[0].of_the_run, [], None
     else:
@@ -79,6 +82,7 @@ def join(run_dir: str | os.PathLike[str], kind: RunKind) -> Joined:
                 lines.append(line)
                 there.update(kind.told(line))
         baseline = part.folder.baseline() if baseline is None else baseline
+    kind.require_alike(lines, f"They are in {whole.path}. {_REMEDY if parts else _USE_ANOTHER}")
     wanted = kind.wanted(manifest)
     if there.issuperset(wanted):
         return Joined(manifest, baseline, lines, True, ())

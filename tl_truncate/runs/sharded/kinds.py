@@ -17,6 +17,8 @@ class RunKind:
             be waited for because of them.
         free, grows, noted: as for `RunFolder.open`.
         alike: of what is free or noted, that in which shards must agree.
+        require_alike: raises where lines do not belong to one run, which a manifest does not tell; it is
+            given a word on what to do.
     """
 
     name: str
@@ -27,6 +29,7 @@ class RunKind:
     grows: Collection[str] = ()
     noted: Collection[str] = ()
     alike: Collection[str] = ()
+    require_alike: Callable[[Sequence[Mapping[str, Any]], str], None] = lambda lines, remedy: None
 
     @property
     def may_differ(self) -> dict[str, Any]:

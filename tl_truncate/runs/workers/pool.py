@@ -45,10 +45,22 @@ class Shared:
 
 @dataclass
 class _Member:
-    """One worker, and which task of which job it is at; None while it loads."""
+    """One worker, and which task of which run it is at; None while it loads."""
 
     actor: Any
     at: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """What a task raised, and the words of where."""
+
+    cause: BaseException
+    told: str
+
+
+#: What comes of a task; None if its worker was lost.
+_Outcome = Answer | _Raised | None
 
 
 @contextmanager
@@ -89,6 +101,9 @@ class Pool:
 
         self._ray, self._on, self._load = ray, on, ray.put(load)
         self._numbers = itertools.count()
+        # Answers that have come and were not fetched, by the number of the run that asked.
+        self._runs = itertools.count()
+        self._come: dict[int, deque[tuple[int, _Outcome]]] = {}
         self._free: deque[_Member] = deque()
         self._busy: dict[Any, _Member] = {}
         self._warned: set[tuple[type[Warning], str]] = set()
@@ -104,7 +119,7 @@ class Pool:
     def wait(self) -> None:
         """Waits until all workers have loaded."""
         while any(member.at is None for member in self._busy.values()):
-            self._next()
+            self._receive()
 
     def share(self, opening: Opening) -> Shared:
         """A job for all workers; each opens it when it is given its first task.
@@ -159,28 +174,47 @@ class Pool:
     def _answers(self, job: Shared, tasks: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Answer]]:
         """The place of each task and its answer, as they come."""
         left, lost, open_ = deque(range(len(tasks))), [0] * len(tasks), len(tasks)
-        while open_:
-            while left and self._free:
-                self._give(self._free.popleft(), job, left.popleft(), tasks)
-            member, answer = self._next()
-            number, place = member.at or (None, None)
-            member.at = None
-            if number != job.number or place is None:  # it has loaded, or is from a job that was left
-                continue
-            if answer is None:
-                lost[place] += 1
-                self._require_hope(lost[place])
-                left.appendleft(place)
-                continue
-            _require_same(job, answer)
-            open_ -= 1
-            yield place, answer
+        run, come = next(self._runs), deque[tuple[int, _Outcome]]()
+        self._come[run] = come
+        try:
+            while open_:
+                while left and self._free:
+                    self._give(self._free.popleft(), job, (run, left.popleft()), tasks)
+                if not come:
+                    self._receive()
+                    continue
+                place, answer = come.popleft()
+                if isinstance(answer, _Raised):
+                    raise answer.cause from _InAWorker(answer.told)
+                if answer is None:
+                    lost[place] += 1
+                    self._require_hope(lost[place])
+                    left.appendleft(place)
+                    continue
+                _require_same(job, answer)
+                open_ -= 1
+                yield place, answer
+        finally:
+            del self._come[run]
 
-    def _give(self, member: _Member, job: Shared, place: int, tasks: Sequence[tuple[Any, ...]]) -> None:
-        member.at = (job.number, place)
-        self._busy[member.actor.do.remote(job.number, job.sent, *tasks[place])] = member
+    def _give(
+        self, member: _Member, job: Shared, at: tuple[int, int], tasks: Sequence[tuple[Any, ...]]
+    ) -> None:
+        member.at = at
+        self._busy[member.actor.do.remote(job.number, job.sent, *tasks[at[1]])] = member
 
-    def _next(self) -> tuple[_Member, Answer | None]:
+    def _receive(self) -> None:
+        """Waits for one worker, and keeps its answer for the run that asked.
+
+        A run may be stopped in the middle, with tasks at work, while another goes on; of one that was
+        left for good nobody wants to know.
+        """
+        member, answer = self._next()
+        at, member.at = member.at, None
+        if at is not None and at[0] in self._come:
+            self._come[at[0]].append((at[1], answer))
+
+    def _next(self) -> tuple[_Member, _Outcome]:
         """Whoever is finished first, and with what; None if the worker is lost, and replaced."""
         (reference, *_), _ = self._ray.wait(list(self._busy), num_returns=1)
         member = self._busy.pop(reference)
@@ -188,7 +222,11 @@ class Pool:
         try:
             answer: Answer = self._ray.get(reference)
         except errors.RayTaskError as problem:
-            raise problem.cause from _InAWorker(f"\n{problem}")
+            if member.at is None:  # without what it loads it is of no use, and the next call says why
+                self._busy[member.actor.load.remote()] = member
+                raise problem.cause from _InAWorker(f"\n{problem}")
+            self._free.append(member)  # the error is the task's
+            return member, _Raised(problem.cause, f"\n{problem}")
         except (
             errors.RayActorError,
             errors.WorkerCrashedError,

@@ -68,7 +68,8 @@ class Worker:
         """Does a task, or none, of the job with a number, which is opened when the number is new."""
         with _noted() as warned:
             if number != self._number:
-                self._job = None  # before the next, which may need the room
+                # Before the next, which may need the room; and whose opening may fail.
+                self._job, self._number = None, -1
                 self._job, self._number = opening(self._loaded), number
             assert self._job is not None
             told = self._job.told()

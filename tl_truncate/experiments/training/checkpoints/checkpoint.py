@@ -20,6 +20,7 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.work.engine import Engine
 from tl_truncate.experiments.sweep.work.memory import Plan, in_flight, make_plan
+from tl_truncate.experiments.training.alike import different
 from tl_truncate.experiments.training.grid import Grid, place_of
 from tl_truncate.experiments.training.kept import things
 from tl_truncate.experiments.training.parts_over_training import Parts
@@ -32,6 +33,7 @@ from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.identity.provenance import of_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +80,14 @@ class Request:
         works: of different tasks.
         passes: how prompts are run.
         sweeps: the folder in which checkpoints' sweeps have their run folders; nothing else is written.
+        before: of what model something was said about the step, whatever task it was said to.
     """
 
     step: int
     works: tuple[Work, ...]
     passes: Passes
     sweeps: Path | None = None
+    before: Record | None = None
 
 
 def read_checkpoint(model: Any, request: Request) -> dict[str, Any]:
@@ -100,6 +104,7 @@ def read_checkpoint(model: Any, request: Request) -> dict[str, Any]:
     said: dict[str, Any] = {}
     check_model(model)
     with hashed_once(model):
+        _require_same_weights(model, request)
         for work in request.works:
             _require_room(model, work, request.passes)
         for work in request.works:
@@ -108,6 +113,19 @@ def read_checkpoint(model: Any, request: Request) -> dict[str, Any]:
             for task, place in _swept(model, work, request).items():
                 said[task][GRIDS] = place
     return {"step": request.step, TASKS: said}
+
+
+def _require_same_weights(model: Any, request: Request) -> None:
+    """That a task which was added later is asked of the model that the others were asked of."""
+    before = request.before
+    if before is None or before.weights_hash == Record().weights_hash:
+        return
+    told = different(before, of_model(model))
+    if told:
+        raise ValueError(
+            f"load must give the weights that the run is of, but at step {request.step} it gives others "
+            f"than for the task {before.task} before, which differ in: {told}. Use another run_dir."
+        )
 
 
 def _said(model: Any, work: Work, passes: Passes) -> dict[str, dict[str, Any]]:

@@ -11,16 +11,36 @@ from tl_truncate.experiments.training.checkpoints.checkpoint import Request
 from tl_truncate.experiments.training.checkpoints.failing import read_or_note
 from tl_truncate.models.checkpoints import Checkpoints
 from tl_truncate.runs.workers.pool import Pool, pool
+from tl_truncate.tasks.encode import encode
+from tl_truncate.tasks.task import Task
 from tl_truncate.weights.identity.provenance import of_model, versions
 
 Load = Callable[[int], Any]
 
 
+BOS = "prepend_bos"
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A checkpoint to be looked at, without a pass.
+
+    Attributes:
+        step: of training.
+        tasks: to be read in tokens.
+        prepend_bos: overrides the model's default.
+    """
+
+    step: int
+    tasks: tuple[Task, ...]
+    prepend_bos: bool | None
+
+
 class Reader(Protocol):
     """Reads checkpoints, wherever they are loaded."""
 
-    def weights(self, step: int) -> dict[str, Any]:
-        """Which weights a step has, as `of_model` tells it."""
+    def weights(self, look: Look) -> dict[str, Any]:
+        """Which weights a step has, as `of_model` tells it, and by task whether a BOS is in front."""
 
     def lines(self, requests: Sequence[Request]) -> Iterator[dict[str, Any]]:
         """The line about each checkpoint, as they are finished."""
@@ -32,10 +52,15 @@ class ReadHere:
 
     load: Load
 
-    def weights(self, step: int) -> dict[str, Any]:
+    def weights(self, look: Look) -> dict[str, Any]:
         """By loading it."""
         gc.collect()  # models may hold themselves in cycles, and the next one needs the room
-        return of_model(self.load(step))
+        model = self.load(look.step)
+        bos = {
+            task.name: encode(model, task, prepend_bos=look.prepend_bos).prepend_bos
+            for task in look.tasks
+        }
+        return {**of_model(model), BOS: bos}
 
     def lines(self, requests: Sequence[Request]) -> Iterator[dict[str, Any]]:
         """In the order in which they are asked for."""
@@ -51,9 +76,9 @@ class ReadThere:
 
     workers: Pool
 
-    def weights(self, step: int) -> dict[str, Any]:
+    def weights(self, look: Look) -> dict[str, Any]:
         """By a worker."""
-        ((_, found),) = self.workers.run(self.workers.share(_Part), [step])
+        ((_, found),) = self.workers.run(self.workers.share(_Part), [look])
         return dict(found)
 
     def lines(self, requests: Sequence[Request]) -> Iterator[dict[str, Any]]:
@@ -98,10 +123,10 @@ class _Part:
         """What numbers depend on beside the checkpoint."""
         return versions()
 
-    def do(self, task: Request | int) -> dict[str, Any]:
+    def do(self, task: Request | Look) -> dict[str, Any]:
         """The line about a checkpoint, or which weights it has."""
         here = ReadHere(self.load)
-        if isinstance(task, int):
+        if isinstance(task, Look):
             return here.weights(task)
         (line,) = here.lines([task])
         return line

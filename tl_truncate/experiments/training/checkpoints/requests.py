@@ -13,6 +13,7 @@ from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.reading import PARTS, UNCUT, Reading, said_of
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import SWEEPS
+from tl_truncate.runs.record import Record
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.tasks.task import Task
 
@@ -54,9 +55,16 @@ def requests(steps: Sequence[int], wanted: Wanted, lines: Sequence[Mapping[str, 
     sweeps = None if wanted.run_dir is None else wanted.run_dir / SWEEPS
     found = []
     for step in steps:
-        works = tuple(_works(wanted, [said_of(line) for line in lines if line["step"] == step]))
-        found += [Request(step, works, wanted.passes, sweeps)] if works else []
+        here = [said_of(line) for line in lines if line["step"] == step]
+        works = tuple(_works(wanted, here))
+        found += [Request(step, works, wanted.passes, sweeps, _before(here))] if works else []
     return found
+
+
+def _before(lines: Sequence[Mapping[str, Any]]) -> Record | None:
+    """Of what model the first line about a step is."""
+    readings = [said["readings"] for line in lines for said in line.values()]
+    return read(dict[str, Reading], readings[0])[UNCUT].record if readings else None
 
 
 def _works(wanted: Wanted, lines: Sequence[Mapping[str, Any]]) -> Iterator[Work]:
