@@ -1,6 +1,7 @@
 """A plan is that of the sweep: its settings, memory, disk and command, known without the weights."""
 
 import re
+from importlib.metadata import version
 
 import architectures
 import pytest
@@ -19,6 +20,8 @@ from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.keep import Keep
 
 KEEPS = [0.0, 0.3, 5]
+#: Its Bridge makes a bias of the unembedding up, of zeros, that no model has.
+OLDER = version("transformer-lens") < "4"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,10 @@ class TestIsThatOfTheSweep:
         expected = make_plan(model, [encode(model, drinks)], sites, **options).memory
         found = tlt.plan(bare, drinks, device="a100", **options)
         assert found.footprint.beside == expected
-        assert found.footprint.weights == 4 * sum(each.numel() for each in model.parameters())
+        made_up = sum(model.unembed.b_U.shape) if OLDER else 0
+        assert found.footprint.weights == 4 * (
+            sum(each.numel() for each in model.parameters()) - made_up
+        )
 
     def test_a_card_takes_more_tokens_at_once(self, folders, drinks):
         """By default, in the plan as at work; here it is as it was."""
@@ -102,7 +108,8 @@ class TestIsThatOfTheSweep:
         for plan in plans[1:]:
             assert plan.grid.settings == plans[0].grid.settings
             assert plan.footprint.spectra == plans[0].footprint.spectra
-            assert plan.footprint.weights == plans[0].footprint.weights
+            made_up = 4 * config.vocab_size if OLDER and plan is plans[2] else 0
+            assert plan.footprint.weights == plans[0].footprint.weights + made_up
         assert plans[2].flops == plans[1].flops == plans[0].flops
         assert "each prompt is taken to have 8 tokens" in str(plans[3]).replace("\n", " ")
         assert plans[3].footprint.download is None
