@@ -1,6 +1,7 @@
 """A model's outline beside the model itself: shapes, sites, tokens and sizes, without its weights."""
 
 import json
+from importlib.metadata import version
 
 import architectures
 import pytest
@@ -36,6 +37,10 @@ def stored_numbers(folder) -> int:
         return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
 
 
+#: The Bridge of 3.9 makes a bias of the unembedding up, of zeros, that no model has.
+MADE_UP = version("transformer-lens") < "4"
+
+
 @pytest.mark.parametrize("name", SEVERAL)
 def test_it_is_that_of_the_model(name, folders, drinks):
     whole, bare = folders(name)
@@ -52,7 +57,8 @@ def test_it_is_that_of_the_model(name, folders, drinks):
         assert getattr(found.cfg, field) == getattr(model.cfg, field), field
     assert encode(found, drinks) == encode(model, drinks)
     assert outline.n_parameters == stored_numbers(whole)
-    assert outline.n_loaded == sum(each.numel() for each in model.parameters())
+    made_up = model.cfg.d_vocab if MADE_UP else 0
+    assert outline.n_loaded == sum(each.numel() for each in model.parameters()) - made_up
 
 
 def test_a_tied_weight_is_stored_once(folders):
@@ -64,7 +70,8 @@ def test_a_tied_weight_is_stored_once(folders):
 
 def test_it_holds_no_numbers(folders):
     outline = read_outline(str(folders("neox-parallel")[1]))
-    assert all(each.untyped_storage().nbytes() <= 8 for each in outline.model.parameters())
+    found = [each for each in outline.model.parameters() if not MADE_UP or each.shape != (97,)]
+    assert all(each.untyped_storage().nbytes() <= 8 for each in found)
     assert all(each.untyped_storage().nbytes() > 8 for each in block_of(outline).parameters())
 
 

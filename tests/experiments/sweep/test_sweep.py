@@ -228,7 +228,7 @@ def test_a_model_that_cannot_be_replayed_is_run_in_full(shared, drinks, monkeypa
     from tl_truncate.replay.upwards import Replayer
 
     model = shared("bridge", "gpt2")
-    monkeypatch.setattr(Replayer, "accepts_copies", lambda self, seen: False)
+    monkeypatch.setattr(Replayer, "accepts", lambda self, seen: False)
     with pytest.warns(tlt.FullPassesWarning, match="do not give the logits of a whole pass"):
         found = tlt.sweep(model, drinks, sites=["blocks.1.mlp.W_in"], keeps=[0.2], prepend_bos=False)
     full = hooked_frame(model, drinks, "blocks.1.mlp.W_in", 0.2)
