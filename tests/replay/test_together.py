@@ -153,7 +153,7 @@ class TestNothingIsBelieved:
         replayer, found = streams(model, short)
         assert largest_gap(model, short, 1, replayer, found[0], 2) < 1e-9
 
-    def test_a_mask_that_depends_on_the_tokens(self, model, monkeypatch):
+    def test_a_mask_that_depends_on_the_tokens(self, model, precise, monkeypatch):
         """Rows that hold a padding token would be masked in a way of their own."""
         original, hidden = together.enter, VOCAB - 1
 
