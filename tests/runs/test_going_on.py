@@ -258,14 +258,15 @@ class TestWhatMayDiffer:
             found = architectures.bridge("gpt2")
             return architectures.with_tokenizer(architectures.randomise(found, step))
 
-        one, two = ({"one": tlt.Cut(SITES[0], 0.3)}, {"two": tlt.Cut(SITES[1], 4)})
+        # The last block is cut first: where it is not, its uncut pass is run at the answers alone, which
+        # rounds otherwise.
+        one, two = ({"one": tlt.Cut(SITES[1], 0.3)}, {"two": tlt.Cut(SITES[0], 4)})
         options = dict(prepend_bos=False, progress=False)
         tlt.dynamics(load, [0, 1], drinks, one, run_dir=tmp_path, **options)
         found = tlt.dynamics(load, [0, 1, 2], drinks, {**one, **two}, run_dir=tmp_path, **options)
         whole = tlt.dynamics(load, [0, 1, 2], drinks, {**one, **two}, **options)
-        # Cuts that are asked later do not share the passes of those before.
-        pd.testing.assert_frame_equal(found.frame, whole.frame, rtol=0, atol=1e-6)
-        pd.testing.assert_frame_equal(tlt.Dynamics.load(tmp_path).frame, found.frame, **EXACT)
+        pd.testing.assert_frame_equal(found.frame, whole.frame, **EXACT)
+        pd.testing.assert_frame_equal(tlt.Dynamics.load(tmp_path).frame, whole.frame, **EXACT)
         lines = RunFolder(tmp_path).lines()
         assert [(each["step"], sorted(each["tasks"][drinks.name]["readings"])) for each in lines] == [
             (0, ["one", "uncut"]),
@@ -277,7 +278,7 @@ class TestWhatMayDiffer:
         less = tlt.dynamics(load, [1], drinks, run_dir=tmp_path, **options)
         assert less.frame[["step", "cut"]].values.tolist() == [[1, "uncut"]]
         with pytest.raises(ValueError, match=r"differs in: cuts\.one"):
-            tlt.dynamics(load, [0], drinks, {"one": tlt.Cut(SITES[0], 0.2)}, run_dir=tmp_path, **options)
+            tlt.dynamics(load, [0], drinks, {"one": tlt.Cut(SITES[1], 0.2)}, run_dir=tmp_path, **options)
 
     def test_one_more_keep_of_a_search(self, model, drinks, tmp_path, monkeypatch):
         options = dict(sites=SITES, texts=(), greedy=2, prepend_bos=False, progress=False)
