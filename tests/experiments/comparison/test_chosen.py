@@ -211,8 +211,10 @@ class TestFamilies:
                 drawn = by_task[TASK.name]
                 others = found.found[family].controls[kind][TASK.name]
                 assert len(drawn.draws) == min(2, len(others.draws))
-                one, other = (each.draws[0].frame for each in (drawn, others))
-                pd.testing.assert_frame_equal(one, other, rtol=0, atol=1e-5)  # draws share passes
+                one, other = (each.draws[0] for each in (drawn, others))
+                assert one.record == other.record
+                # Fewer draws share a call, so that beginnings may be shared otherwise: float32's rounding.
+                pd.testing.assert_frame_equal(one.frame, other.frame, rtol=0, atol=1e-6)
         with pytest.raises(ValueError, match="draws must be"):
             compared(toy, fitted, draws=0)
 

@@ -55,7 +55,7 @@ def test_every_checkpoint_is_an_evaluation(kind):
         for name, cuts in {"uncut": (), **CUTS}.items():
             expected = tlt.evaluate(model, PAIRS, cuts, baseline=uncut if cuts else None, **OPTIONS)
             found = history.scores(step, name)
-            pd.testing.assert_frame_equal(found.frame, expected.frame, rtol=0, atol=1e-9)
+            pd.testing.assert_frame_equal(found.frame, expected.frame, rtol=0, atol=1e-12)
             assert found.record == expected.record
             row = history.frame.set_index(["step", "cut"]).loc[(step, name)]
             for metric in ("accuracy", "p_in_context", "p_global", "logit_diff"):
@@ -63,11 +63,11 @@ def test_every_checkpoint_is_an_evaluation(kind):
                 for ending, value in dict(zip(("", "_se", "_low", "_high"),
                                               (estimate, estimate.se, estimate.low, estimate.high),
                                               strict=True)).items():  # fmt: skip
-                    assert row[f"{metric}{ending}"] == pytest.approx(float(value), abs=1e-9)
+                    assert row[f"{metric}{ending}"] == pytest.approx(float(value), abs=1e-12)
                 if cuts:
                     change = expected.change(metric)
-                    assert row[f"{metric}_change"] == pytest.approx(float(change), abs=1e-9)
-                    assert row[f"{metric}_change_low"] == pytest.approx(change.low, abs=1e-9)
+                    assert row[f"{metric}_change"] == pytest.approx(float(change), abs=1e-12)
+                    assert row[f"{metric}_change_low"] == pytest.approx(change.low, abs=1e-12)
 
 
 def test_cuts_without_a_name_are_made_together(drinks):
