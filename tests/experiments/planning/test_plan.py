@@ -12,11 +12,10 @@ import tl_truncate as tlt
 from tl_truncate.cli.shared.parse import parse_keep
 from tl_truncate.experiments.planning.command import keep_text
 from tl_truncate.experiments.planning.machine import CARDS, card
+from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
-from tl_truncate.experiments.sweep.work.memory import make_plan
 from tl_truncate.experiments.sweep.work.prepare import prepare
 from tl_truncate.models.outline import read_outline
-from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.keep import Keep
 
 KEEPS = [0.0, 0.3, 5]
@@ -55,10 +54,10 @@ class TestIsThatOfTheSweep:
     def test_memory(self, folders, drinks):
         whole, bare = folders
         model = tlt.load_model(whole)
-        sites = tlt.find_sites(model)
         options = dict(batch_size=2, tokens_in_flight=32, max_memory=None)
-        expected = make_plan(model, [encode(model, drinks)], sites, **options).memory
-        found = tlt.plan(bare, drinks, device="a100", **options)
+        cuts = make_grid(model, None, KEEPS, (), 0)
+        expected = prepare(model, [drinks], cuts, SweepOptions(**options)).plan.memory
+        found = tlt.plan(bare, drinks, keeps=KEEPS, device="a100", **options)
         assert found.footprint.beside == expected
         made_up = sum(model.unembed.b_U.shape) if OLDER else 0
         assert found.footprint.weights == 4 * (

@@ -19,14 +19,15 @@ from tl_truncate.experiments.scoring.together.courses import reason_against
 from tl_truncate.experiments.sweep.grid import Control, make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import check_tasks
-from tl_truncate.experiments.sweep.work.memory import Plan, in_flight, make_plan
+from tl_truncate.experiments.sweep.work.memory import Plan
+from tl_truncate.experiments.sweep.work.prepare import plan_of
 from tl_truncate.experiments.sweep.work.units import units_of
 from tl_truncate.models.outline import Outline, block_of
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.demonstrations.shots import with_shots
 from tl_truncate.tasks.encode import EncodedTask
 from tl_truncate.tasks.task import Task
-from tl_truncate.weights.holding.placement import model_device, model_dtype
+from tl_truncate.weights.holding.placement import model_dtype
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.keep.defaults import KEEPS
 from tl_truncate.weights.linear import compute_dtype
@@ -172,16 +173,14 @@ def _batched(
     options: SweepOptions,
     device: str | None,
 ) -> Plan:
-    sites = list(dict.fromkeys(cut.site for cut in grid))
-    where: torch.device | str = model_device(outline.model) if device is None else "cuda"
-    return make_plan(
+    return plan_of(
         outline.model,
         encoded,
-        sites,
+        grid,
         batch_size=options.batch_size,
-        tokens_in_flight=in_flight(options.tokens_in_flight, where),
+        tokens_in_flight=options.tokens_in_flight,
         max_memory=options.max_memory,
-        at_a_site=len(grid) // max(1, len(sites)),
+        device=None if device is None else "cuda",
     )
 
 

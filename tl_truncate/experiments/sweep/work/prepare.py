@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.memory import site_bytes
 from tl_truncate.experiments.sweep.grid import setting_key
@@ -78,16 +80,13 @@ def prepare(
         ValueError: if a task does not fit the tokenizer, or the memory does not suffice.
     """
     encoded = [encode(model, each, prepend_bos=options.prepend_bos) for each in tasks]
-    sites = list(dict.fromkeys(cut.site for cut in grid))
-    plan = make_plan(
+    plan = plan_of(
         model,
         encoded,
-        sites,
+        grid,
         batch_size=options.batch_size,
-        tokens_in_flight=in_flight(options.tokens_in_flight, model_device(model)),
+        tokens_in_flight=options.tokens_in_flight,
         max_memory=options.max_memory,
-        at_a_site=len(grid) // max(1, len(sites)),
-        factors=_factors(model, grid, options),
     )
     with hashed_once(model):
         records = _records(model, tasks, encoded, options.seed)
@@ -102,13 +101,50 @@ def prepare(
     )
 
 
-def _factors(model: Any, grid: Sequence[SiteCut], options: SweepOptions) -> int:
+def plan_of(
+    model: Any,
+    encoded: Sequence[EncodedTask],
+    grid: Sequence[SiteCut],
+    *,
+    batch_size: int,
+    tokens_in_flight: int | None,
+    max_memory: int | None,
+    device: torch.device | str | None = None,
+) -> Plan:
+    """The plan of all cuts of a grid: of a sweep, and of one that is foretold.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge, or the outline of one.
+        encoded: the tasks.
+        grid: all cuts.
+        batch_size: most rows in a batch.
+        tokens_in_flight: cuts of a site share a pass until it has about so many; None by the device.
+        max_memory: most bytes beside the model.
+        device: on which the passes are to run; the model's by default.
+
+    Raises:
+        ValueError: if the memory does not suffice.
+    """
+    sites = list(dict.fromkeys(cut.site for cut in grid))
+    return make_plan(
+        model,
+        encoded,
+        sites,
+        batch_size=batch_size,
+        tokens_in_flight=in_flight(tokens_in_flight, model_device(model) if device is None else device),
+        max_memory=max_memory,
+        at_a_site=len(grid) // max(1, len(sites)),
+        factors=_factors(model, grid, max_memory),
+    )
+
+
+def _factors(model: Any, grid: Sequence[SiteCut], max_memory: int | None) -> int:
     """Bytes of spectra: of one site where memory is bounded, else also what stays in memory."""
     by_site: dict[Site, list[SiteCut]] = {}
     for cut in grid:
         by_site.setdefault(cut.site, []).append(cut)
     each = [site_bytes(model, own) for own in by_site.values()]
-    kept = 0 if options.max_memory is not None else min(sum(each), MEMORY_BYTES)
+    kept = 0 if max_memory is not None else min(sum(each), MEMORY_BYTES)
     return max(kept, max(each, default=0))
 
 
