@@ -3,6 +3,8 @@
 import itertools
 
 import numpy as np
+import torch
+from hypothesis import strategies as st
 
 import tl_truncate as tlt
 from tl_truncate.experiments.scoring.answers import Outcome
@@ -59,3 +61,14 @@ def large_sweep(*, layers: int = 30, prompts: int = 60, controls: bool = False) 
     base = tlt.Scores(score_frame(task, [15] * prompts, outcome(0.0)), record)
     metrics = ("accuracy", "p_in_context", "p_global", "logit_diff")
     return tlt.SweepResult((task,), {task.name: base}, tuple(settings), tuple(grid), metrics, facts)
+
+
+@st.composite
+def matrices(draw):
+    """Of any shape and rank, with values that fall steeply or not at all."""
+    rows, columns = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    rank = draw(st.integers(0, min(rows, columns)))
+    decay = draw(st.sampled_from((0.0, 1.0, 4.0, 9.0)))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    left, right = generator.normal(size=(rows, rank)), generator.normal(size=(rank, columns))
+    return torch.tensor(left * np.exp(-decay * np.arange(rank))) @ torch.tensor(right)

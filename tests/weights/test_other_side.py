@@ -1,10 +1,10 @@
 """The side of a spectrum that is not kept, against NumPy: also where singular values are tiny or zero."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import matrices
 
 import tl_truncate as tlt
 from tl_truncate.weights.spectra import cache
@@ -13,17 +13,6 @@ from tl_truncate.weights.spectra.other_side import left_side
 
 # What the whole spectrum is right to, in the precision that its vectors are kept in.
 EPS = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5}
-
-
-@st.composite
-def matrices(draw):
-    """Of any shape and rank, with values that fall steeply or not at all."""
-    rows, columns = draw(st.integers(1, 24)), draw(st.integers(1, 24))
-    rank = draw(st.integers(0, min(rows, columns)))
-    decay = draw(st.sampled_from((0.0, 1.0, 4.0, 9.0)))
-    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    left, right = generator.normal(size=(rows, rank)), generator.normal(size=(rank, columns))
-    return torch.tensor(left * np.exp(-decay * np.arange(rank))) @ torch.tensor(right)
 
 
 def require_whole(u, s, v, exact, dtype) -> None:

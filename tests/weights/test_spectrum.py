@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import matrices
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -15,16 +16,6 @@ from tl_truncate.weights.spectra.factors import factorise
 
 dtypes = st.sampled_from((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 EPS = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5}
-
-
-@st.composite
-def matrices(draw):
-    rows, columns = draw(st.integers(1, 24)), draw(st.integers(1, 24))
-    rank = draw(st.integers(0, min(rows, columns)))
-    decay = draw(st.sampled_from((0.0, 1.0, 4.0, 9.0)))
-    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    left, right = generator.normal(size=(rows, rank)), generator.normal(size=(rank, columns))
-    return torch.tensor(left * np.exp(-decay * np.arange(rank))) @ torch.tensor(right)
 
 
 @settings(deadline=None)

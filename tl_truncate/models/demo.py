@@ -1,7 +1,6 @@
 """The demo model, from the GGUF file of an installed package."""
 
 import importlib.util
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from tl_truncate.checks import missing_of
+from tl_truncate.models.quiet import without_advice
 from tl_truncate.weights.files import save_tensors
 from tl_truncate.weights.identity.provenance import note_base
 from tl_truncate.weights.unpacked import kept, unpacked
@@ -51,7 +51,7 @@ def read_demo_outline() -> tuple[Any, Any]:
     place, options = (
         (str(weights.parent), {"gguf_file": weights.name}) if folder is None else (str(folder), {})
     )
-    with _quiet_loading(), _parsed_once():
+    with without_advice(), _parsed_once():
         config = AutoConfig.from_pretrained(place, **options)
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     tokenizer.init_kwargs["add_bos_token"] = True  # as `load_demo` has it
@@ -62,7 +62,7 @@ def _read(weights: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, file = str(weights.parent), weights.name
-    with _quiet_loading(), _parsed_once():
+    with without_advice(), _parsed_once():
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype)
         return model, AutoTokenizer.from_pretrained(folder, gguf_file=file)
 
@@ -82,7 +82,7 @@ def _unpack(weights: Path, empty: Path) -> None:
 def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet_loading():
+    with without_advice():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         return model, AutoTokenizer.from_pretrained(folder)
 
@@ -120,15 +120,3 @@ def _parsed_once() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(gguf, name, original)
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Hides the advice that transformers logs while it reads a GGUF file."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

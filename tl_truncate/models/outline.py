@@ -6,9 +6,7 @@ found, grids checked and prompts encoded by the code that does so for the model 
 """
 
 import copy
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from tl_truncate.models.load import (
     local_folder,
     pythia_revision,
 )
+from tl_truncate.models.quiet import without_advice
 from tl_truncate.weights.holding.placement import model_dtype
 from tl_truncate.weights.identity.provenance import source
 
@@ -133,7 +132,7 @@ def read_outline(
     revision = pythia_revision(target, checkpoint) if on_hub and checkpoint is not None else None
     from transformers import AutoConfig
 
-    with explained(target, revision), _quiet():
+    with explained(target, revision), without_advice():
         config = AutoConfig.from_pretrained(target, revision=revision)
     tokenizer = _tokenizer(target, folder, revision)
     found = outline_of(config, name=name, tokenizer=tokenizer, dtype=chosen)
@@ -148,7 +147,7 @@ def _tokenizer(target: str, folder: Path | None, revision: str | None) -> Any:
     if folder is not None and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return None
     try:
-        with _quiet():
+        with without_advice():
             return AutoTokenizer.from_pretrained(target, revision=revision)
     except OSError:  # it is not in the cache and cannot be fetched, or the hub has none
         return None
@@ -220,7 +219,7 @@ def _on_meta(config: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with torch.device("meta"), _quiet():
+        with torch.device("meta"), without_advice():
             return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     except (ValueError, AttributeError) as problem:
         raise ValueError(
@@ -237,7 +236,7 @@ def _bridge(source: Any, tokenizer: Any, dtype: torch.dtype, *, stand_in: bool) 
             for name, value in list(held.items()):
                 if value is not None:
                     held[name] = _filled(value, stand_in)
-    with _quiet():
+    with without_advice():
         # Without a tokenizer TransformerLens asks the hub for one by the model's name.
         model = TransformerBridge.boot_transformers(
             "outline", hf_model=source, tokenizer=tokenizer or _no_tokenizer(), dtype=dtype, device="cpu"
@@ -281,15 +280,3 @@ def _require_alike(name: str, whole: Any, depth: int) -> None:
             f"The blocks of {name} must be of one shape to be planned for from the configuration, got "
             f"{len(shapes)} shapes of {depth} blocks. Load the model and plan with it."
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides what transformers advises about a model that is not going to be run."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -130,11 +130,8 @@ class TokenMeans(SiteMeans):
                 raise ValueError(f"With on=, sums must be kept by path=, got run_dir={run_dir!r}.")
             named = None if sites is None else tuple(map(Site.parse, sites))
             asked = MeansAsked(None if layers is None else tuple(layers), named, options)
-            shared: dict[str, Any] = dict(mask=mask, path=path, progress=progress)
-            means = cls(float(kappa), *fit_on(model, on, corpus, asked, **shared))
-            if path is not None:
-                means.save(path)
-            return means
+            fitted = fit_on(model, on, corpus, asked, mask=mask, path=path, progress=progress)
+            return cls._kept_at(path, float(kappa), *fitted)
         chosen = chosen_sites(model, layers, sites)
         if path is not None and run_dir is not None:
             raise ValueError(f"There must be a path or a run_dir, got both: {path} and {run_dir}.")
@@ -143,10 +140,7 @@ class TokenMeans(SiteMeans):
             file = path if folder is None else folder / _FILE
             told: dict[str, Any] = dict(mask=mask, progress=progress)
             sums, record = fit_sums(model, texts, chosen, options, path=file, shard=part, **told)
-            means = cls(float(kappa), sums, record)
-            if file is not None:
-                means.save(file)
-            return means
+            return cls._kept_at(file, float(kappa), sums, record)
 
         if run_dir is None:
             return work(None)
@@ -155,6 +149,14 @@ class TokenMeans(SiteMeans):
             names = [str(part or Shard(1, 1))]
             means = kept(MEANS, run_dir, part, manifest, names, partial(work, texts=texts))
         _require_rows(means, manifest[TOKENS], run_dir)
+        return means
+
+    @classmethod
+    def _kept_at(cls, path: str | os.PathLike[str] | None, *fields: Any) -> "TokenMeans":
+        """The means, in a file if there is to be one."""
+        means = cls(*fields)
+        if path is not None:
+            means.save(path)
         return means
 
     def merge(self, other: "TokenMeans") -> "TokenMeans":
