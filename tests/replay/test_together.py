@@ -172,6 +172,23 @@ class TestNothingIsBelieved:
         rows[0] = (*rows[0][:-1], hidden)
         assert streams(model, rows)[1] is None
 
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    def test_a_row_that_begins_otherwise_than_its_tokens_say(self, model, precise, monkeypatch, place):
+        """Such as under a hook at the embedding that looks at the end of a row."""
+        original = together.enter
+        rows = [drawn(9, 2) + drawn(size, size) for size in (5, 6, 7)]
+
+        def moved(model, tokens, returns):
+            found = original(model, tokens, returns)
+            for index, row in enumerate(map(tuple, tokens.tolist())):
+                if row == rows[place]:
+                    found.start[index, 3] += 1e-3
+            return found
+
+        assert streams(model, rows)[1] is not None
+        monkeypatch.setattr(together, "enter", moved)
+        assert streams(model, rows)[1] is None
+
     def test_a_block_that_looks_ahead(self, model):
         """It is not causal, so that a beginning alone is not that of the row."""
 

@@ -6,8 +6,9 @@ share a beginning, as long as they are, in two copies, have to get the logits of
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -88,22 +89,32 @@ class Together:
         passed = passed_together(grown.tree, grown.positions, self._seen.calls)
         if passed is None:
             return None
-        needed = {row for segment in grown.tree.segments for row in segment.rows}
+        needed = sorted({row for segment in grown.tree.segments for row in segment.rows})
+        others = [row for row in range(len(grown.tree.rows)) if row not in set(needed)]
         streams: dict[int, Tensor] = {}
-        for which in self._batches(grown.tree.rows):
-            tokens = torch.tensor([grown.tree.rows[row] for row in which])
-            entered = enter(self._model, tokens, self._seen.returns)
-            if entered is None or not self._called_as_seen(entered):
-                return None
-            for row, own in zip(which, entered.start, strict=True):
-                if row in needed:
-                    streams[row] = own
+        for row, own in self._embedded(grown.tree.rows, needed):
+            streams[row] = own
+        alike = partial(_enters_as_shared, grown.tree, streams)
+        if len(streams) < len(needed) or not all(map(alike, streams, streams.values())):
+            return None
+        embedded = [alike(row, own) for row, own in self._embedded(grown.tree.rows, others)]
+        if len(embedded) < len(others) or not all(embedded):
+            return None
         return Stream(passed, starts(grown.tree, streams))
 
-    def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+    def _embedded(self, rows: Sequence[Row], which: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """What enters block 0 of some rows; ends before a batch whose blocks are called otherwise."""
+        for own in self._batches(rows, which):
+            tokens = torch.tensor([rows[row] for row in own])
+            entered = enter(self._model, tokens, self._seen.returns)
+            if entered is None or not self._called_as_seen(entered):
+                return
+            yield from zip(own, entered.start, strict=True)
+
+    def _batches(self, rows: Sequence[Row], which: Sequence[int]) -> Iterator[list[int]]:
         by_length: dict[int, list[int]] = defaultdict(list)
-        for row, tokens in enumerate(rows):
-            by_length[len(tokens)].append(row)
+        for row in which:
+            by_length[len(rows[row])].append(row)
         for length, own in by_length.items():
             size = max(1, self._most // length)
             yield from (own[start : start + size] for start in range(0, len(own), size))
@@ -145,6 +156,19 @@ class Together:
         if row == tuple(self._seen.tokens[0].tolist()) and positions <= self._seen.positions:
             return self._seen.logits[:, -positions:]
         return last_logits(self._model, torch.tensor([row]), positions)
+
+
+def _enters_as_shared(tree: Tree, streams: Mapping[int, Tensor], row: int, own: Tensor) -> bool:
+    """Whether a row enters block 0 with the values of those whose segments stand for it."""
+    return all(
+        owner == row or _same_but_for_rounding(own[start:end], streams[owner][start:end])
+        for owner, start, end in tree.owners(row)
+    )
+
+
+def _same_but_for_rounding(one: Tensor, other: Tensor) -> bool:
+    gap = (one - other).abs().max()
+    return bool(gap <= 16 * torch.finfo(one.dtype).eps * other.abs().max())
 
 
 def _positions_of_rows(grown: Grown) -> Iterator[tuple[int, int]]:

@@ -75,6 +75,20 @@ class Tree:
         """How many tokens are computed."""
         return sum(segment.n_tokens for segment in self.segments)
 
+    def owners(self, row: int) -> Iterator[tuple[int, int, int]]:
+        """Whose tokens stand for a row: for each of its segments a row of the tree, start and end.
+
+        Examples:
+            >>> list(grow([(1, 2, 3, 4) * 10 + (end,) for end in range(9)]).owners(8))
+            [(8, 40, 41), (0, 0, 40)]
+        """
+        leaf = next(each for each in self.leaves if row in each.rows)
+        segment, at = leaf, leaf.rows.index(row)
+        yield row, segment.start, segment.end
+        while segment.parent is not None:
+            at, segment = segment.within[at], self.segments[segment.parent]
+            yield segment.rows[at], segment.start, segment.end
+
     def only(self, rows: Sequence[int]) -> "Tree":
         """The tree of some of the rows, cut at the same depths."""
         places = {row: place for place, row in enumerate(rows)}
