@@ -10,17 +10,20 @@ from samples import PAIRS
 import tl_truncate as tlt
 from tl_truncate.experiments.training.alike import require_alike
 from tl_truncate.runs.folder import RunFolder
+from tl_truncate.tasks.encode import encode
 
 CUT = tlt.Cut("blocks.1.mlp.W_in", 0.2)
 STEPS = [0, 1]
 
 
-def load(step, kind="bridge", dtype=torch.float32, bos=False, processed=False):
+def load(step, kind="bridge", dtype=torch.float32, bos=False, processed=False, exchanged=()):
     if kind == "hooked" and architectures.HookedTransformer is None:
         pytest.skip("TransformerLens 4 has only the Bridge")
     model = architectures.with_tokenizer(architectures.build(kind, "gpt2", dtype))
     model.cfg.default_prepend_bos = bos
     architectures.randomise(model, step)
+    if exchanged:
+        model.tokenizer = architectures.with_words_exchanged(*exchanged)
     if processed:
         model.enable_compatibility_mode(disable_warnings=True)
     return model
@@ -48,6 +51,10 @@ WAYS = {
         r"processing \(raw at step 0; folded or centred at step 1\)",
     ),
     "bos": (dict(bos=True), r"prepend_bos of pairs \(False at step 0; True at step 1\)"),
+    "tokenizer": (
+        dict(exchanged=("ĠMary", "ĠJohn")),
+        r"tokens_hash of pairs \(\w{16} at step 0; \w{16} at step 1\)",
+    ),
 }
 
 
@@ -103,3 +110,16 @@ def test_gone_on_with_another_default_of_a_bos(tmp_path):
         with pytest.raises(ValueError, match=r"at step 1 .*prepend_bos of pairs \(False, now True\)"):
             ask(tmp_path, otherwise(bos=True), steps)
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()} == before
+
+
+def test_gone_on_with_another_tokenizer(tmp_path):
+    """The texts are the same, and so are the weights."""
+    ask(tmp_path)
+    other = otherwise(exchanged=("ĠMary", "ĠJohn"))
+    with pytest.raises(ValueError, match=r"at step 1 .*tokens_hash of pairs \(\w{16}, now \w{16}\)"):
+        ask(tmp_path, other, [0, 1, 2])
+    line = RunFolder(tmp_path).lines()[0]
+    tokens = encode(load(0), PAIRS, prepend_bos=None).hash
+    assert (
+        line["tasks"]["pairs"]["tokens_hash"] == tokens != encode(other(0), PAIRS, prepend_bos=None).hash
+    )

@@ -34,7 +34,7 @@ from tl_truncate.experiments.training.told import dynamics_fields
 from tl_truncate.models.checkpoints import Checkpoints
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.manifests import make_manifest
+from tl_truncate.runs.manifests import TOKENS, make_manifest
 from tl_truncate.runs.record import Record
 from tl_truncate.runs.shards import Shard, as_shard, every_nth, require_folder
 from tl_truncate.runs.workers.pool import Pool
@@ -233,10 +233,11 @@ def _require_same_weights(
         )
     tasks = tuple(task for task in wanted.tasks if task.name in before)
     now = reader.weights(Look(last["step"], tasks, wanted.passes.prepend_bos))
-    bos = {name: (before[name].prepend_bos, done) for name, done in now[BOS].items()}
+    of_tasks = [(BOS, name, before[name].prepend_bos, done) for name, done in now[BOS].items()]
+    of_tasks += [(TOKENS, name, said[name].get(TOKENS), read) for name, read in now[TOKENS].items()]
     told = [different(first, now)] + [
-        f"{BOS} of {name} ({one}, now {other})"
-        for name, (one, other) in bos.items()
+        f"{about} of {name} ({one}, now {other})"
+        for about, name, one, other in of_tasks
         if one not in (None, other)
     ]
     if any(told):

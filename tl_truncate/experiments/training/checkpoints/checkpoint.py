@@ -26,6 +26,7 @@ from tl_truncate.experiments.training.kept import things
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.reading import GRIDS, PARTS, TASKS, UNCUT, Reading
 from tl_truncate.runs.codec import plain
+from tl_truncate.runs.manifests import TOKENS
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
@@ -141,7 +142,8 @@ def _said(model: Any, work: Work, passes: Passes) -> dict[str, dict[str, Any]]:
         for name in [name for name in work.cuts if name not in alone]:
             scores[name] = evaluate(model, task, work.cuts[name], baseline=scores[UNCUT], **options)
         in_order = {name: Reading.of(scores[name]) for name in (UNCUT, *work.cuts)}
-        said[task.name] = dict(readings=plain(in_order))
+        tokens = encode(model, task, prepend_bos=passes.prepend_bos).hash
+        said[task.name] = {"readings": plain(in_order), TOKENS: tokens}
         if work.parts is not None:
             said[task.name][PARTS] = plain(work.parts.attribute(model, task, **options))
     return said

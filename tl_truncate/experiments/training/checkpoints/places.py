@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from tl_truncate.experiments.training.checkpoints.checkpoint import Request
 from tl_truncate.experiments.training.checkpoints.failing import read_or_note
 from tl_truncate.models.checkpoints import Checkpoints
+from tl_truncate.runs.manifests import TOKENS
 from tl_truncate.runs.workers.pool import Pool, pool
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
@@ -40,7 +41,7 @@ class Reader(Protocol):
     """Reads checkpoints, wherever they are loaded."""
 
     def weights(self, look: Look) -> dict[str, Any]:
-        """Which weights a step has, as `of_model` tells it, and by task whether a BOS is in front."""
+        """Which weights a step has, as `of_model` tells it, and of each task its tokens and its BOS."""
 
     def lines(self, requests: Sequence[Request]) -> Iterator[dict[str, Any]]:
         """The line about each checkpoint, as they are finished."""
@@ -56,11 +57,9 @@ class ReadHere:
         """By loading it."""
         gc.collect()  # models may hold themselves in cycles, and the next one needs the room
         model = self.load(look.step)
-        bos = {
-            task.name: encode(model, task, prepend_bos=look.prepend_bos).prepend_bos
-            for task in look.tasks
-        }
-        return {**of_model(model), BOS: bos}
+        encoded = {task.name: encode(model, task, prepend_bos=look.prepend_bos) for task in look.tasks}
+        bos = {name: each.prepend_bos for name, each in encoded.items()}
+        return {**of_model(model), BOS: bos, TOKENS: {name: each.hash for name, each in encoded.items()}}
 
     def lines(self, requests: Sequence[Request]) -> Iterator[dict[str, Any]]:
         """In the order in which they are asked for."""
