@@ -86,7 +86,7 @@ def main() -> None:
             lambda: tlt.sweep(model, task, **asked).frame,
             lambda: tlt.sweep(options.model, task, on=workers, **asked).frame,
         )
-    task, cut = tlt.tasks.induction(400, d_vocab=100, length=40), tlt.Cut("blocks.3.mlp.W_out", 0.5)
+    task, cut = tlt.tasks.induction(400, d_vocab=100, length=30), tlt.Cut("blocks.3.mlp.W_out", 0.5)
     over = partial(tlt.dynamics, nano, range(8), task, cut, progress=False)
     with pool(tlt.Ray(workers=options.workers, address="local"), partial(given, nano)) as workers:
         workers.wait()

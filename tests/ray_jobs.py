@@ -7,13 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def note_the_process(folder: str) -> float:
     """What is loaded; a file says which process has."""
     (Path(folder) / f"{os.getpid()}.pid").touch()
     return 0.5
+
+
+def several_threads() -> float:
+    """A load that leaves torch with as many threads as it likes."""
+    import torch
+
+    torch.set_num_threads(3)
+    return 1.0
 
 
 @dataclass
@@ -50,6 +56,8 @@ class Surroundings:
             raise ValueError("the bridge must be dry, got a wet one")
         if task == "die":
             os._exit(1)
+        import torch  # which takes seconds, and other jobs have nothing of it
+
         names = ("OMP_NUM_THREADS", "TL_TRUNCATE_CACHE", "TQDM_DISABLE")
         return dict(threads=torch.get_num_threads(), **{name: os.environ.get(name) for name in names})
 

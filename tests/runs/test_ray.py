@@ -115,12 +115,80 @@ def kill_now_and_then(folder: Path, times: int, stop: threading.Event, killed: l
                 pass
 
 
+class TestOfAModel:
+    """What two workers do with the model that they have loaded."""
+
+    @pytest.fixture(scope="class")
+    def of_a_model(self, cluster):
+        with pool(TWO, ray_jobs.tiny_model) as workers:
+            yield workers
+
+    def test_a_sweep_is_that_of_one_process(self, of_a_model, drinks, one_process, tmp_path):
+        options = dict(SWEEP, run_dir=tmp_path / "run")
+        shared = tlt.sweep(ray_jobs.tiny_model, drinks, on=of_a_model, **options)
+        require_same(shared, one_process)
+        # Gone on with by one process, and by workers again: nothing is left to do.
+        lines = (tmp_path / "run" / "settings.jsonl").read_bytes()
+        assert lines.count(b"\n") == len(shared.grid)
+        require_same(tlt.sweep(ray_jobs.tiny_model(), drinks, **options), one_process)
+        torn = lines[: len(lines) // 2]
+        (tmp_path / "run" / "settings.jsonl").write_bytes(torn)
+        require_same(tlt.sweep(ray_jobs.tiny_model, drinks, on=of_a_model, **options), one_process)
+        assert (tmp_path / "run" / "settings.jsonl").read_bytes().startswith(torn[: torn.rfind(b"\n")])
+
+    def test_a_search_is_that_of_one_process(self, of_a_model, tmp_path):
+        task = tlt.Task(
+            name="pairs",
+            prompts=[
+                f"{one} and {two} went to the store , {two} gave a drink to"
+                for one, two in [("Mary", "John"), ("John", "Mary")]
+            ]
+            * 6,
+            in_context=[" Mary", " John"] * 6,
+            global_=" the",
+        )
+        options = dict(
+            sites=SWEEP["sites"],
+            keeps=[0.0, 0.3],
+            draws=2,
+            splits=2,
+            null=True,
+            seed=1,
+            texts=["Mary gave a drink to John . The capital of France is Paris"],
+            prepend_bos=False,
+            progress=False,
+        )
+        found = tlt.search(
+            ray_jobs.tiny_model, task, on=of_a_model, run_dir=tmp_path / "shared", **options
+        )
+        means = tlt.TokenMeans.fit(ray_jobs.tiny_model, ray_jobs.wide_texts(), on=of_a_model, **MEANS)
+        wanted = tlt.search(ray_jobs.tiny_model(), task, run_dir=tmp_path / "one", **options)
+        assert found.to_json() == wanted.to_json()
+        one, other = (
+            json.loads((tmp_path / each / "search.json").read_text()) for each in ("shared", "one")
+        )
+        assert one == other
+        alone = tlt.TokenMeans.fit(ray_jobs.tiny_model(), ray_jobs.wide_texts(), **MEANS)
+        assert means.hash == alone.hash
+        assert means.record == alone.record
+
+    def test_means_of_rows_that_are_read_while_batches_are_seen(self, of_a_model):
+        """Many short passages: rows of the next are made while the first batches are summed up."""
+        texts = [text for text in ray_jobs.wide_texts() for _ in range(3)]
+        options = MEANS | dict(batch_size=2)
+        wanted = tlt.TokenMeans.fit(ray_jobs.tiny_model(), texts, **options)
+        of_a_model.wait()
+        found = tlt.TokenMeans.fit(ray_jobs.tiny_model, texts, on=of_a_model, **options)
+        assert found.hash == wanted.hash
+
+
 class TestWorkers:
     """On three machines, of which one is lost in the last test."""
 
     def test_tasks_are_done_once_and_what_was_loaded_is_kept(self, cluster, tmp_path):
         load = partial(ray_jobs.note_the_process, str(tmp_path))
         with pool(TWO, load) as workers:
+            workers.wait()
             job = workers.share(partial(ray_jobs.Cubes, seconds=0.02))
             assert workers.told(job) == dict(weights=0.5, at="here")
             found = dict(workers.run(job, range(20)))
@@ -140,7 +208,7 @@ class TestWorkers:
         assert sum(node["Alive"] for node in ray.nodes()) == 3
 
     def test_what_a_worker_has_and_what_it_says(self, cluster):
-        with pool(tlt.Ray(workers=1, threads=1), partial(float, 1)) as workers:
+        with pool(tlt.Ray(workers=1, threads=1), ray_jobs.several_threads) as workers:
             job = workers.share(ray_jobs.Surroundings)
             with pytest.warns(UserWarning, match="the ground is wet") as warned:
                 ((_, found), _) = workers.run(job, ["warn", "warn"])
@@ -185,16 +253,6 @@ class TestWorkers:
         assert {place: each["cube"] for place, each in third.items()} == {
             n: cube[300 + n] for n in range(4)
         }
-
-    def test_means_of_rows_that_are_read_while_batches_are_seen(self, cluster):
-        """Many short passages: rows of the next are made while the first batches are summed up."""
-        texts = [text for text in ray_jobs.wide_texts() for _ in range(3)]
-        options = MEANS | dict(batch_size=2)
-        wanted = tlt.TokenMeans.fit(ray_jobs.tiny_model(), texts, **options)
-        with pool(TWO, ray_jobs.tiny_model) as workers:
-            workers.wait()
-            found = tlt.TokenMeans.fit(ray_jobs.tiny_model, texts, on=workers, **options)
-        assert found.hash == wanted.hash
 
     def test_a_task_that_takes_its_workers_down_ends_it(self, cluster, monkeypatch):
         monkeypatch.setattr("tl_truncate.runs.workers.pool.TRIES", 2)
@@ -254,56 +312,6 @@ class TestWorkers:
         finally:
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         assert sum(node["Alive"] for node in ray.nodes()) == 3
-
-    def test_a_sweep_is_that_of_one_process(self, cluster, drinks, one_process, tmp_path):
-        options = dict(SWEEP, run_dir=tmp_path / "run")
-        shared = tlt.sweep(ray_jobs.tiny_model, drinks, on=TWO, **options)
-        require_same(shared, one_process)
-        # Gone on with by one process, and by workers again: nothing is left to do.
-        lines = (tmp_path / "run" / "settings.jsonl").read_bytes()
-        assert lines.count(b"\n") == len(shared.grid)
-        require_same(tlt.sweep(ray_jobs.tiny_model(), drinks, **options), one_process)
-        torn = lines[: len(lines) // 2]
-        (tmp_path / "run" / "settings.jsonl").write_bytes(torn)
-        require_same(tlt.sweep(ray_jobs.tiny_model, drinks, on=TWO, **options), one_process)
-        assert (tmp_path / "run" / "settings.jsonl").read_bytes().startswith(torn[: torn.rfind(b"\n")])
-
-    def test_a_search_is_that_of_one_process(self, cluster, tmp_path):
-        task = tlt.Task(
-            name="pairs",
-            prompts=[
-                f"{one} and {two} went to the store , {two} gave a drink to"
-                for one, two in [("Mary", "John"), ("John", "Mary")]
-            ]
-            * 6,
-            in_context=[" Mary", " John"] * 6,
-            global_=" the",
-        )
-        options = dict(
-            sites=SWEEP["sites"],
-            keeps=[0.0, 0.3],
-            draws=2,
-            splits=2,
-            null=True,
-            seed=1,
-            texts=["Mary gave a drink to John . The capital of France is Paris"],
-            prepend_bos=False,
-            progress=False,
-        )
-        with pool(TWO, ray_jobs.tiny_model) as workers:
-            found = tlt.search(
-                ray_jobs.tiny_model, task, on=workers, run_dir=tmp_path / "shared", **options
-            )
-            means = tlt.TokenMeans.fit(ray_jobs.tiny_model, ray_jobs.wide_texts(), on=workers, **MEANS)
-        wanted = tlt.search(ray_jobs.tiny_model(), task, run_dir=tmp_path / "one", **options)
-        assert found.to_json() == wanted.to_json()
-        one, other = (
-            json.loads((tmp_path / each / "search.json").read_text()) for each in ("shared", "one")
-        )
-        assert one == other
-        alone = tlt.TokenMeans.fit(ray_jobs.tiny_model(), ray_jobs.wide_texts(), **MEANS)
-        assert means.hash == alone.hash
-        assert means.record == alone.record
 
     def test_checkpoints_are_those_of_one_process(self, cluster, tmp_path):
         task, cut = tlt.tasks.induction(6, d_vocab=100), tlt.Cut("blocks.3.mlp.W_out", 0.5)

@@ -1,12 +1,11 @@
 """What runs in a worker's process."""
 
 import platform
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-import torch
 
 
 class Job(Protocol):
@@ -52,8 +51,7 @@ class Worker:
     """
 
     def __init__(self, load: Callable[[], Any], threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._load = load
+        self._threads, self._load = threads, load
         self._loaded: Any = None
         self._job: Job | None = None
         self._number = -1
@@ -62,6 +60,8 @@ class Worker:
         """Loads, which may fail with an error of its own, and is therefore not done in `__init__`."""
         with _noted() as warned:
             self._loaded = self._load()
+        if "torch" in sys.modules:  # which is long in coming, and not every load is of a model
+            sys.modules["torch"].set_num_threads(self._threads)
         return Answer(None, None, platform.node(), _unique(warned))
 
     def do(self, number: int, opening: Opening, *tasks: Any) -> Answer:
