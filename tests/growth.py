@@ -2,35 +2,47 @@
 
 import ctypes
 import gc
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-_STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_EVERY = 0.001
 
 
 def can_be_measured() -> bool:
-    """Whether the kernel forgets the largest size of a process when it is told to."""
-    try:
-        _REFERENCES.write_text("5")
-    except OSError:
-        return False
-    return _STATUS.exists()
+    """Whether the kernel says how much memory of a process is its own."""
+    return _STATUS.exists() and "RssAnon" in _STATUS.read_text()
 
 
 def growth(work: Callable[[], object]) -> int:
-    """Bytes by which the resident memory of this process was larger at most than before.
+    """Bytes by which the memory that is this process' own was larger at most than before.
 
-    What the allocator holds free is given back first, so that nothing of it is used unseen. A little of
-    the work is to be done before, so that its libraries are there.
+    Looked at every millisecond, at which a few megabytes can be written. Pages of files are left out: the
+    kernel takes those of libraries back whenever it likes, and they return while the work is done. What
+    the allocator holds free is given back first, so that nothing of it is used unseen. A little of the
+    work is to be done before, so that its libraries are there.
     """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    _REFERENCES.write_text("5")
-    before = _resident("VmRSS")
-    work()
-    return _resident("VmHWM") - before
+    before = largest = _own()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal largest
+        while not done.wait(_EVERY):
+            largest = max(largest, _own())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return max(largest, _own()) - before
 
 
-def _resident(name: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+def _own() -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024

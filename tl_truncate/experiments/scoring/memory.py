@@ -1,5 +1,6 @@
 """How much memory passes take beside the model, and how many rows fit into what is allowed."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,7 +28,10 @@ _IN_ONE = ("relu", "gelu", "silu", "gelu_pytorch_tanh")
 # are fitted on, once for those that are held out, and once while both are put together.
 _SUM, _FOLDS = 8, 3
 #: What libraries and the allocator take beside, and what is mapped of a file at once.
-OVERHEAD = 8 * 2**20
+OVERHEAD = 16 * 2**20
+#: A heap in which values of different sizes come and go is so much larger than what is alive in it at most;
+#: measured likewise, on passes without gradients, whose own values are counted with more to spare.
+IN_PIECES = 1.3
 
 
 def token_bytes(model: Any, longest: int) -> int:
@@ -119,7 +123,7 @@ def computing_bytes(model: Any, sites: Iterable[Site]) -> int:
     """Most bytes that the spectrum of one of some sites takes to be computed."""
     shapes = [carrier(model, site).shape for site in sites]
     return max(
-        (_SUM * (2 * n_in * n_out + 3 * min(n_in, n_out) ** 2) for n_in, n_out in shapes), default=0
+        (_SUM * (3 * n_in * n_out + 3 * min(n_in, n_out) ** 2) for n_in, n_out in shapes), default=0
     )
 
 
@@ -166,6 +170,8 @@ def rows_that_fit(
     each = longest * blocks * token_bytes(model, longest) + row
     if gradients:
         each += longest * n_layers(model) * saved_bytes(model, longest)
+    else:
+        each = math.ceil(IN_PIECES * each)
     least = OVERHEAD + fixed + max(before, each)
     if least > max_memory:
         raise ValueError(

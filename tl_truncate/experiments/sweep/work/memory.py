@@ -1,5 +1,6 @@
 """How much memory a sweep takes beside the model, and the plan that fits into what is allowed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -8,6 +9,7 @@ import torch
 
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches
 from tl_truncate.experiments.scoring.memory import (
+    IN_PIECES,
     OVERHEAD,
     amount,
     computing_bytes,
@@ -231,7 +233,7 @@ def _estimate(
     return Memory(
         streams=2 * sum(sizes) * d_model * item,
         states=kept[remembers],
-        in_flight=OVERHEAD + copies * (in_a_block + beside),
+        in_flight=OVERHEAD + math.ceil(IN_PIECES * copies * (in_a_block + beside)),
         factors=0,
     )
 
