@@ -29,8 +29,8 @@ _IN_ONE = ("relu", "gelu", "silu", "gelu_pytorch_tanh")
 _SUM, _FOLDS = 8, 3
 #: What libraries and the allocator take beside, and what is mapped of a file at once.
 OVERHEAD = 16 * 2**20
-#: A heap in which values of different sizes come and go is so much larger than what is alive in it at most;
-#: measured likewise, on passes without gradients, whose own values are counted with more to spare.
+#: A heap in which values of different sizes come and go is so many times as large as what is alive in it
+#: at most: measured likewise. What passes with gradients keep is counted with enough to spare.
 IN_PIECES = 1.3
 
 
