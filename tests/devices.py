@@ -100,7 +100,16 @@ class OnOneDevice(TorchFunctionMode):
 
 _HOST = torch.device("cpu")
 _READS = (torch.Tensor.numpy, torch.Tensor.__array__)
-_MOVES = (torch.Tensor.to, torch.Tensor.copy_, torch.Tensor.type_as, torch.Tensor.__setitem__)
+#: Also how `Module.to` gives a parameter its numbers: on a moved copy of it that would be in vain.
+_MOVES = (
+    torch.Tensor.to,
+    torch.Tensor.copy_,
+    torch.Tensor.type_as,
+    torch.Tensor.__setitem__,
+    torch.Tensor.data.__set__,
+    torch.Tensor.grad.__set__,
+    torch._has_compatible_shallow_copy_type,
+)
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

@@ -24,6 +24,21 @@ def test_a_test_may_mix(elsewhere):
     assert here.is_cpu
 
 
+def test_a_test_may_move_a_model(elsewhere, monkeypatch):
+    """Numbers, gradients and buffers; by either way that torch has."""
+    for swaps in (False, True):
+        monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", swaps)
+        model = torch.nn.BatchNorm1d(2)
+        model(torch.ones(3, 2)).sum().backward()
+        model.to("meta")
+        held = [*model.parameters(), *model.buffers(), *(each.grad for each in model.parameters())]
+        assert len(held) == 7
+        assert all(each.is_meta for each in held), held
+    layer = torch.nn.Linear(2, 2)
+    layer.weight.data = torch.ones(2, 2)
+    assert layer.weight.detach().tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
 def test_the_package_may_not(monkeypatch):
     """What it asks for is told by its files: here those of a test stand for them."""
     assert devices.asked_by_a_test()
