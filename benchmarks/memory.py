@@ -113,6 +113,8 @@ def main() -> None:
 
 def child(shape: str, options: argparse.Namespace) -> None:
     """The rows of one model."""
+    from tl_truncate.weights.spectra import cache
+
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -120,6 +122,7 @@ def child(shape: str, options: argparse.Namespace) -> None:
     for name in options.works:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["TL_TRUNCATE_CACHE"] = folder
+            cache._memory.clear()  # or what another work has read would not be written here
             work_of(name, model, 2, options.length)(None)
             work = work_of(name, model, options.prompts, options.length)
             for times in options.times:

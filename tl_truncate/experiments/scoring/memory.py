@@ -27,6 +27,8 @@ _IN_ONE = ("relu", "gelu", "silu", "gelu_pytorch_tanh")
 # Bytes of a number in a sum; and how often the sums of a corpus are there: once for the rows that means
 # are fitted on, once for those that are held out, and once while both are put together.
 _SUM, _FOLDS = 8, 3
+# How often the vectors of a spectrum are there once more while their file is made.
+_WRITTEN = 2
 #: What libraries and the allocator take beside, and what is mapped of a file at once.
 OVERHEAD = 16 * 2**20
 #: A heap in which values of different sizes come and go is so many times as large as what is alive in it
@@ -43,6 +45,12 @@ def token_bytes(model: Any, longest: int) -> int:
     # A cut of what is in half precision is computed in float32.
     precise = 0 if compute_dtype(dtype) == dtype else 3 * d_mlp * compute_dtype(dtype).itemsize
     return values * dtype.itemsize + precise
+
+
+def pattern_bytes(model: Any, longest: int) -> int:
+    """Bytes of one row's attention patterns in all blocks, which a whole pass of a Bridge returns."""
+    *_, heads = _widths(model)
+    return n_layers(model) * heads * longest**2 * model_dtype(model).itemsize
 
 
 def saved_bytes(model: Any, longest: int) -> int:
@@ -120,11 +128,13 @@ def missing_spectra(model: Any, sites: Iterable[Site]) -> list[Site]:
 
 
 def computing_bytes(model: Any, sites: Iterable[Site]) -> int:
-    """Most bytes that the spectrum of one of some sites takes to be computed."""
-    shapes = [carrier(model, site).shape for site in sites]
-    return max(
-        (_SUM * (3 * n_in * n_out + 3 * min(n_in, n_out) ** 2) for n_in, n_out in shapes), default=0
-    )
+    """Most bytes that the spectrum of one of some sites takes to be computed, and to be written."""
+
+    def taken(n_in: int, n_out: int) -> int:
+        rank = min(n_in, n_out)
+        return _SUM * (3 * n_in * n_out + 3 * rank**2) + _WRITTEN * n_out * rank * _item(model)
+
+    return max((taken(*carrier(model, site).shape) for site in sites), default=0)
 
 
 def _directions(model: Any, sites: Iterable[Site]) -> list[tuple[int, int]]:
@@ -171,7 +181,7 @@ def rows_that_fit(
     if gradients:
         each += longest * n_layers(model) * saved_bytes(model, longest)
     else:
-        each = math.ceil(IN_PIECES * each)
+        each = math.ceil(IN_PIECES * (each + pattern_bytes(model, longest)))
     least = OVERHEAD + fixed + max(before, each)
     if least > max_memory:
         raise ValueError(
