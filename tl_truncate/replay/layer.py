@@ -128,27 +128,50 @@ class SiteReplay:
         )
 
     def try_sharing(self, states: Sequence[LayerState], passed: Passed) -> bool:
-        """Shares the block's work from now on, if one row says that the result is that of the hooks.
+        """Shares the block's work from now on, if one row says that the results are those of the hooks.
 
         Args:
             states: of the segments of one row.
             passed: the same row's way.
         """
-        if not all(map(self._can_share, states)):
-            return False
-        changing = [place for place, edit in enumerate(self._edits.edits) if not edit.is_identity]
-        first = changing[0] if changing else 0
-        edits = self._edits.part(slice(first, first + 1))
-        with torch.no_grad(), truncated(self._model, stacked_cut(self._site, edits)):
-            hooked = self._replayer.blocks(self._site.layer, entered(states), passed)
-        uncut = torch.cat(left(states), 1)
-        change = torch.cat(hooked, 1) - uncut
-        after = torch.cat([self._after_cuts(state, edits) for state in states], 1)
-        gap = (after - uncut - change).abs().max()
-        rounding = 16 * torch.finfo(uncut.dtype).eps * uncut.abs().max()
-        share = _AGREEMENT.get(uncut.dtype, _AGREEMENT_HALF)
-        self.shares = bool(gap <= share * change.abs().max() + rounding)
+        tried = {place for place in self._trials() if place is not None}
+        self.shares = (
+            all(map(self._can_share, states))
+            and all(map(self._rewrites, states))
+            and all(self._agrees(states, passed, place) for place in sorted(tried))
+        )
         return self.shares
+
+    def _trials(self) -> tuple[int | None, int | None]:
+        """The first and the last cut that changes something."""
+        changing = [place for place, edit in enumerate(self._edits.edits) if not edit.is_identity]
+        return (changing[0], changing[-1]) if changing else (0, None)
+
+    @torch.no_grad()
+    def _rewrites(self, state: LayerState) -> bool:
+        """Whether the uncut MLP's output is what the activation and W_out make of what was seen.
+
+        A cut that leaves nothing says nothing of what lies between both, such as a norm.
+        """
+        if self._site.matrix == "W_out":
+            return True
+        uncut = state.outputs["W_out"]
+        written = self._write(state.outputs[self._site.matrix][None], state)[0]
+        gap = (in_compute_precision(written) - in_compute_precision(uncut)).abs().max()
+        return bool(gap <= _share(uncut.dtype) * uncut.abs().max())
+
+    @torch.no_grad()
+    def _agrees(self, states: Sequence[LayerState], passed: Passed, place: int) -> bool:
+        """Whether a cut's shared result is that of the hooks, number by number."""
+        edits = self._edits.part(slice(place, place + 1))
+        with truncated(self._model, stacked_cut(self._site, edits)):
+            hooked = torch.cat(self._replayer.blocks(self._site.layer, entered(states), passed), 1)
+        uncut = torch.cat(left(states), 1)
+        after = torch.cat([self._after_cuts(state, edits) for state in states], 1)
+        # Both are rounded as numbers of the stream are, of which a few may be much larger than the rest.
+        rounding = 16 * torch.finfo(uncut.dtype).eps * torch.maximum(uncut.abs(), hooked.abs())
+        allowed = _share(uncut.dtype) * (hooked - uncut).abs().max()
+        return bool(((after - hooked).abs() <= allowed + rounding).all())
 
     @torch.no_grad()
     def logits(
@@ -210,6 +233,10 @@ class SiteReplay:
             return written.view(*cut.shape[:-1], -1)
         product = rows @ out.weight() if bias is None else torch.addmm(bias, rows, out.weight())
         return product.view(*cut.shape[:-1], -1)
+
+
+def _share(dtype: torch.dtype) -> float:
+    return _AGREEMENT.get(dtype, _AGREEMENT_HALF)
 
 
 def _at_answers(states: Sequence[LayerState], passed: Passed) -> list[LayerState]:
