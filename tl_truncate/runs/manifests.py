@@ -16,11 +16,13 @@ RESUMED = "resumed"
 #: In the manifest: a hash of the numbers of all tokens that are read. Texts are others with another
 #: tokenizer, and a corpus may be too long to be in a manifest.
 TOKENS = "tokens_hash"
+#: In the manifest: where the model carried hooks.
+HOOKS = "hooks"
 _VERSIONS = "versions"
 #: In the manifest: what two manifests of one run may differ in.
 CIRCUMSTANCES = (_VERSIONS, RESUMED)
 # What earlier versions did not write: their runs are gone on with, as far as can be told.
-_NOT_ALWAYS_THERE = (TOKENS, "texts_hash", "asked")
+_NOT_ALWAYS_THERE = (TOKENS, HOOKS, "texts_hash", "asked")
 
 
 def make_manifest(kind: str, **facts: Any) -> dict[str, Any]:

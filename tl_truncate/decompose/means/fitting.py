@@ -15,9 +15,10 @@ from tl_truncate.decompose.fits.streaming import Reading, Stream
 from tl_truncate.decompose.means.file import FIT, HELD_OUT, Sums, read_sums, write_sums
 from tl_truncate.decompose.means.sums import SiteSums, usable
 from tl_truncate.decompose.passes import outputs_of
-from tl_truncate.runs.manifests import TOKENS, make_manifest
+from tl_truncate.runs.manifests import HOOKS, TOKENS, make_manifest
 from tl_truncate.runs.shards import Shard
 from tl_truncate.surgery.edit import in_compute_precision
+from tl_truncate.weights.identity.hooks import hooks_at
 from tl_truncate.weights.linear import compute_dtype
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
@@ -104,7 +105,7 @@ def fit_manifest(
         **stream.origin,
         options=stream.settings(),
         batch_size=options.batch_size,
-        **{TOKENS: rows_hash(stream.rows(corpus, mask))},
+        **{TOKENS: rows_hash(stream.rows(corpus, mask)), HOOKS: hooks_at(model)},
         shares=[str(Shard(count, index)) for index in range(1, count + 1)],
     )
 

@@ -25,13 +25,14 @@ from tl_truncate.experiments.search.on_test import check_report_fits
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.places import Here
 from tl_truncate.runs.folder import RunFolder
-from tl_truncate.runs.manifests import TOKENS, make_manifest
+from tl_truncate.runs.manifests import HOOKS, TOKENS, make_manifest
 from tl_truncate.surgery.circuits import require_no_overlap
 from tl_truncate.surgery.cut import Cut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.identity.hooks import hooks_at
 from tl_truncate.weights.identity.provenance import of_model
 from tl_truncate.weights.locate import find_sites, locate
 from tl_truncate.weights.site import Site
@@ -160,7 +161,12 @@ def learn_mask(
     rules = Rules(**asdict(rules) | dict(batch_size=prompts_that_fit(model, encoded, chosen, **fitting)))
     settings = {name: value for name, value in asdict(rules).items() if name != "prepend_bos"}
     settings |= dict(test_fraction=test_fraction, watch_fraction=watch_fraction, draws=draws, null=null)
-    facts = {TOKENS: encoded.hash, "prepend_bos": encoded.prepend_bos, **settings}
+    facts = {
+        TOKENS: encoded.hash,
+        HOOKS: hooks_at(model),
+        "prepend_bos": encoded.prepend_bos,
+        **settings,
+    }
     options = SweepOptions(
         prepend_bos=prepend_bos, batch_size=rules.batch_size, max_memory=max_memory, seed=rules.seed
     )

@@ -17,7 +17,7 @@ from tl_truncate.experiments.scoring.running_text import encode_passages, passag
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table
 from tl_truncate.markup import interval
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.manifests import TOKENS, make_manifest
+from tl_truncate.runs.manifests import HOOKS, TOKENS, make_manifest
 from tl_truncate.runs.record import Record, make_text_record
 from tl_truncate.runs.saved import Saved, required_result
 from tl_truncate.runs.sharded.kinds import RunKind
@@ -28,6 +28,7 @@ from tl_truncate.statistics.columns import ANYWHERE, Bounds
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import bos_token
+from tl_truncate.weights.identity.hooks import hooks_at
 
 _COLUMNS = ["text", "tokens", "loss", "uncut_loss", "kl", "agreement"]
 
@@ -204,7 +205,7 @@ def side_effects(
         prepend_bos=bos,
         seed=seed,
     )
-    facts = {TOKENS: rows_hash(rows), "max_tokens": max_tokens, "rows": fits}
+    facts = {TOKENS: rows_hash(rows), HOOKS: hooks_at(model), "max_tokens": max_tokens, "rows": fits}
     manifest = make_manifest(SIDE_EFFECTS.run.name, **plain(record), **facts)
 
     def work(folder: Path | None) -> SideEffects:

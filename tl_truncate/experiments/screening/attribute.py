@@ -25,7 +25,7 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.screening.attribution import ATTRIBUTE, Attribution
 from tl_truncate.replay.calls import graph_from, unembedding_only
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.manifests import TOKENS, make_manifest
+from tl_truncate.runs.manifests import HOOKS, TOKENS, make_manifest
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.sharded.results import kept
 from tl_truncate.runs.shards import Shard, as_shard, require_folder, share
@@ -36,6 +36,7 @@ from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.placement import model_device
+from tl_truncate.weights.identity.hooks import hooks_at
 from tl_truncate.weights.linear import Linear, head_slice
 from tl_truncate.weights.locate import carrier, find_sites
 from tl_truncate.weights.site import Site
@@ -122,7 +123,7 @@ def attribute(
     manifest = make_manifest(
         ATTRIBUTE.run.name,
         **plain(record),
-        **{TOKENS: encoded.hash},
+        **{TOKENS: encoded.hash, HOOKS: hooks_at(model)},
         metric=metric,
         sites=list(map(str, linears)),
         rows=rows,

@@ -22,7 +22,7 @@ from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.places import place_of
 from tl_truncate.experiments.sweep.work.on_workers import with_own
-from tl_truncate.runs.manifests import TOKENS, make_manifest
+from tl_truncate.runs.manifests import HOOKS, TOKENS, make_manifest
 from tl_truncate.runs.record import texts_hash
 from tl_truncate.runs.sharded.waiting import PATIENCE, check_patience
 from tl_truncate.runs.shards import Shard, as_shard, require_folder
@@ -32,6 +32,7 @@ from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
 from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.identity.hooks import hooks_at
 from tl_truncate.weights.identity.provenance import of_model
 from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.keep.defaults import KEEPS
@@ -311,6 +312,7 @@ def _manifest(
         task_order=[task.name for task in tasks],
         prepend_bos=[each.prepend_bos for each in encoded],
         **{TOKENS: {task.name: each.hash for task, each in zip(tasks, encoded, strict=True)}},
+        **{HOOKS: hooks_at(model)},
         grid=[cut.to_json() for cut in grid],
         **judged,
         texts_hash=None if texts is None else texts_hash(texts),

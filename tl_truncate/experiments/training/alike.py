@@ -9,7 +9,7 @@ from typing import Any
 
 from tl_truncate.experiments.training.reading import UNCUT, said_of
 from tl_truncate.experiments.training.steps import steps_told
-from tl_truncate.runs.manifests import TOKENS
+from tl_truncate.runs.manifests import HOOKS, TOKENS
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record
 
 _HASH, _PROCESSING = "weights_hash", "weights"
@@ -51,8 +51,8 @@ def require_alike(lines: Sequence[Mapping[str, Any]], remedy: str) -> None:
     if told:
         raise ValueError(
             "All checkpoints of a run must be read as models of one class, precision and processing, "
-            "with one tokenizer, with or without a BOS, each step with the same weights for all tasks, "
-            f"but they differ in: {'; '.join(told)}. {remedy}"
+            "with one tokenizer and the same hooks, with or without a BOS, each step with the same "
+            f"weights for all tasks, but they differ in: {'; '.join(told)}. {remedy}"
         )
 
 
@@ -80,6 +80,8 @@ def _facts(line: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         # A task in token numbers has none by default, whatever the others have.
         if "prepend_bos" in known:
             yield f"prepend_bos of {task}", str(known["prepend_bos"])
+        if HOOKS in said:
+            yield HOOKS, ", ".join(said[HOOKS]) or "none"
         if TOKENS in said:
             yield f"{TOKENS} of {task}", str(said[TOKENS])
         if _HASH in known:

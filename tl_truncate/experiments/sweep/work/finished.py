@@ -63,7 +63,7 @@ class Finished:
             ValueError: if it says something else than when the run began.
         """
         for now, before in zip(found, self._baseline or found, strict=True):
-            _require_same(read(Outcome, now["outcome"]), read(Outcome, before["outcome"]))
+            require_same(read(Outcome, now["outcome"]), read(Outcome, before["outcome"]))
         if self._baseline is None:
             self._baseline = found
         if self._folder is not None and self._folder.baseline() is None:
@@ -138,7 +138,12 @@ def _checked(setting: Setting, tasks: Sequence[Task], folder: RunFolder) -> Sett
     return setting
 
 
-def _require_same(now: Outcome, before: Outcome) -> None:
+def require_same(now: Outcome, before: Outcome) -> None:
+    """That the uncut model says what it said before, to some rounding.
+
+    Raises:
+        ValueError: if it does not.
+    """
     pairs = zip(
         now.log_p_in_context + now.log_p_global,
         before.log_p_in_context + before.log_p_global,

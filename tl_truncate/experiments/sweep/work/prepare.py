@@ -13,7 +13,7 @@ from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.work.memory import Plan, in_flight, make_plan
 from tl_truncate.experiments.sweep.work.units import Unit, units_of
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.manifests import TOKENS, make_manifest
+from tl_truncate.runs.manifests import HOOKS, TOKENS, make_manifest
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.runs.shards import Shard, share
 from tl_truncate.surgery.cut import Cuts, SiteCut
@@ -22,6 +22,7 @@ from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.identity.hooks import hooks_at
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spectra.cache import MEMORY_BYTES
 
@@ -96,7 +97,7 @@ def prepare(
         tuple(encoded),
         plan,
         tuple(records),
-        _manifest(tasks, encoded, records, grid, plan, options),
+        _manifest(tasks, encoded, records, grid, plan, options) | {HOOKS: hooks_at(model)},
         units_of(model, grid, plan),
     )
 

@@ -26,7 +26,7 @@ from tl_truncate.experiments.training.kept import things
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.reading import GRIDS, PARTS, TASKS, UNCUT, Reading
 from tl_truncate.runs.codec import plain
-from tl_truncate.runs.manifests import TOKENS
+from tl_truncate.runs.manifests import HOOKS, TOKENS
 from tl_truncate.runs.record import Record, make_record
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.surgery.hooks import active_cuts
@@ -34,6 +34,7 @@ from tl_truncate.tasks.encode import EncodedTask, encode
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.placement import model_device
 from tl_truncate.weights.identity.content import hashed_once
+from tl_truncate.weights.identity.hooks import hooks_at
 from tl_truncate.weights.identity.provenance import of_model
 
 
@@ -143,7 +144,7 @@ def _said(model: Any, work: Work, passes: Passes) -> dict[str, dict[str, Any]]:
             scores[name] = evaluate(model, task, work.cuts[name], baseline=scores[UNCUT], **options)
         in_order = {name: Reading.of(scores[name]) for name in (UNCUT, *work.cuts)}
         tokens = encode(model, task, prepend_bos=passes.prepend_bos).hash
-        said[task.name] = {"readings": plain(in_order), TOKENS: tokens}
+        said[task.name] = {"readings": plain(in_order), TOKENS: tokens, HOOKS: hooks_at(model)}
         if work.parts is not None:
             said[task.name][PARTS] = plain(work.parts.attribute(model, task, **options))
     return said
