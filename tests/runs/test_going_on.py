@@ -79,6 +79,32 @@ class TestWeights:
         with pytest.raises(ValueError, match=r"differs in: weights_hash"):
             tlt.search(model, drinks, run_dir=tmp_path, **SEARCH)
 
+    @pytest.mark.parametrize("name", ["sweep", "attribute", "search", "side_effects", "means"])
+    def test_under_hooks_a_finished_folder_gives_no_numbers(self, model, drinks, tmp_path, name):
+        """Nor does one that was finished under hooks without them."""
+        one, two = ("blocks.1.hook_attn_out", "blocks.0.hook_mlp_out")
+        options = dict(prepend_bos=False, progress=False, run_dir=tmp_path)
+        ask = {
+            "sweep": lambda: tlt.sweep(model, drinks, **OPTIONS | options),
+            "attribute": lambda: tlt.attribute(model, drinks, sites=SITES, **options),
+            "search": lambda: tlt.search(model, drinks, **SEARCH | options),
+            "side_effects": lambda: tlt.side_effects(
+                model, tlt.Cut(SITES[0], 0.1), ["Mary gave a drink to John"], **options
+            ),
+            "means": lambda: tlt.TokenMeans.fit(
+                model, ["Mary gave a drink to John"] * 4, layers=[1], **options
+            ),
+        }[name]
+        with model.hooks(fwd_hooks=[(one, lambda value, hook: 0.3 * value)]):
+            ask()
+        with pytest.raises(ValueError, match="differs in: hooks"):
+            ask()
+        with (
+            model.hooks(fwd_hooks=[(two, lambda value, hook: 0.3 * value)]),
+            pytest.raises(ValueError, match="differs in: hooks"),
+        ):
+            ask()
+
     @pytest.mark.parametrize("steps", [[0, 1], [0, 1, 2]])
     def test_dynamics_with_another_load(self, drinks, tmp_path, steps):
         def load(step, seed=0):

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 
+import architectures
 import inplace
 import numpy as np
 import pytest
@@ -259,6 +260,29 @@ def test_post_norm_blocks_are_exact_too(shared, drinks, name):
         full = hooked_frame(model, drinks, site, 0.3)
         found = result.scores(site, 0.3).frame
         assert found["logit_diff"].tolist() == pytest.approx(full["logit_diff"].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("matrix", ["W_in", "W_gate"])
+@pytest.mark.parametrize("keeps", [[0.0, 0.5], [0.5, 0.0], [0.0]])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_lies_between_the_activation_and_w_out_is_seen(drinks, matrix, keeps, dtype):
+    """Such as a norm, which keeps nothing of nothing, where W_out has no bias; beside one large channel
+    of the residual stream, which hides much in half precision."""
+    model = with_tokenizer(architectures.build("bridge", "llama-grouped", torch.float64))
+    with torch.no_grad():
+        model.embed.weight[:, 0] += 60.0
+    model.to(dtype)
+    out = model.original_model.model.layers[1].mlp.down_proj
+    out.register_forward_pre_hook(
+        lambda module, args: (args[0] / args[0].norm(dim=-1, keepdim=True).clamp(1e-6),)
+    )
+    site, options = f"blocks.1.mlp.{matrix}", dict(prepend_bos=False, progress=False)
+    found = tlt.sweep(model, drinks, sites=[site], keeps=keeps, **options)
+    for keep, setting in zip(keeps, found.settings, strict=True):
+        wanted = tlt.evaluate(model, drinks, tlt.Cut(site, keep), **options).frame
+        own = setting.outcomes[0].metrics()
+        gap = (own["logit_diff"] - wanted["logit_diff"]).abs().max()
+        assert gap <= (1e-9 if dtype == torch.float64 else 0.02)
 
 
 def test_inside_a_context_its_cuts_belong_to_both_sides(shared, drinks):

@@ -123,3 +123,17 @@ def test_gone_on_with_another_tokenizer(tmp_path):
     assert (
         line["tasks"]["pairs"]["tokens_hash"] == tokens != encode(other(0), PAIRS, prepend_bos=None).hash
     )
+
+
+def test_gone_on_with_under_hooks(tmp_path):
+    """Another cut would be compared with what the model says without them."""
+    ask(tmp_path)
+
+    def hooked(step):
+        model = load(step)
+        model.add_hook("blocks.1.hook_attn_out", lambda value, hook: 0.3 * value)
+        return model
+
+    with pytest.raises(ValueError, match=r"hooks \(none at .*; blocks.1.attn.hook_out at step 2\)"):
+        ask(tmp_path, hooked, [0, 1, 2])
+    assert [line["step"] for line in RunFolder(tmp_path).lines()] == [0, 1]

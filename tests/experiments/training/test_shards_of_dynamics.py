@@ -117,3 +117,20 @@ def test_more_shards_than_checkpoints(tmp_path):
     ask(tmp_path, (1, 3), [0, 1])
     ask(tmp_path, (2, 3), [0, 1])
     assert tlt.merge(tmp_path).checkpoints == (0, 1)
+
+
+def test_a_name_stands_for_the_same_even_where_it_was_not_asked_for_again(tmp_path):
+    """Nor is it another's to redefine."""
+    first, other, third = (tlt.Cut(f"blocks.{layer}.mlp.W_in", 0.2) for layer in range(3))
+
+    def part(index, cuts):
+        return tlt.dynamics(load, [0, 1], PAIRS, cuts, run_dir=tmp_path, shard=(index, 2), **OPTIONS)
+
+    part(1, {"a": first})
+    part(1, {"b": other})
+    for index in (1, 2):
+        with pytest.raises(ValueError, match=r"'a' of cuts is another one now than for what .*1-of-2"):
+            part(index, {"a": third})
+    part(1, {"a": first, "b": other})
+    part(2, {"a": first, "b": other})
+    assert tlt.merge(tmp_path).finished

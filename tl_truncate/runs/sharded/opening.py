@@ -1,5 +1,6 @@
 """Shards that begin: each in a folder of its own, if it is of the same run as what is there."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.interrupts import says_how_to_go_on
 from tl_truncate.runs.sharded.kinds import RunKind
 from tl_truncate.runs.sharded.parts import (
+    DEFINED,
     MOMENT,
     SHARD,
     SHARE,
@@ -97,21 +99,51 @@ def _begin(
         whole.require_same_run(wanted, **kind.may_differ)
     if own.exists():
         own.require_same_run(wanted | {SHARD: _told(shard), SHARE: []}, **_may_differ_in(kind))
+    defined = _defined(whole, own, wanted, kind)
     others = [part for part in unmerged(whole.path, kind) if part.shard != shard]
     require_one_run(
         whole, [*others, Part(shard, own, wanted, [])], kind, "Use another folder for another run."
     )
     # What a shard asks for now is all that it is asked for: its list does not grow, as a run's does.
     strict = [name for name in kind.noted if name not in kind.alike]
-    free = (*kind.free, *kind.grows, SHARE)
-    marked = wanted | {SHARD: _told(shard), SHARE: list(names)}
+    free = (*kind.free, *kind.grows, SHARE, DEFINED)
+    marked = wanted | {SHARD: _told(shard), SHARE: list(names), DEFINED: defined}
     return own.open(marked, resume=resume, free=free, noted=strict)
 
 
 def _may_differ_in(kind: RunKind) -> dict[str, Any]:
     """What a shard may be gone on with."""
     strict = [name for name in kind.noted if name not in kind.alike]
-    return dict(free=(*kind.free, SHARE), grows=kind.grows, noted=strict)
+    return dict(free=(*kind.free, SHARE, DEFINED), grows=kind.grows, noted=strict)
+
+
+def _defined(
+    whole: RunFolder, own: RunFolder, wanted: Mapping[str, Any], kind: RunKind
+) -> dict[str, Any]:
+    """What names stand for in a shard's lines, also those that this call does not ask for.
+
+    Raises:
+        ValueError: if one stood for something else, in this shard or in another.
+    """
+    found: dict[str, Any] = {}
+    asked = {about: wanted[about] for about in kind.grows if isinstance(wanted.get(about), Mapping)}
+    for about, now in asked.items():
+        plain = found[about] = json.loads(json.dumps(dict(now)))
+        for part in parts_of(whole.path):
+            known = {
+                **(part.manifest.get(about) or {}),
+                **part.manifest.get(DEFINED, {}).get(about, {}),
+            }
+            other = [name for name, each in plain.items() if known.get(name, each) != each]
+            if other:
+                raise ValueError(
+                    f"A name must stand for the same in all of a run, but {other[0]!r} of {about} is "
+                    f"another one now than for what {part.folder.path} has finished. Use another name, "
+                    "or another folder."
+                )
+            if part.folder.path == own.path:
+                found[about] = {**known, **plain}
+    return found
 
 
 def _told(shard: Shard) -> dict[str, int]:

@@ -15,6 +15,8 @@ from tl_truncate.runs.shards import Shard, shards_in
 SHARD = "shard"
 #: In a shard's manifest: the names of what is its share.
 SHARE = "share"
+#: In a shard's manifest: what every name of an entry that may grow has stood for in it so far.
+DEFINED = "defined"
 #: Seconds for which the run's folder may be held by other shards that begin.
 MOMENT = 60.0
 
@@ -31,7 +33,7 @@ class Part:
     @property
     def of_the_run(self) -> dict[str, Any]:
         """The manifest that the run would have."""
-        own = (SHARD, SHARE, RESUMED)
+        own = (SHARD, SHARE, DEFINED, RESUMED)
         return {name: value for name, value in self.manifest.items() if name not in own}
 
 
