@@ -11,8 +11,8 @@ def hooks_at(model: Any) -> list[str]:
 
     Examples:
         >>> with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda value, hook: value)]):
-        ...     hooks_at(model)
-        ['blocks.0.hook_mlp_out']
+        ...     len(hooks_at(model))
+        1
     """
     found: dict[int, str] = {}
     for name, module in model.named_modules():
