@@ -91,7 +91,7 @@ def tiny_model():
     return architectures.with_tokenizer(architectures.bridge("gpt2"))
 
 
-def slow_model(seconds: float = 0.5):
+def slow_model(seconds: float = 2.0):
     """The same, which takes its time for a pass."""
     model = tiny_model()
     original = model.ln_final.forward
