@@ -60,9 +60,13 @@ class Worker:
         """Loads, which may fail with an error of its own, and is therefore not done in `__init__`."""
         with _noted() as warned:
             self._loaded = self._load()
-        if "torch" in sys.modules:  # which is long in coming, and not every load is of a model
-            sys.modules["torch"].set_num_threads(self._threads)
+        self._bound_threads()
         return Answer(None, None, platform.node(), _unique(warned))
+
+    def _bound_threads(self) -> None:
+        """Once torch is there, which is long in coming: not every load is of a model."""
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(self._threads)
 
     def do(self, number: int, opening: Opening, *tasks: Any) -> Answer:
         """Does a task, or none, of the job with a number, which is opened when the number is new."""
@@ -71,6 +75,7 @@ class Worker:
                 # Before the next, which may need the room; and whose opening may fail.
                 self._job, self._number = None, -1
                 self._job, self._number = opening(self._loaded), number
+                self._bound_threads()
             assert self._job is not None
             told = self._job.told()
             value = [self._job.do(task) for task in tasks]
