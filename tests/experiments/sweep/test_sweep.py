@@ -1,6 +1,7 @@
 """A sweep against in-place editing, setting by setting, and against plain hooked passes."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import architectures
@@ -16,6 +17,8 @@ from samples import PAIRS, SEQUENCES
 from scipy import stats
 
 import tl_truncate as tlt
+from tl_truncate.experiments.sweep.work import engine
+from tl_truncate.replay.acting import Acting
 from tl_truncate.statistics import estimate_against_draws
 from tl_truncate.tasks.encode import encode
 from tl_truncate.weights.site import MATRICES
@@ -265,7 +268,7 @@ def test_post_norm_blocks_are_exact_too(shared, drinks, name):
 @pytest.mark.parametrize("matrix", ["W_in", "W_gate"])
 @pytest.mark.parametrize("keeps", [[0.0, 0.5], [0.5, 0.0], [0.0]])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_what_lies_between_the_activation_and_w_out_is_seen(drinks, matrix, keeps, dtype):
+def test_what_lies_between_the_activation_and_w_out_is_seen(drinks, matrix, keeps, dtype, monkeypatch):
     """Such as a norm, which keeps nothing of nothing, where W_out has no bias; beside one large channel
     of the residual stream, which hides much in half precision."""
     model = with_tokenizer(architectures.build("bridge", "llama-grouped", torch.float64))
@@ -276,6 +279,8 @@ def test_what_lies_between_the_activation_and_w_out_is_seen(drinks, matrix, keep
     out.register_forward_pre_hook(
         lambda module, args: (args[0] / args[0].norm(dim=-1, keepdim=True).clamp(1e-6),)
     )
+    # As if it were in the module's own code, which nobody looks into.
+    monkeypatch.setattr(engine, "watch_hooks", lambda model: nullcontext(Acting()))
     site, options = f"blocks.1.mlp.{matrix}", dict(prepend_bos=False, progress=False)
     found = tlt.sweep(model, drinks, sites=[site], keeps=keeps, **options)
     for keep, setting in zip(keeps, found.settings, strict=True):

@@ -91,6 +91,30 @@ def test_more_keeps_later_compute_nothing_twice(history, run_dir, monkeypatch):
     pd.testing.assert_frame_equal(before[columns], alone(8).frame[columns], check_exact=True)
 
 
+def test_grids_asked_beside_different_tasks_are_all_told(tmp_path):
+    def asked(tasks, keeps, site):
+        grid = tlt.Grid(sites=[site], keeps=keeps)
+        return tlt.dynamics(load, [0, 1], tasks, grid=grid, run_dir=tmp_path, **OPTIONS)
+
+    asked([PAIRS, SEQUENCES], [0.0, 0.3], SITES[0])
+    asked(PAIRS, [0.3, 0.6], SITES[0])
+    found = asked(PAIRS, [0.5], SITES[1])
+    wanted = [(SITES[0], 0.0), (SITES[0], 0.3), (SITES[0], 0.6), (SITES[1], 0.5)]
+    for history in (found, tlt.Dynamics.load(tmp_path)):
+        for step in (0, 1):
+            frame = history.sweep(step, task="pairs").frame
+            assert list(zip(frame["site"], frame["keep"], strict=True)) == wanted
+            for row, (site, keep) in zip(frame.itertuples(), wanted, strict=True):
+                scores = tlt.evaluate(load(step), PAIRS, tlt.Cut(site, keep), prepend_bos=False)
+                assert row.p_in_context_change == pytest.approx(
+                    float(scores.change("p_in_context")), abs=1e-6
+                )
+        table = history.sweep_frame
+        own = table[table["task"] == "pairs"]
+        assert own.groupby("step").size().to_dict() == {0: 4, 1: 4}
+        assert len(table) - len(own) in (0, 4)  # of the other task all rows, where it was asked too
+
+
 def test_a_step_without_its_sweep_is_not_finished(tmp_path):
     tlt.dynamics(load, [0, 1], PAIRS, run_dir=tmp_path, **OPTIONS)
     tlt.dynamics(load, [0], PAIRS, grid=GRID, run_dir=tmp_path, **OPTIONS)

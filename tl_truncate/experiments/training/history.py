@@ -38,7 +38,8 @@ class History:
         cuts: their names, a control's draws one by one.
         missing: the steps that lack something of what was asked for.
         parts: by step, what the parts of MLP outputs add to the answers; empty if they were not asked.
-        swept: by step, where the run folder of its sweep lies; empty if none was asked.
+        swept: by step, where the run folders of its sweeps lie, one for each group of tasks that had a
+            grid; empty if none was asked.
     """
 
     task: Task
@@ -47,7 +48,7 @@ class History:
     cuts: tuple[str, ...]
     missing: tuple[int, ...]
     parts: Mapping[int, PartAttribution] = field(default_factory=dict)
-    swept: Mapping[int, str] = field(default_factory=dict)
+    swept: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     resamples: int = field(default=2000, kw_only=True)
 
     @cached_property

@@ -13,6 +13,7 @@ from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
+from tl_truncate.experiments.sweep.of_one_task import of_one_task
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.history import History, swept_table
 from tl_truncate.experiments.training.kept import DYNAMICS
@@ -166,6 +167,9 @@ class Dynamics:
     def sweep(self, step: int, *, task: str | None = None) -> SweepResult:
         """The sweep of a checkpoint, of `dynamics(..., grid=...)`, with all that was asked for so far.
 
+        Tasks that were swept together are in one result. Where grids were asked of this task beside
+        different others, the result is of this task alone, with all of its settings.
+
         Args:
             step: of training.
             task: its name; may be left away if there is one.
@@ -179,7 +183,9 @@ class Dynamics:
                 f"The step must be one whose grid was swept, {', '.join(map(str, swept)) or 'none'}, "
                 f"got {step!r}. Call dynamics(..., grid=tlt.Grid(...), run_dir=...)."
             )
-        return SweepResult.load(as_path(self.run_dir) / SWEEPS / swept[step])
+        folder = as_path(self.run_dir) / SWEEPS
+        found = [SweepResult.load(folder / place) for place in swept[step]]
+        return found[0] if len(found) == 1 else of_one_task(found, self._of(task).task.name)
 
     @own_table
     def sweep_frame(self) -> pd.DataFrame:

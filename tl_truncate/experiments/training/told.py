@@ -28,7 +28,7 @@ def dynamics_fields(
     for name, task in tasks_of(manifest).items():
         readings: dict[int, dict[str, Reading]] = {}
         parts: dict[int, PartAttribution] = {}
-        swept: dict[int, str] = {}
+        swept: dict[int, tuple[str, ...]] = {}
         there: dict[int, set[str]] = {step: set() for step in asked}
         for line in lines:
             step, said = line["step"], said_of(line).get(name)
@@ -40,9 +40,11 @@ def dynamics_fields(
                     readings.setdefault(step, {}).setdefault(cut, reading)
             if PARTS in said and manifest.get(PARTS) is not None:
                 parts.setdefault(step, read(PartAttribution, said[PARTS]))
-            for key, place in said.get(GRIDS, {}).items():
-                if key in manifest.get(GRIDS, {}):
-                    swept[step] = place
+            if manifest.get(GRIDS):
+                for place in said.get(GRIDS, {}).values():
+                    # Asked beside other tasks, a grid is a sweep of its own, in a place of its own.
+                    known = swept.get(step, ())
+                    swept[step] = known if place in known else (*known, place)
         missing = tuple(step for step in asked if not wanted <= there[step])
         resamples = manifest.get("resamples", 2000)
         histories[name] = History(

@@ -85,6 +85,10 @@ def one_by_one(
         yield courses if len(courses) == len(batches) else None
 
 
+#: Why a model is not run from the middle where a hook of PyTorch changes what passes.
+HOOKS_ACT = "a hook on one of its modules changes what passes, perhaps by the position or by the batch"
+
+
 def reason_against(model: Any) -> str | None:
     """Why a model cannot be run from the middle, whatever its blocks do, or None."""
     if any(getattr(module, "fwd_hooks", None) for module in model.modules()):

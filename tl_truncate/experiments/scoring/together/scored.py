@@ -8,6 +8,7 @@ from torch import Tensor
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches
 from tl_truncate.experiments.scoring.together.courses import Course, reason_against, repeats, together
 from tl_truncate.experiments.scoring.together.groves import plan_groves
+from tl_truncate.replay.acting import watch_hooks
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.replay.recording import record
 from tl_truncate.replay.upwards import Replayer
@@ -48,15 +49,16 @@ def _together(
     whole = sum(batch.n_tokens for batch in batches)
     if left + _TRIAL * longest.n_tokens > _WORTH * whole or reason_against(model) is not None:
         return None
-    seen = record(model, longest.tokens, longest.positions)
     replayer = Replayer(model)
-    courses = None if seen is None else together(replayer, seen, groves, apart, most)
-    if courses is None or seen is None:
+    with watch_hooks(model) as acting:
+        seen = record(model, longest.tokens, longest.positions)
+        courses = None if seen is None else together(replayer, seen, groves, apart, most)
+    if courses is None or seen is None or acting.now:
         return None
     # The row that was seen comes first: if it differs, no other has been read.
     courses.sort(key=lambda course: longest.rows[0] not in course.passed.tree.rows)
     first = _logits(replayer, courses[0])
-    if not repeats(courses[0], [logits for _, logits in first], seen):
+    if first is None or not repeats(courses[0], [logits for _, logits in first], seen):
         return None
     return _each(replayer, courses[1:], first)
 
@@ -66,9 +68,15 @@ def _each(
 ) -> Iterator[tuple[Batch, Tensor]]:
     yield from first
     for course in courses:
-        yield from _logits(replayer, course)
+        # A hook that acts on what only these prompts bring sees them whole.
+        yield from _logits(replayer, course) or [
+            (batch, last_logits(replayer.model, batch.tokens, batch.positions))
+            for batch in course.batches
+        ]
 
 
-def _logits(replayer: Replayer, course: Course) -> list[tuple[Batch, Tensor]]:
-    logits = replayer.upwards(0, course.start, course.passed)
-    return list(zip(course.batches, logits, strict=True))
+def _logits(replayer: Replayer, course: Course) -> list[tuple[Batch, Tensor]] | None:
+    """The logits of a course's batches; None if a hook has changed them on the way."""
+    with watch_hooks(replayer.model) as acting:
+        logits = replayer.upwards(0, course.start, course.passed)
+    return None if acting.now else list(zip(course.batches, logits, strict=True))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tl_truncate.experiments.scoring.answers import Outcome, Sheet
 from tl_truncate.experiments.scoring.together.courses import (
+    HOOKS_ACT,
     Course,
     one_by_one,
     reason_against,
@@ -24,6 +25,7 @@ from tl_truncate.experiments.scoring.together.courses import (
 )
 from tl_truncate.experiments.sweep.work.memory import Plan
 from tl_truncate.experiments.sweep.work.units import goes_by_itself
+from tl_truncate.replay.acting import Acting, watch_hooks
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.replay.layer import LayerState, SiteReplay, left, observe, shared_matrices
 from tl_truncate.replay.passed import Passed
@@ -149,18 +151,24 @@ class Engine:
         return any(climb.passed.tree.shares for climb in self._climbs)
 
     def _begin(self) -> None:
-        reason, seen = reason_against(self._model), None
+        reason = reason_against(self._model)
         if reason is None:
-            longest = self._plan.batches[-1].first_row()
-            seen = record(self._model, longest.tokens, longest.positions)
-            reason = _NOT_IN_ORDER if seen is None else None
-        if seen is not None and not self._climbs_together(seen):
-            reason = self._climbs_one_by_one(seen)
+            with watch_hooks(self._model) as acting:
+                reason = self._climbs_by_itself(acting)
         if reason is not None:
             self._plan, self._climbs = self._plan.alone(), []
             self.baseline = self._full_passes()
             message = f"Each cut takes a pass through the whole model: {reason}."
             warnings.warn(message, FullPassesWarning, stacklevel=5)
+
+    def _climbs_by_itself(self, acting: Acting) -> str | None:
+        """Why the model's blocks cannot be run one by one, or None."""
+        longest = self._plan.batches[-1].first_row()
+        seen = record(self._model, longest.tokens, longest.positions)
+        if seen is None or acting.now:
+            return HOOKS_ACT if acting.now else _NOT_IN_ORDER
+        reason = None if self._climbs_together(seen) else self._climbs_one_by_one(seen)
+        return HOOKS_ACT if acting.now else reason
 
     def _climbs_together(self, seen: Recording) -> bool:
         """Whether prompts that begin alike have gone up together."""
@@ -245,7 +253,12 @@ class Engine:
         for start in range(0, len(cuts), self._plan.copies):
             which = range(len(cuts))[start : start + self._plan.copies]
             if not all(done(cuts[place]) for place in which):
-                found = self._group(replay, site, cuts, which)
+                with watch_hooks(self._model) as acting:
+                    found = self._group(replay, site, cuts, which)
+                if acting.now:
+                    found = [(cuts[place], self._full_passes(cuts[place])) for place in which]
+                    message = f"Cuts of {site} take passes through the whole model: {HOOKS_ACT}."
+                    warnings.warn(message, FullPassesWarning, stacklevel=5)
                 yield [each for each in found if not done(each[0])]
 
     def _group(

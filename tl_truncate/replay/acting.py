@@ -1,0 +1,89 @@
+"""Hooks of PyTorch on a model's modules: do they change what passes, or only look at it?"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_OWN = __name__.split(".")[0] + "."
+
+
+class Acting:
+    """Whether a hook that is not this package's has changed anything so far.
+
+    A hook that counts or keeps what it sees may see a batch in parts and in copies. One that changes
+    what passes may go by absolute positions, or by the batch, and would change something else there.
+    """
+
+    def __init__(self) -> None:
+        self.now = False
+
+    def watched(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a hook, and sees whether it hands on something else or writes into what it was given."""
+        given = list(_tensors(args))
+        before = [_version(each) for each in given]
+        left = hook(*args, **kwargs)
+        # The last argument is what is handed on: the output, or of a hook before a module its input.
+        same = left is None or left is args[-1]
+        written = any(
+            old is None or _version(each) != old for each, old in zip(given, before, strict=True)
+        )
+        self.now = self.now or not same or written
+        return left
+
+
+@contextmanager
+def watch_hooks(model: nn.Module) -> Iterator[Acting]:
+    """Sees whether hooks on a model's modules act in the passes that are made meanwhile.
+
+    Hooks of TransformerLens' hook points are not looked at: where they stand, it can be told without.
+
+    Examples:
+        >>> handle = model.blocks[1].register_forward_hook(lambda module, args, output: None)
+        >>> with watch_hooks(model) as acting:
+        ...     logits = model(tokens)
+        >>> acting.now
+        False
+        >>> handle.remove()
+    """
+    acting = Acting()
+    changed: list[tuple[dict[int, Any], int, Any]] = []
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in hooks.items():
+                if not _is_own(hook):
+                    changed.append((hooks, key, hook))
+    for hooks, key, hook in changed:
+        hooks[key] = partial(acting.watched, hook)
+    try:
+        yield acting
+    finally:
+        for hooks, key, hook in changed:
+            # One that was removed meanwhile stays away.
+            if key in hooks:
+                hooks[key] = hook
+
+
+def _is_own(hook: Any) -> bool:
+    while isinstance(hook, partial):
+        hook = hook.func
+    module = getattr(hook, "__module__", None) or type(hook).__module__
+    return str(module).startswith(_OWN)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; None where nobody counts it."""
+    return None if torch.is_inference(tensor) else tensor._version
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _tensors(each)
