@@ -114,5 +114,5 @@ def test_the_hash_is_of_what_is_scored():
 
 
 def test_from_frame_names_what_is_missing():
-    with pytest.raises(ValueError, match="in_context, global_ missing among prompt, answer"):
+    with pytest.raises(ValueError, match="in_context missing among prompt, answer"):
         tlt.Task.from_frame(pd.DataFrame({"prompt": ["a"], "answer": [" b"]}), name="x")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import cattrs
 import numpy as np
 import pandas as pd
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.v import format_exception
 from torch import Tensor
 
@@ -27,6 +27,8 @@ T = TypeVar("T")
 _codec = cattrs.Converter()
 #: In the metadata of a dataclass's field.
 NEEDED = "needed"
+#: Likewise: not written where it is its default, so that what was written before reads the same.
+LEFT_OUT = "left out"
 
 
 def plain(value: Any) -> Any:
@@ -99,6 +101,17 @@ def _with_all_that_is_needed(kind: type[T]) -> Callable[[Any, Any], T]:
     return whole
 
 
+def _without_defaults(kind: type) -> Callable[[Any], Any]:
+    left = {
+        each.name: override(omit_if_default=True) for each in fields(kind) if each.metadata.get(LEFT_OUT)
+    }
+    return make_dict_unstructure_fn(kind, _codec, **left)  # type: ignore[arg-type]
+
+
+def _has_left_out(kind: Any) -> bool:
+    return is_dataclass(kind) and any(each.metadata.get(LEFT_OUT) for each in fields(kind))
+
+
 def _is_kind_of(base: type) -> Callable[[Any], bool]:
     return lambda kind: isinstance(kind, type) and issubclass(kind, base)
 
@@ -137,6 +150,7 @@ _HOOKS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any], Callable[[Any, 
     (_is_tensor, lambda tensor: tensor, lambda data, _: data),
 )
 _codec.register_structure_hook_factory(is_dataclass, _with_all_that_is_needed)
+_codec.register_unstructure_hook_factory(_has_left_out, _without_defaults)
 for _primitive in (bool, int, float, str):
     _codec.register_structure_hook(_primitive, _as_it_is)
 for _fits, _write, _read in _HOOKS:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tl_truncate.runs.codec import LEFT_OUT
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.identity.provenance import of_model, versions
@@ -36,10 +37,15 @@ class Record:
     seed: int = 0
     cuts: tuple[dict[str, Any], ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    # Written only where there is no global answer: folders of other versions do not say.
+    has_global: bool = field(default=True, metadata={LEFT_OUT: True})
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data for a JSON file."""
-        return asdict(self)
+        found = asdict(self)
+        if self.has_global:
+            del found["has_global"]
+        return found
 
     @property
     def bos(self) -> str:
@@ -69,7 +75,8 @@ def make_record(
         prepend_bos: whether a BOS was in front of the prompts.
         seed: for the record; nothing is drawn.
     """
-    named = dict(task=task.name, task_hash=task.hash, n_prompts=len(task))
+    named: dict[str, Any] = dict(task=task.name, task_hash=task.hash, n_prompts=len(task))
+    named |= dict(has_global=task.has_global)
     return _record(model, named, cuts, prepend_bos, seed)
 
 

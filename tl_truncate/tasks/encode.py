@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate.tasks.demonstrations.behind import check_texts_behind, check_tokens_behind
+from tl_truncate.tasks.reading import Row, read_task
 from tl_truncate.tasks.task import Task
-from tl_truncate.tasks.words import has_unknown, token_ids
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token numbers of one prompt (with its BOS, if any) and of its two answers."""
+    """Token numbers of one prompt (with its BOS, if any) and of its answers; None is no global one."""
 
     prompt: tuple[int, ...]
     in_context: tuple[int, ...]
-    global_: tuple[int, ...]
+    global_: tuple[int, ...] | None = None
+
+    @property
+    def answers(self) -> tuple[tuple[int, ...], ...]:
+        """The right answer and, if there is one, the global answer."""
+        return (self.in_context,) if self.global_ is None else (self.in_context, self.global_)
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,10 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
         Token numbers without any padding.
 
     Raises:
-        ValueError: if the model has no tokenizer, a BOS is asked of a tokenizer that has none, an
-            answer of a token-scored task is not one token, an answer merges with its prompt, a prompt
-            has other tokens behind demonstrations than by itself or begins with a BOS there, or it is
-            longer than the context window.
+        ValueError: if the model has no tokenizer, a BOS is asked of a tokenizer that has none, answers
+            of a token-scored task are not one token or merge with their prompts (all of them are
+            named), a prompt has other tokens behind demonstrations than by itself or begins with a BOS
+            there, or it is longer than the context window.
     """
     tokenizer = getattr(model, "tokenizer", None)
     if task.in_tokens:
@@ -67,7 +72,7 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
     bos = bos_token(model, tokenizer, prepend_bos)
     if task.shots:
         check_texts_behind(task, tokenizer)
-    prompts = tuple(_encode_prompt(tokenizer, task, index, bos) for index in range(len(task)))
+    prompts = tuple(_with_bos(row, tokenizer, bos) for row in read_task(task, tokenizer))
     _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
 
@@ -78,11 +83,8 @@ def _encode_tokens(model: Any, tokenizer: Any, task: Task, prepend_bos: bool | N
     front = () if bos is None else (bos,)
     if task.shots:
         check_tokens_behind(task, tokenizer)
-    rows = zip(task.prompts, task.in_context, task.global_, strict=True)
-    prompts = tuple(
-        EncodedPrompt((*front, *prompt), tuple(one), tuple(other))  # type: ignore[arg-type]
-        for prompt, one, other in rows
-    )
+    rows = zip(*task.columns.values(), strict=True)
+    prompts = tuple(EncodedPrompt((*front, *prompt), *answers) for prompt, *answers in rows)
     _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
 
@@ -102,57 +104,22 @@ def bos_token(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | Non
     return token if wanted else None
 
 
-def _encode_prompt(tokenizer: Any, task: Task, index: int, bos: int | None) -> EncodedPrompt:
-    prompt = str(task.prompts[index])
-    ids = token_ids(prompt, tokenizer)
-    answers = [
-        _encode_answer(tokenizer, task, index, prompt, ids, str(answer))
-        for answer in (task.in_context[index], task.global_[index])
-    ]
-    if answers[0] == answers[1]:
-        raise ValueError(
-            f"The two answers of a prompt must differ in their tokens, got "
-            f"{task.in_context[index]!r} and {task.global_[index]!r} as {answers[0]} at {index}."
-        )
+def _with_bos(row: Row, tokenizer: Any, bos: int | None) -> EncodedPrompt:
+    """A prompt that was read, with a BOS in front if there is to be one, and never with two."""
+    ids = row.prompt
     starts_with_bos = bool(ids) and ids[0] == getattr(tokenizer, "bos_token_id", None)
     if starts_with_bos and bos is None:
         ids = ids[1:]
     elif not starts_with_bos and bos is not None:
         ids = [bos, *ids]
-    return EncodedPrompt(tuple(ids), answers[0], answers[1])
-
-
-def _encode_answer(
-    tokenizer: Any, task: Task, index: int, prompt: str, ids: list[int], answer: str
-) -> tuple[int, ...]:
-    together = token_ids(prompt + answer, tokenizer)
-    if together[: len(ids)] != ids or len(together) == len(ids):
-        raise ValueError(
-            f"An answer must not change the tokens of its prompt, but {answer!r} merges with the end "
-            f"of {prompt[-20:]!r} at {index}. End the prompt at a word, and begin the answer with a "
-            "space."
-        )
-    rest = tuple(together[len(ids) :])
-    if task.scoring == "token" and len(rest) != 1:
-        raise ValueError(
-            f"An answer of {task.name!r} must be one token, got {answer!r} with {len(rest)} tokens at "
-            f"{index}. Pass tokenizer=model.tokenizer where the task is made, or make the Task with "
-            "scoring='sequence'."
-        )
-    if has_unknown(rest, tokenizer):
-        raise ValueError(
-            f"An answer must be known to the tokenizer, got {answer!r} at {index}, which it reads as "
-            f"{tokenizer.unk_token}."
-        )
-    return rest
+    return EncodedPrompt(tuple(ids), *row.answers)
 
 
 def _check_fit(model: Any, prompts: tuple[EncodedPrompt, ...], shots: int | None) -> None:
     window = int(getattr(model.cfg, "n_ctx", 0) or 0)
     vocabulary = int(getattr(model.cfg, "d_vocab", 0) or 0)
     for index, each in enumerate(prompts):
-        answers = (each.in_context, each.global_)
-        length = len(each.prompt) + max(map(len, answers)) - 1
+        length = len(each.prompt) + max(map(len, each.answers)) - 1
         if window and length > window:
             told = f" with {shots} demonstrations. Show fewer." if shots else "."
             raise ValueError(
@@ -164,7 +131,7 @@ def _check_fit(model: Any, prompts: tuple[EncodedPrompt, ...], shots: int | None
                 f"A prompt must have at least one token, got none at {index} without a BOS. "
                 "Use prepend_bos=True."
             )
-        largest = max(max(each.prompt), *map(max, answers))
+        largest = max(max(each.prompt), *map(max, each.answers))
         if vocabulary and largest >= vocabulary:
             raise ValueError(
                 f"The tokenizer must fit the model's vocabulary of {vocabulary}, got token {largest} "

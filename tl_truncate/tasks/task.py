@@ -1,9 +1,9 @@
-"""A task: prompts, each with an in-context answer and a global one."""
+"""A task: prompts, each with a right answer and, if asked for, a global one."""
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,33 @@ from tl_truncate.tasks.files.counterfact import read_counterfact
 from tl_truncate.tasks.files.frames import columns_of, read_rows
 from tl_truncate.tasks.files.harness import write_harness_task
 from tl_truncate.tasks.prompts import Prompts, Scoring, frozen
+from tl_truncate.tasks.reading import check_with
 from tl_truncate.weights.files import as_path, replacing
 
 
 @dataclass(frozen=True)
 class Task(Prompts):
-    """Prompts with the answer that each prompt calls for and the one that corpus statistics suggest.
+    """Prompts with the right answer of each and, if asked for, the one that corpus statistics suggest.
 
     Args:
         name: what to call it in tables and files.
         prompts: the texts, without a trailing space; or token numbers, with answers in token numbers.
-        in_context: for each prompt the answer that it calls for, with its leading space.
-        global_: for each prompt the answer of the corpus; one text stands for all prompts.
+        in_context: for each prompt its right answer, with its leading space: the one that the whole
+            prompt calls for.
+        global_: for each prompt the answer of the corpus; one text stands for all prompts. None scores
+            the right answer alone: `p_global` and `logit_diff` are not there then.
         scoring: `token` if each answer is one token after its prompt (checked before any pass),
             `sequence` if an answer is scored by the log-probability of all its tokens.
         description: where the prompts come from and what they measure.
         demonstrations: what stands in front of each prompt, and is part of its text; of
             `with_demonstrations`.
+        tokenizer: or a model with one: checks all answers at once, here and not when they are scored.
 
     Raises:
         ValueError: if there are no prompts, the lengths differ, a text is empty, a prompt ends in a
             space, an answer runs into its prompt's last word, two answers of a prompt are equal, or a
-            prompt does not begin with the demonstrations.
+            prompt does not begin with the demonstrations; with a tokenizer also if an answer is not
+            what `scoring` wants. All that is wrong is named at once.
         TypeError: if something is not text.
 
     Examples:
@@ -49,12 +54,16 @@ class Task(Prompts):
         ...             global_=" the")
         >>> len(task), task.global_
         (1, (' the',))
+        >>> Task(name="fact", prompts=["Madrid is in"], in_context=[" Spain"]).has_global
+        False
     """
 
     demonstrations: Demonstrations | None = field(default=None, kw_only=True)
+    tokenizer: InitVar[Any] = field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, tokenizer: Any) -> None:
         super().__post_init__()
+        check_with(tokenizer, self)
         if self.demonstrations is not None:
             check_front(self.prompts, self.demonstrations)
 
@@ -145,6 +154,15 @@ class Task(Prompts):
         prompts: Any = tuple(prompt[len(drawn.front) :] for prompt in self.prompts)
         return replace(self, name=drawn.task, prompts=prompts, demonstrations=None)
 
+    def without_global(self) -> "Task":
+        """The same prompts with their right answers alone.
+
+        Examples:
+            >>> tlt.tasks.factual_recall(n=3).without_global().has_global
+            False
+        """
+        return replace(self, global_=None)
+
     @classmethod
     def from_frame(
         cls,
@@ -153,7 +171,7 @@ class Task(Prompts):
         name: str = "frame",
         prompt: str = "prompt",
         in_context: str = "in_context",
-        global_: str = "global_",
+        global_: str | None = "global_",
         scoring: Scoring = "token",
         description: str = "",
     ) -> "Task":
@@ -163,9 +181,9 @@ class Task(Prompts):
             frame: one row per prompt.
             name: of the task.
             prompt: the column of the prompts.
-            in_context: the column of the answers that prompts call for, each with its space in front.
+            in_context: the column of the right answers, each with its space in front.
             global_: the column of the corpus' answers; or, with a space in front, the answer for all
-                prompts, such as `" the"`.
+                prompts, such as `" the"`. None is none, and so is a frame without the column `global_`.
             scoring: as for the class.
             description: as for the class.
 
@@ -189,7 +207,7 @@ class Task(Prompts):
         name: str | None = None,
         prompt: str = "prompt",
         in_context: str = "in_context",
-        global_: str = "global_",
+        global_: str | None = "global_",
         n: int | None = None,
         seed: int = 0,
         scoring: Scoring = "token",
@@ -232,10 +250,11 @@ class Task(Prompts):
     def to_lm_eval(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Writes the task for lm-evaluation-harness, in which it can be asked of any model.
 
-        Two tasks on the same data: `<name>`, whose `acc` is the share of prompts whose in-context answer
+        Two tasks on the same data: `<name>`, whose `acc` is the share of prompts whose right answer
         is more probable than the global one; and `<name>_greedy`, whose `acc` is the share in which it
-        is the most probable of all texts as long, and whose `perplexity` is that of the answer. Ask for
-        them with `lm_eval --include_path FOLDER --tasks <name>,<name>_greedy`.
+        is the most probable of all texts as long, and whose `perplexity` is that of the answer. Where
+        there is no global answer there is `<name>_greedy` alone. Ask for them with
+        `lm_eval --include_path FOLDER --tasks <name>,<name>_greedy`.
 
         Args:
             folder: made if need be. The YAML files name it, so they do not follow it elsewhere.
@@ -260,10 +279,7 @@ class Task(Prompts):
                 f"A task must be in text to be an lm-eval task, got {self.name!r} in token numbers, "
                 "which mean something else to every tokenizer."
             )
-        rows = [
-            (str(prompt), str(one), str(other))
-            for prompt, one, other in zip(self.prompts, self.in_context, self.global_, strict=True)
-        ]
+        rows = [tuple(map(str, row)) for row in zip(*self.columns.values(), strict=True)]
         return write_harness_task(folder, self.name, rows, self.description)
 
     def to_json(self) -> dict[str, Any]:
@@ -273,7 +289,7 @@ class Task(Prompts):
             "name": self.name,
             "prompts": list(map(as_plain, self.prompts)),
             "in_context": list(map(as_plain, self.in_context)),
-            "global_": list(map(as_plain, self.global_)),
+            **({} if self.global_ is None else {"global_": list(map(as_plain, self.global_))}),
             "scoring": self.scoring,
             "description": self.description,
         } | ({} if drawn is None else {"demonstrations": drawn.to_json()})
@@ -285,11 +301,11 @@ class Task(Prompts):
         Raises:
             ValueError: if a field is missing or unknown, or as for the class.
         """
-        missing = {"name", "prompts", "in_context", "global_"} - set(data)
-        unknown = set(data) - set(cls.__dataclass_fields__)
+        missing = {"name", "prompts", "in_context"} - set(data)
+        unknown = set(data) - {each.name for each in fields(cls)}
         if missing or unknown:
             raise ValueError(
-                f"A task must have name, prompts, in_context and global_ (and may have scoring, "
+                f"A task must have name, prompts and in_context (and may have global_, scoring, "
                 f"description and demonstrations); missing {sorted(missing)}, unknown {sorted(unknown)}."
             )
         drawn = data.get("demonstrations")
@@ -319,9 +335,9 @@ class Task(Prompts):
     ) -> "Task":
         """A task from a local CounterFact file; nothing is fetched.
 
-        The in-context answer is the true one (which the whole prompt calls for), the global one the
-        file's false alternative, or what `global_` says, such as *" the"*. Answers are scored by all
-        their tokens.
+        The right answer is the true one, the global one the file's false alternative, or what `global_`
+        says, such as *" the"*; without either there is none, as in `task.without_global()`. Answers are
+        scored by all their tokens.
 
         Args:
             path: a JSON file in the form of CounterFact's.

@@ -20,11 +20,13 @@ from tl_truncate.tasks.task import Task
 from tl_truncate.weights.linear import where_float64_is
 
 Kind = Literal["in_context", "global"]
+#: In the order of a prompt's answers, of which the second may be lacking.
+_KINDS: tuple[Kind, ...] = ("in_context", "global")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One of the two answers of one prompt, to be read off one row of a batch."""
+    """One of the answers of one prompt, to be read off one row of a batch."""
 
     task: int
     prompt: int
@@ -119,10 +121,10 @@ def plan_batches(
     wanted: dict[tuple[int | None, tuple[int, ...]], list[Answer]] = defaultdict(list)
     for task, each in enumerate(encoded):
         for index, prompt in enumerate(each.prompts):
-            for kind, answer in (("in_context", prompt.in_context), ("global", prompt.global_)):
+            for kind, answer in zip(_KINDS, prompt.answers, strict=False):
                 row = prompt.prompt + answer[:-1]
                 own = (index if apart else None, row)
-                wanted[own].append(Answer(task, index, kind, answer))  # type: ignore[arg-type]
+                wanted[own].append(Answer(task, index, kind, answer))
     asked = {own: tuple(answers) for own, answers in wanted.items()}
     return _by_length(asked, batch_size, max_tokens)
 
@@ -162,7 +164,8 @@ class Outcome:
     """What a model said to each prompt of one task.
 
     Attributes:
-        log_p_in_context, log_p_global: log-probabilities of the answers, in nats, `[prompt]`.
+        log_p_in_context, log_p_global: log-probabilities of the answers, in nats, `[prompt]`; None if
+            the prompts have no global answer.
         rank: how many tokens are more probable than the in-context answer's worst, and half of those
             that are as probable: what ties amount to on average in any order, `[prompt]`.
         credit: how far the in-context answer is the most probable, `[prompt]`: 1 if it is alone, its
@@ -170,22 +173,25 @@ class Outcome:
     """
 
     log_p_in_context: tuple[float, ...]
-    log_p_global: tuple[float, ...]
+    log_p_global: tuple[float, ...] | None
     rank: tuple[float, ...]
     credit: tuple[float, ...] | None = None
 
     def metrics(self) -> pd.DataFrame:
-        """One row per prompt: rank, accuracy, p_in_context, p_global, logit_diff."""
-        log_in_context, log_global = np.array(self.log_p_in_context), np.array(self.log_p_global)
+        """One row per prompt: rank, accuracy, p_in_context and, with a global answer, p_global and
+        logit_diff.
+        """
+        log_in_context = np.array(self.log_p_in_context)
         rank = np.array(self.rank, dtype=float)
         credit = (rank == 0) if self.credit is None else np.array(self.credit)
         columns = dict(
             rank=rank,
             accuracy=credit.astype(float),
             p_in_context=np.exp(log_in_context),
-            p_global=np.exp(log_global),
-            logit_diff=log_in_context - log_global,
         )
+        if self.log_p_global is not None:
+            log_global = np.array(self.log_p_global)
+            columns |= dict(p_global=np.exp(log_global), logit_diff=log_in_context - log_global)
         return pd.DataFrame(columns)
 
 
@@ -232,10 +238,13 @@ class Sheet:
 
     def _outcome(self, task: int, size: int) -> Outcome:
         in_context = [self._found[task, prompt, "in_context"] for prompt in range(size)]
-        global_ = [self._found[task, prompt, "global"] for prompt in range(size)]
+        log_p_global = None
+        if self._tasks[task].has_global:
+            found = [self._found[task, prompt, "global"] for prompt in range(size)]
+            log_p_global = tuple(each.log_probability for each in found)
         return Outcome(
             tuple(each.log_probability for each in in_context),
-            tuple(each.log_probability for each in global_),
+            log_p_global,
             tuple(each.rank for each in in_context),
             tuple(each.credit for each in in_context),
         )

@@ -16,7 +16,7 @@ from tl_truncate.experiments.scoring.estimates import (
     estimate_drawn,
 )
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
+from tl_truncate.experiments.scoring.metrics import Metric, check_metric
 from tl_truncate.runs.files import rows_of
 from tl_truncate.statistics import (
     CLEAR,
@@ -106,10 +106,15 @@ class DrawnScores:
         return self.draws[0].baseline
 
     @property
+    def has_global(self) -> bool:
+        """Whether the prompts have a global answer beside the right one."""
+        return self.draws[0].has_global
+
+    @property
     def frame(self) -> pd.DataFrame:
         """One row per prompt: each metric's mean over draws."""
         frame = self.draws[0].frame.copy()
-        for metric in (metric for metric in METRICS if metric in frame):
+        for metric in self.draws[0].metrics:
             frame[metric] = self._values(metric).mean(axis=0)
         return frame
 
@@ -119,7 +124,7 @@ class DrawnScores:
         Raises:
             ValueError: if there is no such metric.
         """
-        return estimate_drawn(metric, self._values(check_metric(metric)))
+        return estimate_drawn(metric, self._values(self._checked(metric)))
 
     def change(self, metric: Metric) -> Estimate:
         """Control minus uncut, paired by prompt, over all draws.
@@ -129,12 +134,12 @@ class DrawnScores:
         """
         if self.baseline is None:
             return self.draws[0].change(metric)  # which says why it cannot
-        uncut = self.baseline.frame[check_metric(metric)].to_numpy(float)
+        uncut = self.baseline.frame[self._checked(metric)].to_numpy(float)
         return estimate_drawn(metric, self._values(metric) - uncut, changes=True)
 
     def spread(self, metric: Metric) -> float:
         """The standard deviation of a metric's mean over draws; NaN for one draw."""
-        means = self._values(check_metric(metric)).mean(axis=1)
+        means = self._values(self._checked(metric)).mean(axis=1)
         return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
     def summary(self) -> pd.DataFrame:
@@ -161,8 +166,11 @@ class DrawnScores:
         Raises:
             ValueError: if there is no such metric.
         """
-        own = cut.frame[check_metric(metric)].to_numpy(float)
+        own = cut.frame[self._checked(metric)].to_numpy(float)
         return estimate_against(metric, own, self._values(metric))
+
+    def _checked(self, metric: Metric) -> Metric:
+        return check_metric(metric, self)
 
     def _values(self, metric: Metric) -> Array:
         return np.stack([each.frame[metric].to_numpy(float) for each in self.draws])

@@ -11,7 +11,7 @@ from tl_truncate.checks import natural, positive
 from tl_truncate.experiments.scoring.answers import Outcome, Sheet, plan_batches
 from tl_truncate.experiments.scoring.estimates import estimate_changes, estimate_values
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
-from tl_truncate.experiments.scoring.metrics import METRICS, Metric, check_metric
+from tl_truncate.experiments.scoring.metrics import Metric, check_metric, metrics_of
 from tl_truncate.experiments.scoring.together.scored import scored_batches
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
 from tl_truncate.runs.codec import NEEDED
@@ -34,17 +34,18 @@ class Scores(Saved):
     """A model's scores on a task, with intervals, and paired with the uncut model's.
 
     Attributes:
-        frame: one row per prompt: prompt, in_context, global_, and the metrics.
+        frame: one row per prompt: prompt, in_context, global_, and the metrics. Where the task has no
+            global answer, there are no columns global_, p_global and logit_diff.
         record: what the scores came from.
         baseline: the uncut model's scores on the same prompts; None if these are they.
         resamples: has no effect; of versions whose intervals were drawn.
 
     The metrics, each an `Estimate` (a float with `.low`, `.high`, `.se`):
-        accuracy: share of prompts whose most probable continuation is the in-context answer; one that is
+        accuracy: share of prompts whose most probable continuation is the right answer; one that is
             tied with others counts as its share, 1 / (number of tied tokens).
         p_in_context, p_global: probability of the answers, from 0 to 1.
         logit_diff: in-context minus global, in nats (log-probabilities for sequences).
-        rank: how many tokens are more probable than the in-context answer, and half of those that are as
+        rank: how many tokens are more probable than the right answer, and half of those that are as
             probable; the worst token's for a sequence.
     """
 
@@ -53,13 +54,23 @@ class Scores(Saved):
     baseline: "Scores | None" = field(default=None, metadata={NEEDED: True})
     resamples: int = field(default=2000, kw_only=True)
 
+    @property
+    def has_global(self) -> bool:
+        """Whether the prompts have a global answer beside the right one."""
+        return "p_global" in self.frame
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that there are."""
+        return tuple(metric for metric in metrics_of(self) if metric in self.frame)
+
     def estimate(self, metric: Metric) -> Estimate:
         """The mean of a metric over the prompts.
 
         Raises:
             ValueError: if there is no such metric.
         """
-        column = check_metric(metric)
+        column = check_metric(metric, self)
         return estimate_values(column, self.frame[column])
 
     def change(self, metric: Metric) -> Estimate:
@@ -73,7 +84,7 @@ class Scores(Saved):
                 "A change must have a baseline, but these are the uncut model's own scores. "
                 "Call evaluate with cuts."
             )
-        column = check_metric(metric)
+        column = check_metric(metric, self)
         return estimate_changes(column, self.frame[column] - self.baseline.frame[column])
 
     @property
@@ -104,7 +115,7 @@ class Scores(Saved):
     def summary(self) -> pd.DataFrame:
         """One row per metric: value, its interval, and with a baseline the paired change and its."""
         rows = []
-        for metric in (metric for metric in METRICS if metric in self.frame):
+        for metric in self.metrics:
             value = self.estimate(metric)
             row: dict[str, Any] = dict(metric=metric, value=float(value), low=value.low, high=value.high)
             if self.baseline is not None:
@@ -135,7 +146,7 @@ class Scores(Saved):
             f"({record.weights} weights, {record.bos} BOS)"
         )
         lines = [head]
-        for metric in METRICS:
+        for metric in self.metrics:
             line = f"  {metric:<13}{self.estimate(metric)!s:<24}"
             if self.baseline is not None:
                 line += f"  change {self.change(metric)}"

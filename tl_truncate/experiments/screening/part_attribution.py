@@ -36,12 +36,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PartAttribution(Saved):
-    """What the parts of MLP outputs add to the logits of the two answers, where the answer is said.
+    """What the parts of MLP outputs add to the logits of the answers, where the answer is said.
 
     Attributes:
         layers: of the MLPs.
         logits: `[prompt, layer, part, answer]`, nats, centred over the vocabulary; parts are global and
-            in-context, answers in-context and global (of a sequence its first token).
+            in-context, answers in-context and global (of a sequence its first token); without global
+            answers the right one alone.
         energy: `[prompt, layer, part]`, squared norm of the part.
         record: what they came from.
         split: the method, as plain data.
@@ -77,24 +78,30 @@ class PartAttribution(Saved):
             )
             for i, layer in enumerate(self.layers)
             for j, part in enumerate(PARTS)
-            for k, answer in enumerate(ANSWERS)
+            for k, answer in enumerate(self.answers)
         ]
         return pd.DataFrame(rows)
 
-    def largest(self, part: str = "global", answer: str = "global", k: int = 1) -> list[int]:
-        """The layers whose part pushes an answer most.
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The names of the answers that the prompts have."""
+        return ANSWERS[: self.logits.shape[-1]]
+
+    def largest(self, part: str = "global", answer: str | None = None, k: int = 1) -> list[int]:
+        """The layers whose part pushes an answer most; the global one by default, if there is one.
 
         They are picked by these prompts: report what they do on others.
 
         Raises:
             ValueError: if there is no such part or answer.
         """
-        if part not in PARTS or answer not in ANSWERS:
+        answer = self.answers[-1] if answer is None else answer
+        if part not in PARTS or answer not in self.answers:
             raise ValueError(
                 f"The part must be one of {', '.join(PARTS)} and the answer one of "
-                f"{', '.join(ANSWERS)}, got {part!r} and {answer!r}."
+                f"{', '.join(self.answers)}, got {part!r} and {answer!r}."
             )
-        means = self.logits[:, :, PARTS.index(part), ANSWERS.index(answer)].mean(0)
+        means = self.logits[:, :, PARTS.index(part), self.answers.index(answer)].mean(0)
         return [self.layers[place] for place in np.argsort(-means)[: positive("k", k)]]
 
     def to_json(self) -> dict[str, Any]:
@@ -198,7 +205,7 @@ def attribute_split(
     encoded = encode(model, task, prepend_bos=prepend_bos)
     limits: dict[str, Any] = dict(batch_size=batch_size, max_memory=max_memory)
     rows = parts_that_fit(model, encoded, split.method, chosen, **limits)
-    logits = np.zeros((len(task), len(chosen), len(PARTS), len(ANSWERS)))
+    logits = np.zeros((len(task), len(chosen), len(PARTS), 1 + task.has_global))
     energy = np.zeros(logits.shape[:-1])
     with tqdm(total=len(task), disable=not progress, desc="parts", delay=2, leave=False) as bar:
         for places in _batches(encoded.prompts, rows):
@@ -250,7 +257,7 @@ def _attribute(
     model: Any, prompts: Sequence[EncodedPrompt], layers: Sequence[int], split: Split
 ) -> tuple[Array, Array]:
     tokens = torch.tensor([prompt.prompt for prompt in prompts])
-    wanted = torch.tensor([[prompt.in_context[0], prompt.global_[0]] for prompt in prompts])
+    wanted = torch.tensor([[answer[0] for answer in prompt.answers] for prompt in prompts])
     unique, places = torch.unique(wanted, return_inverse=True)
     found = decompose(model, tokens, layers, split)
     logits, energy = [], []

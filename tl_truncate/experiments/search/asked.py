@@ -37,7 +37,7 @@ class Asked:
 
     def scores(self, task: Task, cuts: Cuts = UNCUT) -> Scores:
         """As `evaluate` gives them, paired with the uncut model's."""
-        keys = [repr(row) for row in zip(task.prompts, task.in_context, task.global_, strict=True)]
+        keys = [repr(row) for row in zip(*task.columns.values(), strict=True)]
         under = (task.name, *map(setting_key, cuts))
         rows = self._rows.setdefault(under, {})
         new = [place for place, key in enumerate(keys) if key not in rows]

@@ -10,7 +10,7 @@ from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.drawn import DrawnScores
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.memory import factor_bytes, prompts_that_fit
-from tl_truncate.experiments.scoring.metrics import METRICS
+from tl_truncate.experiments.scoring.metrics import metrics_of
 from tl_truncate.experiments.scoring.running_text import encode_passages, passages_that_fit
 from tl_truncate.experiments.scoring.side_effects import SideEffects, side_effects
 from tl_truncate.experiments.search.asked import Asked
@@ -96,7 +96,7 @@ def _of_placebos(
     if any(len(each) != 1 for each in placebos):
         return {test.name: [asked.scores(test, Cuts(each)) for each in placebos] for test in tests}
     cuts = [cut for (cut,) in placebos]
-    options = replace(asked.options, metrics=METRICS, progress=False, label="controls")
+    options = replace(asked.options, metrics=metrics_of(list(tests)), progress=False, label="controls")
     different = {setting_key(cut): cut for cut in cuts}
     result = asked.at.sweep(tests, list(different.values()), options)
     return {

@@ -75,6 +75,11 @@ class SweepResult:
         return next(iter(self.baselines.values()))
 
     @property
+    def has_global(self) -> bool:
+        """Whether all tasks have global answers."""
+        return all(task.has_global for task in self.tasks)
+
+    @property
     def finished(self) -> bool:
         """Whether every cut of the grid has been scored."""
         return len(self.settings) == len(self.grid)

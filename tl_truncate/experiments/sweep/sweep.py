@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from tl_truncate.experiments.scoring.evaluate import as_tasks, check_model
-from tl_truncate.experiments.scoring.metrics import SCORED, Metric
+from tl_truncate.experiments.scoring.metrics import Metric
 from tl_truncate.experiments.sweep.grid import SWEEP, Control, make_grid, setting_key
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.result import Setting, SweepResult, joined_result
@@ -40,7 +40,7 @@ def sweep(
     controls: Sequence[Control] = (),
     draws: int | None = None,
     shots: Sequence[int] | None = None,
-    metrics: Sequence[Metric] = SCORED,
+    metrics: Sequence[Metric] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     shard: tuple[int, int] | None = None,
     on: Ray | Pool | None = None,
@@ -76,7 +76,8 @@ def sweep(
             `Task.with_demonstrations`. The largest says how many prompts are set aside, so that all
             numbers are scored on the same prompts; the table has a column `shots` then, and tasks are
             named `ioi-4-shot`. Another set of numbers asks other prompts and takes a folder of its own.
-        metrics: in the table.
+        metrics: in the table; accuracy, p_in_context, p_global and logit_diff by default; the last two
+            only if all tasks have global answers.
         run_dir: a folder for the manifest and one line for each finished setting. Given again, the run
             goes on where it stopped, also with more or other sites, keeps, metrics or resamples. One
             process at a time works in it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_truncate.experiments.scoring.metrics import SCORED, Metric
+from tl_truncate.experiments.scoring.metrics import Metric
 from tl_truncate.experiments.sweep.grid import Control, check_controls, make_grid
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.sweep import sweep_cuts
@@ -28,7 +28,7 @@ class Grid:
         cuts: further settings; given without sites, they are the whole grid.
         controls: scored beside each cut.
         draws: of each control.
-        metrics: in the table.
+        metrics: in the table; those that the tasks have by default.
 
     Raises:
         ValueError: if a site, keep, control or metric reads otherwise.
@@ -43,7 +43,7 @@ class Grid:
     cuts: Sequence[SiteCut] = ()
     controls: Sequence[Control] = ()
     draws: int | None = None
-    metrics: Sequence[Metric] = SCORED
+    metrics: Sequence[Metric] | None = None
 
     def __post_init__(self) -> None:
         if self.sites is not None:

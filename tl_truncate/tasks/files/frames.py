@@ -50,25 +50,28 @@ def _read_tsv(path: Path) -> pd.DataFrame:
     return found
 
 
-def columns_of(frame: pd.DataFrame, prompt: str, in_context: str, global_: str) -> dict[str, Any]:
-    """Prompts and both answers of a table.
+def columns_of(frame: pd.DataFrame, prompt: str, in_context: str, global_: str | None) -> dict[str, Any]:
+    """Prompts and answers of a table.
 
     Args:
         frame: one row per prompt.
         prompt, in_context: names of columns.
-        global_: a column, or with a space in front the answer of all prompts.
+        global_: a column, or with a space in front the answer of all prompts. None is none; so is the
+            column that `to_frame` writes where the table has none of that name.
 
     Raises:
         ValueError: if a column is missing, or there twice.
     """
     names = list(map(str, frame.columns))
-    everywhere = global_.startswith(" ") and global_ not in names
-    wanted = [prompt, in_context] + ([] if everywhere else [global_])
+    if global_ == COLUMNS[2] and global_ not in names:
+        global_ = None
+    everywhere = global_ is None or (global_.startswith(" ") and global_ not in names)
+    wanted = [prompt, in_context] + ([] if everywhere else [str(global_)])
     missing = [name for name in wanted if name not in names]
     if missing:
         remedy = (
-            f" A text for all prompts begins with a space: global_={' ' + global_!r}."
-            if global_ in missing and global_ != COLUMNS[2]
+            f" A text for all prompts begins with a space: global_={f' {global_}'!r}."
+            if global_ in missing
             else " Name them: prompt=..., in_context=..., global_=... ."
         )
         raise ValueError(

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tl_truncate.weights.files import as_path, replacing
 
@@ -21,7 +22,7 @@ _ASKED = {
 def write_harness_task(
     folder: str | os.PathLike[str],
     name: str,
-    rows: Sequence[tuple[str, str, str]],
+    rows: Sequence[tuple[str, ...]],
     description: str,
 ) -> list[Path]:
     """Writes the files of one task.
@@ -29,11 +30,11 @@ def write_harness_task(
     Args:
         folder: made if need be.
         name: of the task; the harness's names are made of it.
-        rows: prompt, in-context answer and global answer, in text.
+        rows: prompt, right answer and, if there is one, global answer, in text.
         description: for the YAML.
 
     Returns:
-        The data and the two YAML files.
+        The data and the YAML files: `<name>` is left out where there is no global answer to choose from.
 
     Raises:
         ValueError: if the name is none that the harness takes, or a prompt ends in white space.
@@ -42,26 +43,29 @@ def write_harness_task(
     _check(name, rows)
     place = as_path(folder)
     data = place / f"{name}.jsonl"
-    paths = [data, *(place / f"{name}{ending}.yaml" for ending in _ASKED)]
+    own = {ending: how for ending, how in _ASKED.items() if len(rows[0]) > 2 or how[1] is None}
+    paths = [data, *(place / f"{name}{ending}.yaml" for ending in own)]
     there = [path for path in paths if path.exists()]
     if there:
         raise FileExistsError(
             f"The folder must not hold the task yet, got {there[0]}, which exists. Use another folder."
         )
     place.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps(dict(prompt=prompt, choices=[global_, in_context], target=1, in_context=in_context))
-        for prompt, in_context, global_ in rows
-    ]
-    texts = ["\n".join(lines) + "\n"]
-    texts += [_yaml(f"{name}{ending}", data, description, *asked) for ending, asked in _ASKED.items()]
+    texts = ["\n".join(json.dumps(_line(*row)) for row in rows) + "\n"]
+    texts += [_yaml(f"{name}{ending}", data, description, *how) for ending, how in own.items()]
     for path, text in zip(paths, texts, strict=True):
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return paths
 
 
-def _check(name: str, rows: Sequence[tuple[str, str, str]]) -> None:
+def _line(prompt: str, in_context: str, *global_: str) -> dict[str, Any]:
+    """A prompt as the harness reads it, with what there is to choose from if that is anything."""
+    choice = dict(choices=[*global_, in_context], target=1) if global_ else {}
+    return dict(prompt=prompt) | choice | dict(in_context=in_context)
+
+
+def _check(name: str, rows: Sequence[tuple[str, ...]]) -> None:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(
             "A task's name must be of letters, digits, '_', '-' and '.' to be an lm-eval task, got "

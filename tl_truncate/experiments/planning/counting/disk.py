@@ -38,7 +38,10 @@ def run_bytes(grid: Sequence[SiteCut], tasks: Sequence[Task]) -> int:
     """Of a run folder: a line for each setting, and the prompts."""
     outcomes = [
         Outcome(
-            (_LOGARITHM,) * len(task), (_LOGARITHM,) * len(task), (12.0,) * len(task), (0.0,) * len(task)
+            (_LOGARITHM,) * len(task),
+            (_LOGARITHM,) * len(task) if task.has_global else None,
+            (12.0,) * len(task),
+            (0.0,) * len(task),
         )
         for task in tasks
     ]

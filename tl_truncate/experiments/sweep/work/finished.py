@@ -145,8 +145,8 @@ def require_same(now: Outcome, before: Outcome) -> None:
         ValueError: if it does not.
     """
     pairs = zip(
-        now.log_p_in_context + now.log_p_global,
-        before.log_p_in_context + before.log_p_global,
+        now.log_p_in_context + (now.log_p_global or ()),
+        before.log_p_in_context + (before.log_p_global or ()),
         strict=True,
     )
     gap = max(abs(one - other) for one, other in pairs)

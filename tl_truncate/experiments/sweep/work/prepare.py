@@ -80,6 +80,7 @@ def prepare(
     Raises:
         ValueError: if a task does not fit the tokenizer, or the memory does not suffice.
     """
+    options.metrics_on(tasks)
     encoded = [encode(model, each, prepend_bos=options.prepend_bos) for each in tasks]
     plan = plan_of(
         model,
@@ -167,7 +168,7 @@ def _manifest(
     plan: Plan,
     options: SweepOptions,
 ) -> dict[str, Any]:
-    of_task = ("task", "task_hash", "n_prompts")
+    of_task = ("task", "task_hash", "n_prompts", "has_global")
     common = {name: value for name, value in plain(records[0]).items() if name not in of_task}
     return make_manifest(
         "sweep",
@@ -178,7 +179,7 @@ def _manifest(
             task_order=[task.name for task in tasks],
             **{TOKENS: {task.name: each.hash for task, each in zip(tasks, encoded, strict=True)}},
             grid=[cut.to_json() for cut in grid],
-            metrics=list(options.metrics),
+            metrics=list(options.metrics_on(tasks)),
             resamples=options.resamples,
             batches=[[len(batch.rows), len(batch.rows[0])] for batch in plan.batches],
             cuts_in_a_pass=plan.copies,
