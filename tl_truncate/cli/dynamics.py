@@ -37,6 +37,7 @@ from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.corpora.texts import manual_texts
 from tl_truncate.decompose.parts import Method
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of, metrics_of
 from tl_truncate.experiments.training.checkpoints.failing import UNREADABLE
 from tl_truncate.experiments.training.dynamics import dynamics
 from tl_truncate.experiments.training.parts_over_training import Parts
@@ -244,12 +245,14 @@ def read_steps(text: str, model: str) -> list[int]:
 
 def _table(history: Dynamics) -> Table:
     table = Table(title=escape(f"{history.task.name}: {len(history.task)} prompts"), box=box.SIMPLE_HEAD)
-    for column in ("step", "cut", "p(global)", "p(in-context)"):
+    metrics = metrics_of(history.task, tuple(reversed(PROBABILITIES)))
+    names = [label_of(metric, history.task.has_global).short for metric in metrics]
+    for column in ("step", "cut", *names):
         table.add_column(column, justify="left" if column == "cut" else "right", no_wrap=True)
     rows = history.frame.set_index(["step", "cut"])
     for step in history.checkpoints:
         for name in history.names_at(step):
             row = rows.loc[(step, name)]
-            told = (shown_in(row, metric) for metric in ("p_global", "p_in_context"))
+            told = (shown_in(row, metric) for metric in metrics)
             table.add_row(*map(Text, (str(step), name, *told)))
     return table

@@ -19,7 +19,6 @@ from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import say_written, write_tables
 from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores, verdict
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
-from tl_truncate.experiments.scoring.metrics import METRICS
 from tl_truncate.markup import interval
 from tl_truncate.surgery.controls import controls_of, draws_for
 
@@ -118,7 +117,7 @@ def _scores_table(scores: Mapping[str, Scores | DrawnScores]) -> Table:
         table.add_column(name, justify="right")
         if first.baseline is not None:
             table.add_column("change", justify="right")
-    for metric in METRICS:
+    for metric in first.metrics:
         cells: list[str] = [metric]
         if first.baseline is not None:
             cells.append(str(first.baseline.estimate(metric)))

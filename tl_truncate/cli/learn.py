@@ -27,7 +27,10 @@ def learn_command(
     task: TaskName = "ioi",
     where: SiteOptions,
     components: Annotated[int, typer.Option(help="Most components that are removed.")] = 64,
-    objective: Annotated[str, typer.Option(help="logit_diff or p_in_context.")] = "logit_diff",
+    objective: Annotated[
+        str | None,
+        typer.Option(help="logit_diff, or without global answers p_in_context.", show_default=False),
+    ] = None,
     price: Annotated[float, typer.Option(help="What a component has to gain.")] = 0.001,
     steps: Annotated[int, typer.Option(help="Most steps; it stops early.")] = 100,
     null: Annotated[
@@ -55,7 +58,7 @@ def learn_command(
         prompts.make(task, model),
         sites=sites.sites(model),
         budget=components,
-        objective=cast(Learnable, objective),
+        objective=cast(Learnable | None, objective),
         price=price,
         steps=steps,
         null=null,

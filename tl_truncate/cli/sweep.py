@@ -26,6 +26,7 @@ from tl_truncate.cli.shared.options import (
 from tl_truncate.cli.shared.tasks import DrawnOptions, check_task_name, read_shots
 from tl_truncate.cli.shared.workers import RayOptions, asked_of
 from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of, metrics_of
 from tl_truncate.experiments.sweep.grid import Control
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.sweep import sweep
@@ -123,19 +124,23 @@ def _draw(result: SweepResult, out: Path) -> list[str]:
 
 
 def _largest(result: SweepResult, task: str) -> Table:
-    """The cuts that raise the in-context answer most."""
+    """The cuts that raise the right answer most."""
     frame = result.frame[(result.frame["task"] == task) & (result.frame["kind"] == "Cut")]
     base = result.baselines[task]
+    metrics = metrics_of(base, PROBABILITIES)
+    names = {each: label_of(each, base.has_global).short for each in metrics}
     table = Table(
         title=escape(
-            f"{task}: uncut p(in-context) {base.p_in_context}, p(global) {base.p_global}; largest rises"
+            f"{task}: uncut "
+            + ", ".join(f"{names[each]} {base.estimate(each)}" for each in metrics)
+            + "; largest rises"
         ),
         box=box.SIMPLE_HEAD,
         padding=0,  # so that two intervals fit into 80 columns
     )
-    for column in ("site", "keep", "rank", "p(in-context)", "p(global)"):
+    for column in ("site", "keep", "rank", *names.values()):
         table.add_column(column, justify="left" if column == "site" else "right", no_wrap=True)
     for row in frame.nlargest(_SHOWN, "p_in_context_change").itertuples():
-        changes = [change_of(row, metric) for metric in ("p_in_context", "p_global")]
+        changes = [change_of(row, metric) for metric in metrics]
         table.add_row(row.site, str(row.keep), str(row.rank), *changes)
     return table

@@ -54,9 +54,10 @@ def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
         )
     axes[0].set_ylabel("layer", fontsize=8)
     figure.colorbar(image, ax=list(axes), shrink=0.8).ax.tick_params(labelsize=7)
+    record = screen.record
+    title = label_of(screen.metric, record.has_global).title
     figure.suptitle(
-        f"{screen.record.task}: predicted change of the {label_of(screen.metric).title} when "
-        "components are removed (first order)",
+        f"{record.task}: predicted change of the {title} when components are removed (first order)",
         fontsize=9,
     )
     return figure

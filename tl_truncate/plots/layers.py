@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of, metrics_of
 from tl_truncate.plots.shared.needs import needs_matplotlib
 from tl_truncate.plots.shared.style import COLOURS
 
@@ -20,14 +20,15 @@ def layer_effects(
     frame: pd.DataFrame,
     baselines: Mapping[str, Scores],
     *,
-    metrics: tuple[Metric, ...] = PROBABILITIES,
+    metrics: tuple[Metric, ...] | None = None,
 ) -> "Figure":
     """What is left of each metric when one layer is cut: a row for each task, a column for each metric.
 
     Args:
         frame: from `sweep`.
         baselines: the uncut scores, from the same call.
-        metrics: which to show; `p_global` has a logarithmic axis, since its falls are by factors.
+        metrics: which to show, by default the probabilities of the answers; `p_global` has a logarithmic
+            axis, since its falls are by factors.
 
     Returns:
         A matplotlib figure; bars are 95% intervals, grey the controls, the line the uncut
@@ -36,6 +37,9 @@ def layer_effects(
     from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(frame["task"]))
+    metrics = (
+        metrics_of([baselines[each] for each in tasks], PROBABILITIES) if metrics is None else metrics
+    )
     size = (4.8 * len(metrics), 3.0 * len(tasks) + 0.6)
     figure = Figure(figsize=size, layout="constrained", dpi=130)
     axes = figure.subplots(len(tasks), len(metrics), squeeze=False, sharex=True)
@@ -45,7 +49,7 @@ def layer_effects(
                 float(baselines[task].estimate(metric)), color="black", linewidth=1, label="uncut"
             )
             _panel(axis, frame[frame["task"] == task], metric)
-            axis.set_title(f"{task}: {label_of(metric).title}", fontsize=9)
+            axis.set_title(f"{task}: {label_of(metric, baselines[task].has_global).title}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("layer that is cut", fontsize=8)
     handles, labels = axes[0][0].get_legend_handles_labels()

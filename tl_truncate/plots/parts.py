@@ -10,7 +10,7 @@ from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, title_of
-from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
+from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.plots.shared.needs import needs_matplotlib
 from tl_truncate.plots.shared.style import COLOURS, GLOBAL, IN_CONTEXT
 
@@ -23,7 +23,7 @@ _NAMES = {"global": "global part", "in_context": "in-context part"}
 
 @needs_matplotlib
 def parts(found: PartAttribution) -> "Figure":
-    """What each layer's global and in-context part adds to the two answers: a heat map and curves.
+    """What each layer's global and in-context part adds to the answers: a heat map and curves.
 
     Args:
         found: from `part_attribution`.
@@ -37,7 +37,7 @@ def parts(found: PartAttribution) -> "Figure":
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
     table = found.frame
     _map(left, table, found.layers)
-    for place, (part, answer) in enumerate((p, a) for p in PARTS for a in ANSWERS):
+    for place, (part, answer) in enumerate((p, a) for p in PARTS for a in found.answers):
         own = table[(table["part"] == part) & (table["answer"] == answer)]
         right.errorbar(
             own["logits"],
@@ -64,7 +64,7 @@ def parts(found: PartAttribution) -> "Figure":
 
 
 def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
-    columns = [(part, answer) for part in PARTS for answer in ANSWERS]
+    columns = [(part, answer) for part in PARTS for answer in dict.fromkeys(table["answer"])]
     wide = table.pivot_table(index="layer", columns=["part", "answer"], values="logits")
     values = wide.loc[list(layers), columns].to_numpy()
     size = float(np.abs(values).max()) or 1.0
@@ -79,13 +79,13 @@ def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
 
 @needs_matplotlib
 def comparison(
-    found: Comparison | ChosenComparison, *, metrics: tuple[str, ...] = PROBABILITIES
+    found: Comparison | ChosenComparison, *, metrics: tuple[str, ...] | None = None
 ) -> "Figure":
     """Ways to take the global part away, side by side, with 95% intervals.
 
     Args:
         found: from `compare` or `compare_chosen`.
-        metrics: one panel each.
+        metrics: one panel each; by default the probabilities of the answers.
 
     Returns:
         A matplotlib figure; the line is the uncut model, crosses are controls.
@@ -93,6 +93,7 @@ def comparison(
     from matplotlib.figure import Figure
 
     table = found.frame
+    metrics = tuple(each for each in PROBABILITIES if each in table) if metrics is None else metrics
     ways = [way for way in table.index if way != "uncut"]
     figure = Figure(
         figsize=(3.2 + 3.4 * len(metrics), 0.22 * len(ways) + 1.3), layout="constrained", dpi=130
@@ -104,7 +105,7 @@ def comparison(
         axis.axvline(table.loc["uncut", metric], color="black", linewidth=1)
         axis.set_yticks(range(len(ways)), ways, fontsize=7)
         axis.set_ylim(len(ways) - 0.5, -0.5)
-        axis.set_title(title_of(metric), fontsize=8)
+        axis.set_title(title_of(metric, "p_global" in table), fontsize=8)
         axis.tick_params(axis="x", labelsize=8)
         axis.grid(axis="x", linewidth=0.3)
     figure.suptitle(_title(found), fontsize=10)

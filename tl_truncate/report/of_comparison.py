@@ -3,7 +3,7 @@
 import pandas as pd
 
 from tl_truncate.experiments.comparison.compare import Comparison
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED, first, label_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED, first, label_of, metrics_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import paragraphs, table
 from tl_truncate.report.charts import points_panel
@@ -18,11 +18,12 @@ def comparison_page(found: Comparison) -> Page:
     """Ways to take the global part away, side by side."""
     record, frame = found.baseline.record, found.frame
     told = ["All ways were scored on the same prompts; none was chosen."]
-    rows = [[str(way), *(shown_in(row, metric) for metric in SCORED)] for way, row in frame.iterrows()]
-    columns = ["way", *(label_of(metric).short for metric in SCORED)]
+    metrics = metrics_of(record, SCORED)
+    rows = [[str(way), *(shown_in(row, metric) for metric in metrics)] for way, row in frame.iterrows()]
+    columns = ["way", *(label_of(metric, record.has_global).short for metric in metrics)]
     sections = [
         Section("summary", "Summary", paragraphs([*told, f"The model is {setup(record.to_json())}."])),
-        Section("ways", "Side by side", charts=(ways_chart(frame),)),
+        Section("ways", "Side by side", charts=(ways_chart(frame, record.has_global),)),
         Section("table", "Every way", table(columns, rows, caption="Means with 95% intervals")),
         where_section(record),
     ]
@@ -30,17 +31,17 @@ def comparison_page(found: Comparison) -> Page:
     return Page(title, tuple(sections))
 
 
-def ways_chart(frame: pd.DataFrame) -> Chart:
+def ways_chart(frame: pd.DataFrame, has_global: bool = True) -> Chart:
     """Each way's metrics with their intervals."""
-    metrics = first(PROBABILITIES[0])
+    metrics = [metric for metric in first(PROBABILITIES[0]) if metric in frame]
     names = [str(way) for way in frame.index]
     # The uncut model, ways, and what they are compared with.
     colours = [0 if way == "uncut" else 4 if "(control)" in way else 1 for way in names]
     panels = []
     for metric in metrics:
         values = {end: frame[f"{metric}{ending}"] for end, ending in _ENDS.items()}
-        short = label_of(metric).short
+        short = label_of(metric, has_global).short
         panels.append(points_panel([short], values, names, x=short, colours=colours))
-    choice = Choice("metric", tuple(label_of(metric).short for metric in metrics))
+    choice = Choice("metric", tuple(label_of(metric, has_global).short for metric in metrics))
     told = "Dots with intervals: each way's mean of the metric. A table follows."
     return Chart("ways", "points", told, (choice,), tuple(panels))

@@ -1,6 +1,7 @@
 """The reports of scores on a task and on running text."""
 
 from tl_truncate.experiments.scoring.evaluate import Scores
+from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.scoring.view import scores_table, setup
 from tl_truncate.markup import interval, paragraphs
@@ -19,8 +20,8 @@ def scores_page(scores: Scores) -> Page:
     if scores.baseline is not None:
         change = interval(scores.change("p_in_context"), signed=True)
         told.append(
-            f"{own} cut{'s' if own != 1 else ''} at work: the probability of the in-context answer "
-            f"changes by {change}."
+            f"{own} cut{'s' if own != 1 else ''} at work: "
+            f"{label_of('p_in_context', scores.has_global).told} changes by {change}."
         )
     base = None if scores.baseline is None else scores.baseline.frame
     only = [prompts.Setting("cut" if cuts else "uncut", scores.frame, base)]

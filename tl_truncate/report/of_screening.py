@@ -5,10 +5,10 @@ import math
 import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
-from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.metrics import answer_names, label_of
 from tl_truncate.experiments.scoring.view import frame_table, setup
 from tl_truncate.experiments.screening.attribution import Attribution
-from tl_truncate.experiments.screening.part_attribution import ANSWERS, PartAttribution
+from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.markup import paragraphs
 from tl_truncate.report.charts import heat_panel, points_panel
@@ -23,8 +23,9 @@ _TOP = 30
 def attribution_page(screen: Attribution) -> Page:
     """Predicted changes by layer and amount kept, and the components that matter most."""
     record = screen.record
+    name = label_of(screen.metric, record.has_global).told
     told = [
-        f"The change of {label_of(screen.metric).told} on {screen.n_prompts} prompts of {record.task} "
+        f"The change of {name} on {screen.n_prompts} prompts of {record.task} "
         f"was predicted for every component of {len(screen.by_row)} sites of "
         f"{setup(record.to_json())}.",
         "These are first-order estimates: a small prediction is no promise. Sweep what they find.",
@@ -78,8 +79,9 @@ def _named(metric: str, values: dict[str, float]) -> dict[str, float]:
 def value_gradients_page(found: SingularValueGradients) -> Page:
     """Which sites and components a metric answers to, by the gradients of their singular values."""
     screen, record = found.screen, found.screen.record
+    name = label_of(screen.metric, record.has_global).told
     told = [
-        f"The gradient of {label_of(screen.metric).told} with respect to every singular value of "
+        f"The gradient of {name} with respect to every singular value of "
         f"{len(screen.by_row)} sites of {setup(record.to_json())}, on {screen.n_prompts} prompts of "
         f"{record.task}. A site's score is how fast the metric would rise if all values shrank whose "
         "gradient is negative.",
@@ -103,16 +105,17 @@ def value_gradients_page(found: SingularValueGradients) -> Page:
 def part_attribution_page(found: PartAttribution) -> Page:
     """What each layer's parts add to the two answers."""
     record = found.record
-    pushes = found.largest("global", "global")[0]
+    answer = found.answers[-1]
+    pushes = found.largest("global", answer)[0]
     rows = found.frame.set_index(["layer", "part", "answer"])
-    most = rows.loc[(pushes, "global", "global")]
+    most = rows.loc[(pushes, "global", answer)]
     by = shown(most["logits"], most["low"], most["high"], signed=True)
     told = [
         f"What the global and the in-context part of each MLP's output ({found.split['method']}) add to "
-        f"the logits of the two answers was read off {record.n_prompts} prompts of {record.task} on "
+        f"the logits of the answers was read off {record.n_prompts} prompts of {record.task} on "
         f"{setup(record.to_json())}.",
-        f"Of all blocks' global parts that of block {pushes} adds most to the global answer on these "
-        f"prompts, {by} nats.",
+        f"Of all blocks' global parts that of block {pushes} adds most to the "
+        f"{answer_names(record.has_global)[-1]} on these prompts, {by} nats.",
     ]
     sections = [
         Section("summary", "Summary", paragraphs(told)),
@@ -127,7 +130,7 @@ def _by_layer(found: PartAttribution) -> Chart:
     frame = found.frame
     panels, names = [], []
     for part in PARTS:
-        for answer in ANSWERS:
+        for answer in found.answers:
             own = frame[(frame["part"] == part) & (frame["answer"] == answer)]
             names.append(f"{part} part to the {answer} answer".replace("_", "-"))
             values = dict(y=own["logits"], low=own["low"], high=own["high"])

@@ -60,15 +60,16 @@ def search_page(found: SearchResult) -> Page:
 
 
 def _chart(found: ShownSearch) -> Chart:
-    tasks, metrics = found.tasks, first(found.objective)
-    choices = [Choice("metric", tuple(label_of(metric).short for metric in metrics))]
+    tasks = found.tasks
+    metrics = [each for each in first(found.objective) if all(each in found.metrics(t) for t in tasks)]
+    choices = [Choice("metric", tuple(label_of(metric, found.has_global).short for metric in metrics))]
     if len(tasks) > 1:
         choices.insert(0, Choice("task", tuple(tasks)))
     panels = []
     for task in tasks:
         for metric in metrics:
             rows = found.of(task, metric).rename({VALIDATION: f"{VALIDATION} (chose the cuts)"})
-            short = label_of(metric).short
+            short = label_of(metric, found.has_global).short
             panel = points_panel(
                 [*([task] if len(tasks) > 1 else []), short],
                 rows.rename(columns={"change": "y"}),

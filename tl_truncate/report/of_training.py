@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, first, label_of
+from tl_truncate.decompose.parts import PARTS
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, first, label_of, metrics_of
 from tl_truncate.experiments.scoring.view import frame_table, scores_table
-from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
 from tl_truncate.markup import join, paragraphs
@@ -69,7 +69,8 @@ def _words(history: Dynamics) -> list[str]:
     ]
     if set(history.missing) - set(history.failed):
         words.append("The run is not finished; the same call with the same folder goes on.")
-    for metric in reversed(PROBABILITIES):
+    has_global = history.task.has_global
+    for metric in metrics_of(history.task, tuple(reversed(PROBABILITIES))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MissingStepsWarning)  # which the page has said above
             step = history.first_step(metric, 0.3)
@@ -78,13 +79,13 @@ def _words(history: Dynamics) -> list[str]:
             if step is None
             else f"from step {step} on (at two checkpoints in a row; 95% interval over prompts)"
         )
-        words.append(f"In the uncut model {label_of(metric).told} is above 0.3 {told}.")
+        words.append(f"In the uncut model {label_of(metric, has_global).told} is above 0.3 {told}.")
     last = history.checkpoints[-1]
     table = history.frame[history.frame["step"] == last].set_index("cut")
     for name in history.names_at(last)[1:]:
         row = table.loc[name]
         words.append(
-            f"At step {last}, {name} changes the probability of the in-context answer by "
+            f"At step {last}, {name} changes {label_of('p_in_context', has_global).told} by "
             f"{shown_in(row, 'p_in_context_change', signed=True)}, q = "
             f"{row['p_in_context_change_q']:.2g} among all checkpoints."
         )
@@ -93,7 +94,9 @@ def _words(history: Dynamics) -> list[str]:
 
 def _curves(histories: Sequence[Dynamics]) -> Chart:
     panels, names = [], histories[0].names
-    for history, metric in product(histories, first("p_in_context", METRICS)):
+    has_global = all(each.task.has_global for each in histories)
+    metrics = first("p_in_context", metrics_of([each.task for each in histories]))
+    for history, metric in product(histories, metrics):
         frame = history.frame
         for kind, ending in (("value", ""), ("change from uncut", "_change")):
             series = [
@@ -102,13 +105,17 @@ def _curves(histories: Sequence[Dynamics]) -> Chart:
                 if not (ending and name == UNCUT)
             ]
             if series:
-                title = label_of(metric).short if not ending else f"change of {label_of(metric).short}"
-                key = [*_key(histories, history), label_of(metric).short, kind]
+                title = (
+                    label_of(metric, has_global).short
+                    if not ending
+                    else f"change of {label_of(metric, has_global).short}"
+                )
+                key = [*_key(histories, history), label_of(metric, has_global).short, kind]
                 panels.append(dict(key=key, x="training step", y=title, series=series))
     kinds = ("value", "change from uncut") if len(names) > 1 else ("value",)
     choices = [
         *_choice(histories),
-        Choice("metric", tuple(label_of(metric).short for metric in first("p_in_context", METRICS))),
+        Choice("metric", tuple(label_of(metric, has_global).short for metric in metrics)),
         Choice("show", kinds),
     ]
     label = "Curves: the metric against the training step, uncut and cut, with 95% intervals."
@@ -136,7 +143,7 @@ def _parts(histories: Sequence[Dynamics]) -> Chart:
     for history, layer in product(histories, layers):
         frame, series = history.parts_frame, []
         for place, (part, answer) in enumerate(
-            (p, a) for p in ("global", "in_context") for a in ANSWERS
+            (p, a) for p in PARTS for a in dict.fromkeys(frame["answer"])
         ):
             own = frame[(frame["layer"] == int(layer)) & (frame["part"] == part)]
             own = own[own["answer"] == answer]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.metrics import answer_names, label_of
+from tl_truncate.tasks.files.frames import COLUMNS
 
 _COLUMNS = {"p_in_context": 4, "p_global": 4, "logit_diff": 2}
 #: Readings (prompts times settings) that a page holds at most: about 20 bytes each.
@@ -37,7 +38,7 @@ def group(name: str, frame: pd.DataFrame, settings: Sequence[Setting], most: int
 
     Args:
         name: in the menu of groups.
-        frame: with the columns prompt, in_context and global_.
+        frame: with the columns prompt, in_context and, if there is one, global_.
         settings: in the order of the menu.
         most: readings to hold; of more, the settings that change most are kept.
     """
@@ -59,16 +60,20 @@ def group(name: str, frame: pd.DataFrame, settings: Sequence[Setting], most: int
         )
         for each in kept
     ]
-    columns = frame[["prompt", "in_context", "global_"]].astype(str)
+    texts = [column for column in COLUMNS if column in frame]
+    columns = frame[texts].astype(str)
+    shown = {metric: digits for metric, digits in _COLUMNS.items() if metric in frame}
+    has_global = "global_" in texts
     return dict(
         name=name,
         texts=columns.to_numpy().tolist(),
+        answers=list(answer_names(has_global)),
         first=max(range(len(kept)), key=lambda place: kept[place].change),
         series=series,
         settings=entries,
         left_out=len(settings) - len(kept),
-        digits=_COLUMNS,
-        names={name: label_of(name).short for name in _COLUMNS},
+        digits=shown,
+        names={metric: label_of(metric, has_global).short for metric in shown},
     )
 
 

@@ -64,8 +64,9 @@ def factual_recall(n: int | None = None, seed: int = 0, *, tokenizer: Any | None
     """Facts about capitals, countries, languages and inventors, with *" the"* as the global answer.
 
     *Madrid is located in* continues with *" Spain"* by knowledge and with *" the"* by habit. The fact is
-    recalled from the weights and not read in the prompt; it stands in the in-context place because
-    it depends on the whole prompt, where the determiner depends on its last word.
+    the right answer: it is recalled from the weights, not read in the prompt. Its columns are called
+    `in_context` all the same, since it depends on the whole prompt, where the determiner depends on
+    its last word. `factual_recall().without_global()` asks for the right answers alone.
 
     Args:
         n: number of facts; all by default.

@@ -31,7 +31,13 @@ def attribute_command(
     source: ModelOptions,
     task: TaskName = "ioi",
     cutting: GridOptions,
-    metric: Annotated[str, typer.Option(help="logit_diff, p_in_context or p_global.")] = "logit_diff",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="logit_diff (without global answers p_in_context), p_in_context or p_global.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="Rows to show.")] = 10,
     out: Out = None,
     shard: ShardText = None,
@@ -54,7 +60,7 @@ def attribute_command(
         model,
         prompts.make(task, model),
         sites=grid.sites(model),
-        metric=cast(Differentiable, metric),
+        metric=cast(Differentiable | None, metric),
         run_dir=None if part is None or out is None else out / "run",
         shard=as_pair(part),
         prepend_bos=prompts.prepend_bos,

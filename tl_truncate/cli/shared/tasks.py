@@ -74,6 +74,8 @@ GENERATED: dict[str, Callable[..., Task]] = {
     "deduction": generators.deduction,
     "phrase_composition": generators.phrase_composition,
 }
+#: Files that are tables of prompts, one a row.
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 BUILT_IN = (*GENERATED, "induction")
 NAMES = (*BUILT_IN, "counterfact:FILE")
 
@@ -87,7 +89,9 @@ def check_task_name(name: str) -> str:
     path = name.removeprefix("counterfact:")
     if name not in GENERATED and name != "induction" and not as_path(path).is_file():
         raise ValueError(
-            f"--task must be one of {', '.join(NAMES)}, or a task's JSON file, got {name!r}."
+            f"--task must be one of {', '.join(NAMES)}, a task's JSON file, or a table "
+            f"({', '.join(TABLES)}) with columns prompt, in_context and, if need be, "
+            f"global_, got {name!r}."
         )
     return name
 
@@ -106,6 +110,8 @@ def make_task(name: str, n: int | None, seed: int, model: Any) -> Task:
         return _induction(100 if n is None else n, seed, model)
     if name.startswith("counterfact:"):
         return Task.from_counterfact(name.removeprefix("counterfact:"), n=n, seed=seed)
+    if as_path(name).suffix in TABLES:
+        return Task.from_dataset(name, n=n, seed=seed)
     task = Task.load(name)
     return task if n is None else task.subset(range(min(n, len(task))))
 

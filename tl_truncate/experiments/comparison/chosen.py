@@ -112,7 +112,8 @@ class ChosenComparison(Saved):
     def __str__(self) -> str:
         lines = [f"{self.task}: each family's best cut, on prompts that did not choose it"]
         for way, row in self.frame.iterrows():
-            told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in PROBABILITIES)
+            metrics = [metric for metric in PROBABILITIES if metric in row]
+            told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in metrics)
             changes = ""
             if pd.notna(row.get("p_in_context_change")):
                 changes = f"; change of p_in_context {shown_in(row, 'p_in_context_change', signed=True)}"

@@ -80,6 +80,7 @@ class Comparison(Saved):
             {
                 metric: [shown_in(row, metric) for _, row in table.iterrows()]
                 for metric in ("accuracy", *PROBABILITIES)
+                if metric in table
             },
             index=table.index,
         )

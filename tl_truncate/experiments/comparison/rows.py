@@ -6,7 +6,7 @@ import pandas as pd
 
 from tl_truncate.experiments.scoring.drawn import DrawnScores
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.metrics import SCORED
+from tl_truncate.experiments.scoring.metrics import SCORED, metrics_of
 from tl_truncate.statistics import q_values
 
 
@@ -14,7 +14,7 @@ def row_of(name: str, scores: Scores | DrawnScores) -> dict[str, Any]:
     """A name with draws, and the mean and change of each metric with the ends of their intervals."""
     drawn = scores if isinstance(scores, DrawnScores) else DrawnScores((scores,))
     row: dict[str, Any] = dict(way=name, draws=len(drawn.draws))
-    for metric in SCORED:
+    for metric in metrics_of(drawn, SCORED):
         found = {"": scores.estimate(metric)}
         if scores.baseline is not None:
             found["_change"] = scores.change(metric)

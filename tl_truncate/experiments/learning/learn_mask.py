@@ -16,7 +16,7 @@ from tl_truncate.experiments.learning.learner import Learnable, Rules
 from tl_truncate.experiments.learning.mask import Layout
 from tl_truncate.experiments.learning.reported import Learning
 from tl_truncate.experiments.learning.result import FILE, LearnedMask
-from tl_truncate.experiments.scoring.differentiable import check_differentiable
+from tl_truncate.experiments.scoring.differentiable import objective_on
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.search.asked import Asked
@@ -49,7 +49,7 @@ def learn_mask(
     *,
     sites: Sequence[Site | str] | None = None,
     budget: int = 64,
-    objective: Learnable = "logit_diff",
+    objective: Learnable | None = None,
     price: float = 0.001,
     strength: float = 1.0,
     steps: int = 100,
@@ -98,7 +98,8 @@ def learn_mask(
         task: prompts and answers.
         sites: whose components may be removed; W_in and W_out of every layer by default.
         budget: most components that are removed, of all sites together.
-        objective: the metric that should rise, `logit_diff` or `p_in_context`; accuracy has no gradient.
+        objective: the metric that should rise, `logit_diff` or `p_in_context`; by default the first, or
+            where there are no global answers the second. Accuracy has no gradient.
         price: what a component has to gain, in units of the objective, by its gradient. A probability
             near 0 or 1 hardly has one: a price above it lets nothing in.
         strength: of the removal, as for a cut: 1 removes, .5 takes half, -1 doubles (an amplification).
@@ -149,7 +150,8 @@ def learn_mask(
     check_model(model)
     chosen = _check_sites(model, sites)
     layout = Layout({site: min(locate(model, site).shape) for site in chosen})
-    learnt: dict[str, Any] = dict(objective=objective, budget=budget, price=price, strength=strength)
+    rises: Learnable = objective_on("objective", objective, task, get_args(Learnable))
+    learnt: dict[str, Any] = dict(objective=rises, budget=budget, price=price, strength=strength)
     learnt |= dict(steps=steps, patience=patience, prompts_per_step=prompts_per_step, seed=seed)
     rules = _checked(layout, **learnt, prepend_bos=prepend_bos, batch_size=batch_size)
     draws = None if draws is None else positive("draws", draws)
@@ -219,7 +221,6 @@ def _check_sites(model: Any, sites: Sequence[Site | str] | None) -> list[Site]:
 
 
 def _checked(layout: Layout, **asked: Any) -> Rules:
-    check_differentiable("objective", asked["objective"], get_args(Learnable))
     for name in ("steps", "patience", "prompts_per_step", "batch_size"):
         asked[name] = positive(name, asked[name])
     asked["seed"], asked["budget"] = natural("seed", asked["seed"]), natural("budget", asked["budget"])

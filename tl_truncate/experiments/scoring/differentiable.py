@@ -7,9 +7,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.experiments.scoring.answers import Batch
+from tl_truncate.experiments.scoring.metrics import require_metrics
 from tl_truncate.surgery.edit import in_compute_precision
+from tl_truncate.tasks.task import Task
 
 Differentiable = Literal["logit_diff", "p_in_context", "p_global"]
+
+
+def objective_on(
+    name: str,
+    value: Any,
+    task: Task,
+    among: tuple[str, ...] = get_args(Differentiable),
+) -> Any:
+    """A metric that has a gradient and that a task has; by default the logit difference, or where there
+    is no global answer the probability of the right one.
+
+    Args:
+        name: of the option, for the error.
+        value: that was asked for; None is the default.
+        task: prompts and answers.
+        among: the metrics to choose from.
+
+    Raises:
+        ValueError: if it is not among them, or needs global answers and the task has none.
+    """
+    if value is None:
+        return "logit_diff" if task.has_global else "p_in_context"
+    check_differentiable(name, value, among)
+    require_metrics([value], task)
+    return value
 
 
 def check_differentiable(

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, answer_names, label_of
 from tl_truncate.markup import details, interval, table
 from tl_truncate.runs.record import bos_words
 from tl_truncate.statistics import Estimate, shown
@@ -31,6 +31,11 @@ class ShownScores:
     record: Mapping[str, Any]
     uncut: "ShownScores | None"
 
+    @property
+    def has_global(self) -> bool:
+        """Whether the prompts have a global answer beside the right one."""
+        return "p_global" in self.frame
+
 
 def scores_html(scores: ShownScores) -> Markup:
     """What a notebook shows of scores."""
@@ -49,7 +54,10 @@ def scores_table(scores: ShownScores, caption: str | None = None) -> Markup:
     columns += [] if scores.uncut is None else ["uncut", "paired change"]
     rows = []
     for metric, row in scores.summary.iterrows():
-        cells = [label_of(str(metric)).short, shown(row["value"], row["low"], row["high"])]
+        cells = [
+            label_of(str(metric), scores.has_global).short,
+            shown(row["value"], row["low"], row["high"]),
+        ]
         if scores.uncut is not None:
             before = scores.uncut.summary.loc[metric]
             cells.append(shown(before["value"], before["low"], before["high"]))
@@ -61,27 +69,22 @@ def scores_table(scores: ShownScores, caption: str | None = None) -> Markup:
 def prompts_table(scores: ShownScores) -> Markup:
     """One row per prompt: the text, its answers and their probabilities."""
     few = scores.frame.head(_PROMPTS_SHOWN)
-    columns = ["prompt", "in-context answer", "global answer", "p(in-context)", "p(global)"]
-    rows: list[tuple[Any, ...]] = [
-        (
-            row.prompt,
-            repr(row.in_context),
-            repr(row.global_),
-            f"{row.p_in_context:.3f}",
-            f"{row.p_global:.3f}",
-        )
-        for row in few.itertuples()
+    answers = list(answer_names(scores.has_global))
+    texts = [name for name in ("in_context", "global_") if name in few]
+    metrics = [name for name in PROBABILITIES if name in few]
+    shown_as = [label_of(name, scores.has_global).short for name in metrics]
+    columns = ["prompt", *answers, *shown_as]
+    rows = [
+        [row["prompt"], *(repr(row[name]) for name in texts), *(f"{row[name]:.3f}" for name in metrics)]
+        for _, row in few.iterrows()
     ]
     if scores.uncut is not None:
-        columns += ["uncut p(in-context)", "uncut p(global)"]
-        before = scores.uncut.frame.head(_PROMPTS_SHOWN)
-        rows = [
-            (*row, f"{one:.3f}", f"{other:.3f}")
-            for row, one, other in zip(rows, before["p_in_context"], before["p_global"], strict=True)
-        ]
+        columns += [f"uncut {name}" for name in shown_as]
+        for row, (_, before) in zip(rows, scores.uncut.frame.head(len(few)).iterrows(), strict=True):
+            row += [f"{before[name]:.3f}" for name in metrics]
     left = len(scores.frame) - len(few)
     caption = "Every prompt" if not left else f"The first {len(few)} prompts; {left} are left out"
-    return table(columns, rows, caption=caption, texts=3)
+    return table(columns, rows, caption=caption, texts=1 + len(answers))
 
 
 def record_table(record: Mapping[str, Any]) -> Markup:

@@ -16,8 +16,8 @@ from tl_truncate.checks import natural, positive
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches, require_finite
 from tl_truncate.experiments.scoring.differentiable import (
     Differentiable,
-    check_differentiable,
     log_probabilities,
+    objective_on,
     totals,
 )
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
@@ -49,7 +49,7 @@ def attribute(
     task: Task,
     *,
     sites: Sequence[Site | str] | None = None,
-    metric: Differentiable = "logit_diff",
+    metric: Differentiable | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     shard: tuple[int, int] | None = None,
     prepend_bos: bool | None = None,
@@ -71,7 +71,8 @@ def attribute(
         model: a HookedTransformer or TransformerBridge in evaluation mode.
         task: prompts and answers.
         sites: Sites or their names; W_in and W_out of every layer by default.
-        metric: `logit_diff`, `p_in_context` or `p_global`.
+        metric: `logit_diff`, `p_in_context` or `p_global`; by default the first, or where there are no
+            global answers `p_in_context`.
         run_dir: a folder that the result is kept in, and read from if it is there.
         shard: `(3, 8)` is the third of eight shares of the sites, whose factorisations cost about the
             same; `merge` joins them. The passes of the prompts are made by each. The result is of this
@@ -107,7 +108,7 @@ def attribute(
     batch_size, seed = positive("batch_size", batch_size), natural("seed", seed)
     part = as_shard(shard)
     require_folder(part, run_dir)
-    check_differentiable("metric", metric)
+    chosen_metric: Differentiable = objective_on("metric", metric, task)
     chosen = find_sites(model) if sites is None else [Site.parse(site) for site in sites]
     for site in chosen:
         require_no_overlap(model, [*(cut.site for cut in active_cuts(model)), site])
@@ -124,7 +125,7 @@ def attribute(
         ATTRIBUTE.run.name,
         **plain(record),
         **{TOKENS: encoded.hash, HOOKS: hooks_at(model)},
-        metric=metric,
+        metric=chosen_metric,
         sites=list(map(str, linears)),
         rows=rows,
     )
@@ -133,7 +134,13 @@ def attribute(
         batches = plan_batches([encoded], rows, apart=True)
         with forgetting(max_memory is not None):
             return _attribute(
-                model, task, {site: linears[site] for site in own}, batches, metric, record, progress
+                model,
+                task,
+                {site: linears[site] for site in own},
+                batches,
+                chosen_metric,
+                record,
+                progress,
             )
 
     return kept(ATTRIBUTE, run_dir, part, manifest, list(map(str, own)), work)

@@ -160,7 +160,7 @@ def singular_value_gradients(
     task: Task,
     *,
     sites: Sequence[Site | str] | None = None,
-    metric: Differentiable = "logit_diff",
+    metric: Differentiable | None = None,
     prepend_bos: bool | None = None,
     batch_size: int = 32,
     max_memory: int | None = None,
@@ -176,7 +176,8 @@ def singular_value_gradients(
         model: a HookedTransformer or TransformerBridge in evaluation mode.
         task: prompts and answers.
         sites: Sites or their names; W_in and W_out of every layer by default.
-        metric: `logit_diff`, `p_in_context` or `p_global`.
+        metric: `logit_diff`, `p_in_context` or `p_global`; by default the first, or where there are no
+            global answers `p_in_context`.
         prepend_bos: overrides the model's default.
         batch_size: prompts in a pass.
         max_memory: most bytes beside the model, by an estimate; fewer prompts share a pass then.

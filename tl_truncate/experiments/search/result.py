@@ -12,7 +12,7 @@ from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores
 from tl_truncate.experiments.scoring.drawn import verdict as drawn_verdict
 from tl_truncate.experiments.scoring.estimates import estimate_changes
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.metrics import SCORED, Metric, first
+from tl_truncate.experiments.scoring.metrics import SCORED, Metric, first, metrics_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.search.file import read_search
 from tl_truncate.experiments.search.judge import Combine, Objective
@@ -170,7 +170,7 @@ class SearchResult:
                 row[f"{kind}_spread"] = by_task[name].spread(self.objective)
             if self.null is not None:
                 row["null"] = float(self.null.change(name))
-            for metric in first(self.objective)[1:]:
+            for metric in first(self.objective, metrics_of(scores, SCORED))[1:]:
                 row[f"{metric}_change"] = float(paired(scores, metric))
             rows.append(row)
         return pd.DataFrame(rows).set_index("task")
@@ -193,7 +193,7 @@ class SearchResult:
         rows = []
         for task in self.test:
             for column, scores in self.columns(task).items():
-                for metric in SCORED:
+                for metric in metrics_of(scores, SCORED):
                     value = paired(scores, metric)
                     row = dict(task=task, column=column, metric=metric, change=float(value))
                     draws = len(scores.draws) if isinstance(scores, DrawnScores) else 1
@@ -260,7 +260,8 @@ class SearchResult:
                 f"{name}: {change} on {change.n} test prompts ({self.verdict(name)}); optimism "
                 f"{optimism_told(self.optimism(name))}"
             )
-            others = [f"{m} {paired(self.test[name], m)}" for m in first(self.objective)[1:]]
+            further = first(self.objective, metrics_of(self.test[name], SCORED))[1:]
+            others = [f"{m} {paired(self.test[name], m)}" for m in further]
             lines.append(f"  with it: {', '.join(others)}")
             lines += [f"  {told}" for told in self._beside(name)]
         if self.cost is not None:

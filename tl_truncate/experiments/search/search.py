@@ -11,6 +11,7 @@ import pandas as pd
 
 from tl_truncate.checks import natural, positive, real
 from tl_truncate.experiments.scoring.evaluate import as_tasks, check_model
+from tl_truncate.experiments.scoring.metrics import require_metrics
 from tl_truncate.experiments.search.asked import Asked
 from tl_truncate.experiments.search.file import opened_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
@@ -137,6 +138,7 @@ def search(
     part, patience = as_shard(shard), check_patience(patience)
     _check_shard(part, on, run_dir)
     _check_choices(objective, combine, method, budget, test_fraction)
+    require_metrics([objective], tasks)
     asked: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed)
     divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
     passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, progress=progress)

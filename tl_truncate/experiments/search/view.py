@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.metrics import first, label_of
+from tl_truncate.experiments.scoring.metrics import Metric, first, label_of
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table, frame_table, record_table, setup
 from tl_truncate.markup import details, interval, join, paragraphs, table
 from tl_truncate.statistics import LEAST, Estimate, shown
@@ -49,6 +49,15 @@ class ShownSearch:
         """Their names."""
         return list(self.optimism)
 
+    @property
+    def has_global(self) -> bool:
+        """Whether the prompts have global answers."""
+        return bool(self.record.get("has_global", True))
+
+    def metrics(self, task: str) -> list[Metric]:
+        """Those that there are of a task."""
+        return list(dict.fromkeys(self.changes.loc[self.changes["task"] == task, "metric"]))
+
     def of(self, task: str, metric: str) -> pd.DataFrame:
         """The changes of a metric on a task, one row for each column of the table, by its name."""
         chosen = (self.changes["task"] == task) & (self.changes["metric"] == metric)
@@ -68,7 +77,7 @@ def search_html(found: ShownSearch) -> Markup:
 
 def search_words(found: ShownSearch) -> list[str]:
     """What was chosen and what it is worth, in sentences."""
-    goal = label_of(found.objective).told
+    goal = label_of(found.objective, found.has_global).told
     asked = f"{found.settings['grid']} on {setup(found.record)}"
     if not found.cuts:
         names = ", ".join(found.tasks)
@@ -117,9 +126,11 @@ def _cell(row: pd.Series) -> str:
 def splits_table(found: ShownSearch, task: str) -> Markup:
     """The paired change of every metric on validation and on test prompts, and of the controls."""
     rows = []
-    for metric in first(found.objective):
+    for metric in first(found.objective, found.metrics(task)):
         cells = found.of(task, metric)
-        rows.append([label_of(metric).short, *(_cell(row) for _, row in cells.iterrows())])
+        rows.append(
+            [label_of(metric, found.has_global).short, *(_cell(row) for _, row in cells.iterrows())]
+        )
     caption = (
         f"{task}: paired change from the uncut model (95% intervals). The validation prompts "
         "chose the cuts, the test prompts did not"

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.drawn import VERDICTS
 from tl_truncate.experiments.scoring.keeps import kept_text
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, answer_names, label_of
 from tl_truncate.experiments.scoring.view import ShownScores, scores_table, setup
 from tl_truncate.markup import details, join, paragraphs, shade, table
 from tl_truncate.statistics import CLEAR, clear, shown, shown_in
@@ -45,6 +45,11 @@ class ShownSweep:
     done: int
 
     @property
+    def has_global(self) -> bool:
+        """Whether the prompts of all tasks have global answers."""
+        return all(each.has_global for each in self.baselines.values())
+
+    @property
     def shown_first(self) -> list[str]:
         """Those of the metrics that there is room for."""
         return [name for name in PROBABILITIES if name in self.metrics]
@@ -58,7 +63,7 @@ def sweep_html(result: ShownSweep) -> Markup:
         cells = heat_frame(result.frame, task)
         for metric in result.shown_first:
             for matrix in dict.fromkeys(cells["matrix"]):
-                title = f"{matrix}: change of {label_of(metric).short} on {task}"
+                title = f"{matrix}: change of {label_of(metric, baseline.has_global).short} on {task}"
                 own = cells[(cells["matrix"] == matrix) & (cells["kind"] == "Cut")]
                 if not own.empty:
                     parts.append(details(title, heat_table(own, metric, title)))
@@ -84,10 +89,8 @@ def sweep_words(result: ShownSweep) -> list[str]:
 
 def _task_words(result: ShownSweep, task: str) -> list[str]:
     base = result.baselines[task]
-    told = {name: shown(*base.summary.loc[name, ["value", "low", "high"]]) for name in PROBABILITIES}
     words = [
-        f"On {base.record['n_prompts']} prompts of {task} the uncut model gives the in-context answer "
-        f"probability {told['p_in_context']} and the global answer {told['p_global']}."
+        f"On {base.record['n_prompts']} prompts of {task} the uncut model gives {_uncut_told(base)}."
     ]
     table = result.frame[(result.frame["task"] == task)] if result.done else pd.DataFrame()
     if table.empty:
@@ -97,13 +100,25 @@ def _task_words(result: ShownSweep, task: str) -> list[str]:
         change = f"{metric}_change"
         found = int((cuts[f"{change}_q"] < CLEAR).sum())
         words.append(
-            f"{label_of(metric).told.capitalize()} rises most, by "
+            f"{label_of(metric, base.has_global).told.capitalize()} rises most, by "
             f"{_told(cuts.loc[cuts[change].idxmax()], change)}, and falls most, by "
             f"{_told(cuts.loc[cuts[change].idxmin()], change)}. {found} of {len(cuts)} changes are "
             "clear of zero (q < .05: of such, one in twenty is false on average)."
         )
     words.append(_control_words(result, task))
     return words
+
+
+def _uncut_told(base: ShownScores) -> str:
+    """Each answer's probability, in words."""
+    values = [
+        shown(*base.summary.loc[name, ["value", "low", "high"]])
+        for name in PROBABILITIES
+        if name in base.summary.index
+    ]
+    first, *others = zip(answer_names(base.has_global), values, strict=True)
+    told = f"the {first[0]} probability {first[1]}"
+    return " and ".join([told, *(f"the {name} {value}" for name, value in others)])
 
 
 def _told(row: pd.Series, change: str) -> str:
@@ -127,7 +142,8 @@ def _control_words(result: ShownSweep, task: str) -> str:
     told = [f"{row['control']} {control_told(row)}" for _, row in beside[same].iterrows()]
     return (
         "Controls remove as much of the same matrix, of no particular meaning. Beside the largest rise "
-        f"of {label_of(metric).told} among cuts that have some, {best['change']:+.3f} at {best['site']} "
+        f"of {label_of(metric, result.has_global).told} among cuts that have some, "
+        f"{best['change']:+.3f} at {best['site']} "
         f"with {kept_text(best['keep'])} kept, they give: {'; '.join(told)}."
     )
 

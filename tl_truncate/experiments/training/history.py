@@ -11,7 +11,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.drawn import spreads, table_columns
 from tl_truncate.experiments.scoring.estimates import estimate_values
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.metrics import METRICS, Metric
+from tl_truncate.experiments.scoring.metrics import Metric, metrics_of
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.sweep.result import SETTING_COLUMNS, SweepResult
 from tl_truncate.experiments.training.reading import UNCUT, Reading
@@ -20,11 +20,7 @@ from tl_truncate.statistics import q_values
 from tl_truncate.statistics.columns import ENDINGS
 from tl_truncate.tasks.task import Task
 
-_COLUMNS = ["step", "cut", "draws"] + [
-    f"{metric}{end}"
-    for metric in METRICS
-    for end in (*ENDINGS, *(f"_change{end}" for end in (*ENDINGS, "_q", "_spread")))
-]
+_ENDINGS = (*ENDINGS, *(f"_change{end}" for end in (*ENDINGS, "_q", "_spread")))
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,11 @@ class History:
     swept: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     resamples: int = field(default=2000, kw_only=True)
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that there are of the task."""
+        return metrics_of(self.task)
+
     @cached_property
     def draws(self) -> dict[str, list[str]]:
         """The readings that each name stands for: the draws of a control are one."""
@@ -70,8 +71,9 @@ class History:
         """One row per (step, cut); `Dynamics.frame` says what is in it."""
         steps = sorted({*self.asked, *self.readings})
         rows = [self.row(step, name) for step in steps for name in self.draws]
-        table = pd.DataFrame(rows, columns=_COLUMNS)
-        for metric in METRICS:
+        numbers = [f"{metric}{end}" for metric in self.metrics for end in _ENDINGS]
+        table = pd.DataFrame(rows, columns=["step", "cut", "draws", *numbers])
+        for metric in self.metrics:
             table[f"{metric}_change_q"] = q_values(table[f"{metric}_change_q"])
         return table
 
@@ -83,7 +85,7 @@ class History:
             return row
         here, base = self.readings[step], self.readings[step][UNCUT]
         together = [list(range(len(draws)))]
-        for metric in METRICS:
+        for metric in self.metrics:
             values = np.array([here[draw].values[metric] for draw in draws]).T
             changes = values - np.array(base.values[metric])[:, None]
             columns = table_columns(metric, values, together).named(metric)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tl_truncate.checks import positive
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.metrics import METRICS, PROBABILITIES, Metric
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.sweep.of_one_task import of_one_task
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -143,7 +143,7 @@ class Dynamics:
         from the uncut model of the same step (0 for the uncut model itself), with `<metric>_change_q`,
         the false discovery rate among the changes of that metric and task at all steps, and
         `<metric>_change_spread`, the standard deviation over a control's draws. A step that is missing
-        has rows without numbers.
+        has rows without numbers. Of several tasks there are the metrics that all of them have.
         """
         return self._together({name: each.table() for name, each in self.histories.items()})
 
@@ -206,7 +206,7 @@ class Dynamics:
                 "Dynamics must have been asked for a grid to have a table of it. Call "
                 "dynamics(..., grid=tlt.Grid(...), run_dir=...)."
             )
-        return pd.concat(tables, ignore_index=True)
+        return pd.concat(tables, join="inner", ignore_index=True)
 
     def _together(self, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         if len(self.histories) == 1:
@@ -215,7 +215,7 @@ class Dynamics:
         for name, table in tables.items():
             table.insert(0, "task", name)
             named.append(table)
-        return pd.concat(named, ignore_index=True)
+        return pd.concat(named, join="inner", ignore_index=True)  # what all tasks have
 
     def scores(self, step: int, name: str = UNCUT, *, task: str | None = None) -> Scores:
         """The scores at a checkpoint, prompt by prompt; of a cut paired with the uncut model, and of a
@@ -267,12 +267,12 @@ class Dynamics:
             ValueError: if there is no such metric, name or task, or lasting is not positive.
         """
         positive("lasting", lasting)
-        if metric not in METRICS or name not in self.names:
+        history = self._of(task)
+        if metric not in history.metrics or name not in self.names:
             raise ValueError(
-                f"The metric must be one of {', '.join(METRICS)} and the name one of "
+                f"The metric must be one of {', '.join(history.metrics)} and the name one of "
                 f"{', '.join(self.names)}, got {metric!r} and {name!r}."
             )
-        history = self._of(task)
         found = history.first_step(metric, above, name, lasting)
         lacking = [step for step in self.asked if name not in history.names_at(step)]
         if found is None and lacking:
@@ -322,7 +322,8 @@ class Dynamics:
         for last in sorted(history.readings)[-1:]:
             for cut in history.names_at(last):
                 row = history.row(last, cut)
-                told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in _TOLD)
+                metrics = [metric for metric in _TOLD if metric in history.metrics]
+                told = ", ".join(f"{metric} {shown_in(row, metric)}" for metric in metrics)
                 lines.append(f"  step {last}, {cut}: {told}")
         return lines
 

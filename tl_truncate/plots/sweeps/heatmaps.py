@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.scoring.keeps import kept_text
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of, metrics_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.shared.needs import needs_matplotlib
 from tl_truncate.statistics import clear
@@ -26,7 +26,7 @@ def heatmap(
     *,
     task: str | None = None,
     kind: str = "Cut",
-    metrics: Sequence[Metric] = PROBABILITIES,
+    metrics: Sequence[Metric] | None = None,
 ) -> "Figure":
     """The change from the uncut model for every layer and keep: a row for each matrix.
 
@@ -38,7 +38,7 @@ def heatmap(
         result: of a sweep.
         task: its name; may be left away if there is one task.
         kind: `Cut`, or a control that was swept.
-        metrics: one column of panels each.
+        metrics: one column of panels each; by default the probabilities of the answers.
 
     Returns:
         A matplotlib figure.
@@ -50,6 +50,7 @@ def heatmap(
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
+    metrics = metrics_of(result, PROBABILITIES) if metrics is None else metrics
     table = sweep_table(result, task=task, kind=kind, metrics=metrics)
     matrices = list(dict.fromkeys(table["matrix"]))
     keeps = list(dict.fromkeys(table["keep"].map(kept_text)))
@@ -66,7 +67,9 @@ def heatmap(
         for row, matrix in enumerate(matrices):
             part = table[table["matrix"] == matrix]
             _panel(axes[row][column], part, metric, layers, keeps, norm)
-            axes[row][column].set_title(f"{matrix}: {label_of(metric).title}", fontsize=8)
+            axes[row][column].set_title(
+                f"{matrix}: {label_of(metric, result.has_global).title}", fontsize=8
+            )
         scale = ScalarMappable(norm, _COLOURS)
         bar = figure.colorbar(scale, ax=list(axes[:, column]), shrink=0.6, pad=0.02, extend="both")
         bar.ax.tick_params(labelsize=7)

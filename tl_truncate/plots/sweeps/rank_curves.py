@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of, metrics_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.shared.needs import needs_matplotlib
 from tl_truncate.plots.shared.style import COLOURS
@@ -23,7 +23,7 @@ def ranks(
     sites: Sequence[Site | str] | None = None,
     *,
     task: str | None = None,
-    metrics: Sequence[Metric] = PROBABILITIES,
+    metrics: Sequence[Metric] | None = None,
 ) -> "Figure":
     """Each metric against the kept rank, one line a site, with standard errors.
 
@@ -34,7 +34,7 @@ def ranks(
         sites: to show; by default the six at which a cut changes the first metric most, either way. They
             are picked by what is shown: read them so.
         task: its name; may be left away if there is one task.
-        metrics: one panel each.
+        metrics: one panel each; by default the probabilities of the answers.
 
     Returns:
         A matplotlib figure.
@@ -44,6 +44,7 @@ def ranks(
     """
     from matplotlib.figure import Figure
 
+    metrics = metrics_of(result, PROBABILITIES) if metrics is None else metrics
     table = sweep_table(result, task=task, kind="Cut", metrics=metrics)
     chosen = _most_changed(table, metrics[0]) if sites is None else [str(Site.parse(s)) for s in sites]
     absent = [site for site in chosen if site not in set(table["site"])]
@@ -61,7 +62,7 @@ def ranks(
                 _line(axis, own[own["kind"] == kind].sort_values("rank"), metric, place, kind, site)
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xlabel("components kept", fontsize=8)
-        axis.set_title(f"{name}: {label_of(metric).title}", fontsize=9)
+        axis.set_title(f"{name}: {label_of(metric, result.has_global).title}", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.grid(axis="y", linewidth=0.3)
     handles, labels = axes[0].get_legend_handles_labels()

@@ -9,7 +9,6 @@ import pandas as pd
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import label_of
-from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.plots.shared.needs import needs_matplotlib
@@ -60,14 +59,15 @@ def dynamics(history: Dynamics) -> "Figure":
 def _draw_probabilities(axis: Any, history: Dynamics, name: str) -> None:
     frame = history.frame
     uncut, part = (frame[frame["cut"] == each] for each in (UNCUT, name))
-    for metric, colour in _COLOURS.items():
+    colours = {metric: each for metric, each in _COLOURS.items() if metric in frame}
+    for metric, colour in colours.items():
         if name != UNCUT:
             axis.plot(uncut["step"], uncut[metric], color=colour, linewidth=0.8, linestyle=":")
-        label = label_of(metric).title
+        label = label_of(metric, "p_global" in frame).title
         axis.plot(part["step"], part[metric], "o-", markersize=3, color=colour, label=label)
         low, high = part[f"{metric}_low"], part[f"{metric}_high"]
         axis.fill_between(part["step"], low, high, color=colour, alpha=0.2, linewidth=0)
-    _mark_missing(axis, part.loc[part["p_global"].isna(), "step"])
+    _mark_missing(axis, part.loc[part["p_in_context"].isna(), "step"])
     axis.set_xscale("symlog", linthresh=1)
     axis.set_xlim(left=_left(frame["step"]))
     axis.set_ylim(0, 1)
@@ -112,12 +112,13 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
 
     task, frame = history.task, history.parts_frame
     chosen = list(dict.fromkeys(frame["layer"])) if layers is None else list(layers)
+    answers = list(dict.fromkeys(frame["answer"]))
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(2.9 * columns + 0.4, 2.3 * rows + 0.8), layout="constrained", dpi=130)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axis, layer in zip(axes, chosen, strict=False):
-        for part, answer in ((p, a) for p in PARTS for a in ANSWERS):
+        for part, answer in ((p, a) for p in PARTS for a in answers):
             own = frame[(frame["layer"] == layer) & (frame["part"] == part)]
             own = own[own["answer"] == answer]
             colour = _COLOURS[f"p_{answer}"]

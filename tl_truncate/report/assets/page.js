@@ -196,8 +196,7 @@
     const cut = group.series[setting.cut], uncut = setting.uncut === null ? null : group.series[setting.uncut];
     const made = [
       { name: "prompt", of: (i) => group.texts[i][0] },
-      { name: "in-context answer", of: (i) => group.texts[i][1] },
-      { name: "global answer", of: (i) => group.texts[i][2] },
+      ...group.answers.map((name, place) => ({ name, of: (i) => group.texts[i][place + 1] })),
     ];
     for (const [metric, digits] of Object.entries(group.digits)) {
       if (!cut[metric]) continue;
