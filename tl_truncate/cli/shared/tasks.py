@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate import tasks as generators
+from tl_truncate.checks import meant
 from tl_truncate.cli.shared.options import Bos, Prompts, Seed, Shots
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import as_path
@@ -88,6 +89,7 @@ def check_task_name(name: str) -> str:
     if name not in GENERATED and name != "induction" and not as_path(path).is_file():
         raise ValueError(
             f"--task must be one of {', '.join(NAMES)}, or a task's JSON file, got {name!r}."
+            f"{meant(name, BUILT_IN)}"
         )
     return name
 

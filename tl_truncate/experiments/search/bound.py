@@ -38,20 +38,19 @@ class Bound:
         """In words.
 
         Examples:
-            >>> print(Bound(limit=1.1, ratio=1.032, refused=2, passages=14, apart=True))
-            bound on the cost: perplexity at most 1.1 times; 1.032 times on 14 passages of the choice; 2
-            that raised it more were over the bound
+            >>> print(Bound(limit=1.1, ratio=1.032, refused=0, passages=14, apart=True))
+            bound on the cost: perplexity at most 1.1 times; 1.032 times on 14 passages of the choice
         """
-        kept = f"{self.ratio:.3f} times on {self.passages} passages of the choice"
+        passages = f"{self.passages} passage{'' if self.passages == 1 else 's'}"
+        kept = f"{self.ratio:.3f} times on {passages} of the choice"
+        kept += "" if self.apart else ", the same text that the cost is of"
         return f"bound on the cost: perplexity at most {self.limit:g} times; {kept}{_refused(self)}"
 
 
 def _refused(bound: Bound) -> str:
     if not bound.refused:
         return ""
-    return (
-        f"; {bound.refused} that raised it more {'was' if bound.refused == 1 else 'were'} over the bound"
-    )
+    return f"; {bound.refused} that gained more {'was' if bound.refused == 1 else 'were'} over the bound"
 
 
 @dataclass(frozen=True)
