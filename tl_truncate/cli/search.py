@@ -62,8 +62,8 @@ def search_command(
 
     Example: `tl-truncate search --model demo --task ioi --greedy 3 --out searches/ioi`
 
-    What is chosen raises the perplexity of running text by a tenth at most (--max-perplexity-ratio). With
-    --out an interrupted search goes on by --resume; the cuts found are in cuts.json there.
+    What is chosen raises the perplexity of running text by a tenth at most (--max-perplexity-ratio).
+    With --out an interrupted search goes on by --resume; the cuts found are in cuts.json there.
     """
     names = [check_task_name(name) for name in task or ["ioi"]]
     grid = cutting.read(KEEPS)

@@ -248,7 +248,7 @@ class TestRefusals:
         task = tlt.tasks.induction(n=12, d_vocab=97, length=4)
         model = shared("bridge", "no-norm")
         asked = options(texts=(), prepend_bos=False)
-        with pytest.raises(ValueError, match="without a tokenizer. Give max_perplexity_ratio=None"):
+        with pytest.raises(ValueError, match=r"without a tokenizer\. Give max_perplexity_ratio=None"):
             tlt.search(model, task, **asked)
         assert tlt.search(model, task, **asked, max_perplexity_ratio=None).bound is None
 

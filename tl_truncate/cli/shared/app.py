@@ -32,10 +32,12 @@ R = TypeVar("R")
 class Commands(TyperGroup):
     """The commands; what was typed wrongly is one line."""
 
-    def main(self, args: Any = None, standalone_mode: bool = True, **more: Any) -> Any:
+    def main(self, *args: Any, **more: Any) -> Any:
         """Runs a command, and ends the process as it ended."""
+        standalone = more.pop("standalone_mode", True)
+        more["standalone_mode"] = False
         try:
-            code = super().main(args, standalone_mode=False, **more)
+            code = super().main(*args, **more)
         except (KeyboardInterrupt, typer.Abort):
             code = _INTERRUPTED
         except _MISTYPED as problem:
@@ -44,7 +46,7 @@ class Commands(TyperGroup):
             else:
                 say_error(problem.format_message())
             code = _WRONG
-        if not standalone_mode:
+        if not standalone:
             return code
         sys.exit(code if isinstance(code, int) else 0)
 
