@@ -36,7 +36,7 @@ def main() -> None:
         model = run.load()
         task = tlt.tasks.ioi(options.n, seed=0, tokenizer=model.tokenizer)
         sites = tlt.find_sites(model, ("W_in", "W_out"))
-        found = tlt.search(model, task, sites=sites, objective="p_in_context", texts=(), progress=False)
+        found = tlt.search(model, task, sites=sites, max_perplexity_ratio=None, texts=(), progress=False)
         test = split_task(task, test_fraction=0.5, seed=0).test
         cuts = {
             "cut": found.cuts,

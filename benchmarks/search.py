@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=1, help="5 give the optimism an interval")
     parser.add_argument("--null", action="store_true", help="the same search among random subspaces")
     parser.add_argument("--objective", default="logit_diff")
+    parser.add_argument("--max-perplexity-ratio", type=float, help="none by default")
     parser.add_argument("--tasks", nargs="*", default=BUILT_IN)
     parser.add_argument(
         "--out", type=Path, help="a folder for each search's run; given again, it goes on"
@@ -41,6 +42,7 @@ def main() -> None:
             sites=sites,
             greedy=options.greedy,
             objective=options.objective,
+            max_perplexity_ratio=options.max_perplexity_ratio,
             splits=options.splits,
             null=options.null,
             run_dir=options.out / name if options.out else None,

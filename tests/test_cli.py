@@ -150,8 +150,8 @@ def test_spectrum(folder):
     assert len(data["tokens"]) == 10 * 2 * 2
     text = run("spectrum", "-m", folder, "--site", "blocks.1.mlp.W_out", "--tokens", 2).stdout
     assert "32 components" in text.replace("\n", " ")
-    assert "MarchenkoPastur()" in text
-    assert "OutsideBulk()" in text
+    assert "what is above noise" in text
+    assert "what is outside the bulk" in text
 
 
 def test_spectrum_of_a_circuit(folder, tmp_path):

@@ -1,8 +1,10 @@
 """Checks of arguments that several rooms make."""
 
+import difflib
 import importlib.util
 import numbers
 import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -97,6 +99,36 @@ def probability(name: str, value: Any) -> float:
     if found is None or not 0 <= found <= 1:
         raise ValueError(f"{name} must be a probability from 0 to 1, got {value!r}.")
     return found
+
+
+def meant(given: Any, known: Iterable[str]) -> str:
+    """A question with the nearest of the known names, to stand behind an error; empty if none is near.
+
+    Examples:
+        >>> meant("p_incontext", ["logit_diff", "p_in_context"])
+        " Did you mean 'p_in_context'?"
+        >>> meant("pie", ["heatmap", "ranks"])
+        ''
+    """
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def one_of(name: str, given: Any, known: Sequence[str]) -> str:
+    """One of some names.
+
+    Raises:
+        ValueError: if it is none of them, with the nearest.
+
+    Examples:
+        >>> one_of("--figure", "heatmap", ("heatmap", "ranks"))
+        'heatmap'
+    """
+    if given not in known:
+        *others, last = known
+        names = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"{name} must be {names}, got {given!r}.{meant(given, known)}")
+    return str(given)
 
 
 #: The packages of the extras, as pyproject.toml has them; each is imported only where it is needed.

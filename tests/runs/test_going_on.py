@@ -24,7 +24,7 @@ from tl_truncate.weights.site import Site
 
 SITES = ["blocks.1.mlp.W_in", "blocks.2.mlp.W_out"]
 OPTIONS = dict(sites=SITES, keeps=[0.0, 0.3], prepend_bos=False, progress=False)
-SEARCH = OPTIONS | dict(texts=())
+SEARCH = OPTIONS | dict(texts=(), objective="logit_diff", max_perplexity_ratio=None)
 EXACT = dict(check_exact=True)
 
 

@@ -1,26 +1,21 @@
 """`tl-truncate dynamics`: a task over training."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from tl_truncate.checkpoints import checkpoint_steps, require_checkpoints
-from tl_truncate.cli.shared.app import app, console, errors, kind
+from tl_truncate.checks import one_of
+from tl_truncate.cli.shared.app import app, errors, kind, say
 from tl_truncate.cli.shared.cuts import CutOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import LoadOptions, PassOptions
 from tl_truncate.cli.shared.options import (
-    AsJson,
     CacheDir,
     Corpus,
     DeleteAfter,
@@ -31,6 +26,8 @@ from tl_truncate.cli.shared.options import (
     TaskNames,
     WithControls,
 )
+from tl_truncate.cli.shared.printing import PrintOptions
+from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.workers import RayOptions
 from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
@@ -88,7 +85,7 @@ def dynamics_command(
     passes: PassOptions,
     loading: LoadOptions,
     figures: Figures = True,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Scores tasks at each training step, uncut and with all the cuts together.
 
@@ -126,10 +123,10 @@ def dynamics_command(
             seed=prompts.seed,
             **passes.to_arguments(),
         )
-    if part is not None and not as_json:
+    if part is not None and printed.for_people:
         say_shard(part, out, str(history).splitlines()[0].partition(": ")[2])
     else:
-        say_dynamics(history, out if part is None else None, figures=figures, as_json=as_json)
+        say_dynamics(history, out if part is None else None, figures=figures, printed=printed)
 
 
 def _as_loaded(run: Checkpoints, on: Ray | None) -> Checkpoints:
@@ -156,16 +153,15 @@ def _readable(run: Checkpoints, steps: Sequence[int]) -> Any:
     return run(steps[-1])
 
 
-def say_dynamics(history: Dynamics, out: Path | None, *, figures: bool, as_json: bool) -> None:
+def say_dynamics(history: Dynamics, out: Path | None, *, figures: bool, printed: PrintOptions) -> None:
     """Writes tables and pictures of a whole run, and says what is in them."""
     written = [] if out is None else _write(history, out, figures)
-    if as_json:
-        typer.echo(json.dumps(rows_of(history.frame), indent=2))
+    if printed.print(rows_of(history.frame), history.frame):
         return
     for each in history.tasks:
-        console.print(_table(history.of(each.name)))
+        _say_steps(history.of(each.name))
     if history.missing:
-        console.print(f"Missing: {steps_told(history.missing)}. --resume tries again.", soft_wrap=True)
+        say(f"Missing: {steps_told(history.missing)}. --resume tries again.")
     if out is not None:
         say_written(out, ["run", *written])
 
@@ -190,6 +186,7 @@ def _parts(method: str | None, corpus: Path | None) -> Parts | None:
         if corpus is not None:
             raise ValueError("--corpus must come with --parts token_mean, got no --parts.")
         return None
+    one_of("--parts", method, get_args(Method))
     if method != "token_mean":
         return Parts(method=cast(Method, method))
     texts = manual_texts(5_000) if corpus is None else list(read_passages(corpus))
@@ -243,16 +240,20 @@ def read_steps(text: str, model: str) -> list[int]:
     return require_checkpoints(model, found)
 
 
-def _table(history: Dynamics) -> Table:
-    table = Table(title=escape(f"{history.task.name}: {len(history.task)} prompts"), box=box.SIMPLE_HEAD)
-    metrics = metrics_of(history.task, tuple(reversed(PROBABILITIES)))
-    names = [label_of(metric, history.task.has_global).short for metric in metrics]
-    for column in ("step", "cut", *names):
-        table.add_column(column, justify="left" if column == "cut" else "right", no_wrap=True)
+def _say_steps(history: Dynamics) -> None:
     rows = history.frame.set_index(["step", "cut"])
-    for step in history.checkpoints:
-        for name in history.names_at(step):
-            row = rows.loc[(step, name)]
-            told = (shown_in(row, metric) for metric in metrics)
-            table.add_row(*map(Text, (str(step), name, *told)))
-    return table
+    shown = [(step, name) for step in history.checkpoints for name in history.names_at(step)]
+    say_table(
+        [
+            Column("step", [str(step) for step, _ in shown]),
+            Column("cut", [name for _, name in shown], left=True),
+            *(
+                Column(
+                    label_of(metric, history.task.has_global).short,
+                    [shown_in(rows.loc[each], metric) for each in shown],
+                )
+                for metric in metrics_of(history.task, tuple(reversed(PROBABILITIES)))
+            ),
+        ],
+        title=f"{history.task.name}: {len(history.task)} prompts",
+    )

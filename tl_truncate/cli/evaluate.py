@@ -1,20 +1,17 @@
 """`tl-truncate evaluate`: a model on a task, uncut and cut."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-import typer
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.cuts import CutOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import AsJson, Out, TaskName, WithControls
+from tl_truncate.cli.shared.options import Out, TaskName, WithControls
+from tl_truncate.cli.shared.printing import PrintOptions
+from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import say_written, write_tables
 from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores, verdict
@@ -41,7 +38,7 @@ def evaluate_command(
     prompts: PromptOptions,
     passes: PassOptions,
     out: Out = None,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Scores a model on a task, uncut and with all the cuts together.
 
@@ -54,7 +51,7 @@ def evaluate_command(
     model = source.load()
     asked = prompts.make(task, model)
     options: dict[str, Any] = dict(prepend_bos=prompts.prepend_bos, seed=prompts.seed)
-    options |= dict(progress=not as_json, **passes.to_arguments())
+    options |= dict(progress=printed.for_people, **passes.to_arguments())
     first = evaluate(model, asked, chosen, **options)
     scores: dict[str, Scores | DrawnScores] = {"cut" if chosen else "uncut": first}
     if chosen and controls:
@@ -65,13 +62,12 @@ def evaluate_command(
             scores[_NAMES[kind_of]] = DrawnScores(each)
     record = {name: each.to_json() for name, each in scores.items()}
     written = [] if out is None else write_tables(out, _tables(scores), record, first)
-    if as_json:
-        typer.echo(json.dumps(record, indent=2))
+    if printed.print(record, _tables(scores)["table"]):
         return
-    console.print(_scores_table(scores))
+    _say_scores(scores)
     for name, drawn in scores.items():
         if isinstance(drawn, DrawnScores):
-            console.print(_verdict(name, first, drawn), markup=False)
+            say(_verdict(name, first, drawn))
     if out is not None:
         say_written(out, written)
 
@@ -101,29 +97,29 @@ def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return whole.reset_index(level="scores").reset_index(drop=True)
 
 
-def _scores_table(scores: Mapping[str, Scores | DrawnScores]) -> Table:
-    first = next(each for each in scores.values() if isinstance(each, Scores))
-    record = first.record
-    table = Table(
-        title=escape(
-            f"{record.task}: {record.n_prompts} prompts, {record.model}, {record.weights} weights, "
-            f"{record.bos} BOS"
-        )
-    )
-    table.add_column("metric")
+def _say_scores(scores: Mapping[str, Scores | DrawnScores]) -> None:
+    """The metrics uncut and cut, and the change beside that of the controls."""
+    (name, first), *controls = scores.items()
+    record = first.record if isinstance(first, Scores) else first.draws[0].record
+    metrics = metrics_of(first)
+    columns = [Column("metric", metrics, left=True)]
     if first.baseline is not None:
-        table.add_column("uncut", justify="right")
-    for name in scores:
-        table.add_column(name, justify="right")
-        if first.baseline is not None:
-            table.add_column("change", justify="right")
-    for metric in first.metrics:
-        cells: list[str] = [metric]
-        if first.baseline is not None:
-            cells.append(str(first.baseline.estimate(metric)))
-        for each in scores.values():
-            cells.append(str(each.estimate(metric)))
-            if each.baseline is not None:
-                cells.append(str(each.change(metric)))
-        table.add_row(*map(Text, cells))
-    return table
+        uncut = first.baseline
+        columns.append(Column("uncut", [str(uncut.estimate(metric)) for metric in metrics]))
+    # The change says what the cut value would say again.
+    told = [str(first.estimate(metric)) for metric in metrics]
+    columns.append(Column(name, told, drop=int(first.baseline is not None)))
+    if first.baseline is not None:
+        columns.append(_changes("change", first))
+    say_table(
+        columns,
+        title=f"{record.task}: {record.n_prompts} prompts, {record.model}, {record.weights} weights, "
+        f"{record.bos} BOS",
+    )
+    if controls:
+        columns = [Column("change of", metrics, left=True), _changes(name, first)]
+        say_table([*columns, *(_changes(each, drawn) for each, drawn in controls)])
+
+
+def _changes(name: str, scores: Scores | DrawnScores) -> Column:
+    return Column(name, [str(scores.change(metric)) for metric in metrics_of(scores)])

@@ -1,16 +1,16 @@
 """`tl-truncate learn`: a mask of components, learned on half of the prompts and reported on the other
 half."""
 
-import json
 from typing import Annotated, cast
 
 import typer
 
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.grid import SiteOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import AsJson, Out, Resume, TaskName
+from tl_truncate.cli.shared.options import Out, Resume, TaskName
+from tl_truncate.cli.shared.printing import PrintOptions
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import check_new
 from tl_truncate.experiments.learning.learn_mask import learn_mask
@@ -40,7 +40,7 @@ def learn_command(
     resume: Resume = False,
     prompts: PromptOptions,
     passes: PassOptions,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Learns which components to remove on half of the prompts, and reports it on the other half.
 
@@ -70,7 +70,5 @@ def learn_command(
     if out is not None:
         found.cuts.save(out / "cuts.json")
         write_table(out / "history.csv", found.history)
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        console.print(str(found), markup=False, soft_wrap=True)
+    if not printed.print(found.to_json(), found.summary().reset_index()):
+        say(str(found))

@@ -1,16 +1,16 @@
 """`tl-truncate side-effects`: what cuts do to running text."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.cuts import CutOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import PATH, AsJson, Bos, Out, Seed, ShardText
+from tl_truncate.cli.shared.options import PATH, Bos, Out, Seed, ShardText
+from tl_truncate.cli.shared.printing import PrintOptions
 from tl_truncate.cli.shared.writing import say_shard, say_written, write_tables
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.experiments.scoring.side_effects import side_effects
@@ -36,7 +36,7 @@ def side_effects_command(
     passes: PassOptions = _ALONE,
     out: Out = None,
     shard: ShardText = None,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Says what cuts do to running text: perplexity, divergence and agreement.
 
@@ -57,16 +57,17 @@ def side_effects_command(
         shard=as_pair(part),
         prepend_bos=prepend_bos,
         seed=seed,
-        progress=not as_json,
+        progress=printed.for_people,
         **passes.to_arguments(),
     )
-    if part is not None:
+    if part is not None and printed.for_people:
         say_shard(part, out, f"{len(found.frame)} passages")
         return
-    written = [] if out is None else write_tables(out, {"table": found.frame}, found.to_json(), found)
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+    written: list[str] = []
+    if out is not None and part is None:
+        written = write_tables(out, {"table": found.frame}, found.to_json(), found)
+    if printed.print(found.to_json(), found.frame):
         return
-    console.print(str(found), markup=False, soft_wrap=True)
+    say(str(found))
     if out is not None:
         say_written(out, written)

@@ -1,20 +1,13 @@
 """`tl-truncate sweep`: every cut of a grid, each alone."""
 
-import json
 from pathlib import Path
 
-import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.changes import change_of
 from tl_truncate.cli.shared.grid import GridOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import SWEPT, ModelOptions, PassOptions
 from tl_truncate.cli.shared.options import (
-    AsJson,
     Figures,
     Resume,
     RunFolder,
@@ -23,6 +16,8 @@ from tl_truncate.cli.shared.options import (
     TaskNames,
     WithControls,
 )
+from tl_truncate.cli.shared.printing import PrintOptions
+from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.tasks import DrawnOptions, check_task_name, read_shots
 from tl_truncate.cli.shared.workers import RayOptions, asked_of
 from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
@@ -33,6 +28,7 @@ from tl_truncate.experiments.sweep.sweep import sweep
 from tl_truncate.runs.files import rows_of
 from tl_truncate.runs.shards import as_pair, as_shard
 from tl_truncate.weights.keep.defaults import KEEPS
+from tl_truncate.weights.spoken import short_keep, short_site
 
 _SHOWN = 10
 
@@ -54,7 +50,7 @@ def sweep_command(
     shots: SeveralShots = None,
     passes: PassOptions = SWEPT,
     figures: Figures = True,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Scores every cut of a grid of sites and keeps, each alone; can be stopped and resumed.
 
@@ -83,24 +79,23 @@ def sweep_command(
             seed=prompts.seed,
             **passes.to_arguments(),
         )
-    if part is not None and not as_json:
+    if part is not None and printed.for_people:
         say_shard(part, out, f"{len(result.settings)} of {len(result.grid)} settings")
     else:
-        say_sweep(result, out if part is None else None, figures=figures, as_json=as_json)
+        say_sweep(result, out if part is None else None, figures=figures, printed=printed)
 
 
-def say_sweep(result: SweepResult, out: Path | None, *, figures: bool, as_json: bool) -> None:
+def say_sweep(result: SweepResult, out: Path | None, *, figures: bool, printed: PrintOptions) -> None:
     """Writes the tables of a whole sweep, and says what is in them."""
     written: list[str] = []
     if out is not None:
         written = write_tables(out, {"table": result.frame})
         written += _draw(result, out) if figures else []
-    if as_json:
-        typer.echo(json.dumps(rows_of(result.frame), indent=2))
+    if printed.print(rows_of(result.frame), result.frame):
         return
     for each in result.tasks:
-        console.print(_largest(result, each.name))
-    console.print(
+        _say_largest(result, each.name)
+    say(
         "Rows are picked by looking at these prompts: test a pick on prompts of its own, as "
         "`tl-truncate search` does."
     )
@@ -123,24 +118,23 @@ def _draw(result: SweepResult, out: Path) -> list[str]:
     return names
 
 
-def _largest(result: SweepResult, task: str) -> Table:
+def _say_largest(result: SweepResult, task: str) -> None:
     """The cuts that raise the right answer most."""
     frame = result.frame[(result.frame["task"] == task) & (result.frame["kind"] == "Cut")]
     base = result.baselines[task]
+    rows = list(frame.nlargest(_SHOWN, "p_in_context_change").itertuples())
     metrics = metrics_of(base, PROBABILITIES)
     names = {each: label_of(each, base.has_global).short for each in metrics}
-    table = Table(
-        title=escape(
-            f"{task}: uncut "
-            + ", ".join(f"{names[each]} {base.estimate(each)}" for each in metrics)
-            + "; largest rises"
-        ),
-        box=box.SIMPLE_HEAD,
-        padding=0,  # so that two intervals fit into 80 columns
+    told = ", ".join(f"{names[each]} {base.estimate(each)}" for each in metrics)
+    say_table(
+        [
+            Column("site", [short_site(row.site) for row in rows], left=True),
+            Column("kept", [short_keep(row.keep) for row in rows]),
+            Column("rank", [str(row.rank) for row in rows], drop=2),
+            *(
+                Column(names[each], [change_of(row, each) for row in rows], drop=place)
+                for place, each in enumerate(metrics)
+            ),
+        ],
+        title=f"{task}: uncut {told}; largest rises",
     )
-    for column in ("site", "keep", "rank", *names.values()):
-        table.add_column(column, justify="left" if column == "site" else "right", no_wrap=True)
-    for row in frame.nlargest(_SHOWN, "p_in_context_change").itertuples():
-        changes = [change_of(row, metric) for metric in metrics]
-        table.add_row(row.site, str(row.keep), str(row.rank), *changes)
-    return table

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from tl_truncate.checkpoints import NANO_MODEL, PYTHIA_STEPS, checkpoint_steps, folder_of, hub_name
-from tl_truncate.checks import whole
+from tl_truncate.checks import meant, whole
 from tl_truncate.models.demo import DEMO_MODEL, load_demo
 from tl_truncate.models.hooked import hooked_transformer, load_hooked_folder
 from tl_truncate.models.hub import Repository
@@ -25,6 +25,8 @@ from tl_truncate.models.wanted import Backend, Wanted
 from tl_truncate.weights.files import as_path
 from tl_truncate.weights.identity.provenance import note_base, note_source
 
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_NAMES = ("demo", NANO_MODEL)
 _OF_FILES = ("PytorchStreamReader", "ignore_mismatched_sizes")
 
 
@@ -114,7 +116,10 @@ def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A floating torch dtype, from itself or its name."""
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
-        raise ValueError(f"dtype must be a floating torch dtype such as 'float32', got {dtype!r}.")
+        raise ValueError(
+            f"dtype must be a floating torch dtype such as 'float32', got {dtype!r}."
+            f"{meant(dtype, _DTYPES)}"
+        )
     return chosen
 
 
@@ -218,7 +223,8 @@ def explained(name: str, revision: str | None) -> Iterator[None]:
         raise OSError(
             f"{shown} could not be loaded: it is not in the local Hugging Face cache, and the hub "
             "could not be reached or does not have it. Connect once to fetch it, give a local folder, "
-            f"or use load_model('demo'). ({type(problem).__name__}: {str(problem).splitlines()[0]})"
+            f"or use load_model('demo').{meant(name, _NAMES)} "
+            f"({type(problem).__name__}: {str(problem).splitlines()[0]})"
         ) from problem
 
 

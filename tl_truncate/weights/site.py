@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import Literal, cast, get_args
 
-from tl_truncate.checks import natural
+from tl_truncate.checks import meant, natural
 
 Weight = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
 #: Products of two weights of one head, by the names that they have elsewhere in TransformerLens.
@@ -57,7 +57,7 @@ class Site:
         if self.matrix not in (*MATRICES, *CIRCUITS):
             raise ValueError(
                 f"A site's matrix must be one of {', '.join((*MATRICES, *CIRCUITS))}, got "
-                f"{self.matrix!r}."
+                f"{self.matrix!r}.{meant(self.matrix, (*MATRICES, *CIRCUITS))}"
             )
         for name, value in (("layer", self.layer), ("head", self.head)):
             if name == "head" and value is None:
@@ -148,5 +148,6 @@ def as_matrices(matrices: Sequence[str] | str) -> tuple[Matrix, ...]:
     for name in names:
         if name not in (*MATRICES, *CIRCUITS):
             known = ", ".join((*MATRICES, *CIRCUITS))
-            raise ValueError(f"Matrices must be among {known}, got {name!r}.")
+            near = meant(name, (*MATRICES, *CIRCUITS))
+            raise ValueError(f"Matrices must be among {known}, got {name!r}.{near}")
     return cast(tuple[Matrix, ...], names)

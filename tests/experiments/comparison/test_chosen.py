@@ -116,7 +116,7 @@ class TestFamilies:
         for family, cuts in as_many(families, 4, 0).items():
             null = bool(placebos_of(toy, cuts, 0))
             alone = tlt.search(
-                toy, TASK, cuts=cuts, splits=1, objective="p_in_context", null=null, **OPTIONS
+                toy, TASK, cuts=cuts, splits=1, max_perplexity_ratio=None, null=null, **OPTIONS
             )
             assert alone.cuts == found.found[family].cuts
             assert float(alone.change()) == pytest.approx(float(found.found[family].change()), abs=1e-6)
@@ -165,7 +165,7 @@ class TestFamilies:
     )
     def test_what_is_left_is_a_share_of_the_full_rank(self, toy, fitted, cut, kept):
         task = tlt.Task(TASK.name, TASK.prompts, TASK.in_context, TASK.global_)
-        result = tlt.search(toy, task, cuts=[cut], splits=1, objective="p_in_context", **OPTIONS)
+        result = tlt.search(toy, task, cuts=[cut], splits=1, max_perplexity_ratio=None, **OPTIONS)
         chosen = replace(result, cuts=tlt.Cuts(cut))
         size = size_of(toy, chosen, 1, fitted.moments, None, 0.0)
         assert size.kept == kept
@@ -297,7 +297,7 @@ class Unseeded(SiteCut):
 def test_a_kind_of_the_users_own_can_be_searched(toy):
     """Also one that has no hash."""
     site = "blocks.1.mlp.W_out"
-    options = dict(OPTIONS, splits=2, objective="p_in_context")
+    options = dict(OPTIONS, splits=2, max_perplexity_ratio=None)
     found = tlt.search(toy, TASK, cuts=[Unseeded(site)], null=True, **options)
     plain = tlt.search(toy, TASK, cuts=[tlt.Ablated(site)], **options)
     assert float(found.change()) == float(plain.change())

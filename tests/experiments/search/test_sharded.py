@@ -21,6 +21,8 @@ OPTIONS = dict(
     null=True,
     draws=2,
     texts=(),
+    objective="logit_diff",
+    max_perplexity_ratio=None,
     prepend_bos=False,
     progress=False,
 )

@@ -75,6 +75,8 @@ class TestTheSmallPreset:
             trained.model,
             task,
             sites=["blocks.1.mlp.W_in", "blocks.0.mlp.W_in"],
+            objective="logit_diff",
+            max_perplexity_ratio=None,  # it reads no running text
             texts=(),
             progress=False,
         )

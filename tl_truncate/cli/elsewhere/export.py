@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tl_truncate.checkpoints import NANO_MODEL
-from tl_truncate.checks import require_extra
+from tl_truncate.checks import one_of, require_extra
 from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.cuts import CutOptions
 from tl_truncate.cli.shared.groups import grouped
@@ -50,8 +50,7 @@ def export_command(
     peft and transformers load them without tl_truncate. A checkpoint of a local folder is written
     without loading the model, unless more is said about it.
     """
-    if as_ not in _KINDS:
-        raise ValueError(f"--as must be adapter or checkpoint, got {as_!r}.")
+    one_of("--as", as_, _KINDS)
     if link and as_ == "adapter":
         raise ValueError("--link must go with --as checkpoint: an adapter has no files of the base.")
     require_new(out)
@@ -76,7 +75,7 @@ def export_command(
 
 def _unloaded(source: ModelOptions) -> Any:
     """A folder that can stay unloaded, or the model: where nothing is asked of its loading."""
-    usual = ModelOptions(model=source.model)
+    usual = ModelOptions(model=source.model, verbose=source.verbose)
     folder = as_path(source.model)
     if source == usual and source.model not in ("demo", NANO_MODEL) and folder.is_dir():
         return folder

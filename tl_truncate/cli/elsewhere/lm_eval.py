@@ -1,23 +1,21 @@
 """`tl-truncate lm-eval`: tasks of lm-evaluation-harness, uncut and cut on the same samples."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from tl_truncate.checks import require_extra
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.changes import style_of
 from tl_truncate.cli.shared.cuts import CutOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions
-from tl_truncate.cli.shared.options import PATH, AsJson, BatchSize, Out, Resume, Seed, WithControls
+from tl_truncate.cli.shared.options import PATH, BatchSize, Out, Resume, Seed, WithControls
+from tl_truncate.cli.shared.printing import PrintOptions
+from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.writing import check_new, say_written, write_tables
 from tl_truncate.evals.paired import benchmark
 from tl_truncate.evals.result import Benchmarks, shown_change
@@ -80,7 +78,7 @@ def lm_eval_command(
     batch_size: BatchSize = 8,
     out: Out = None,
     resume: Resume = False,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Runs tasks of lm-evaluation-harness uncut and cut, and says what changed.
 
@@ -103,17 +101,16 @@ def lm_eval_command(
         batch_size=batch_size,
         run_dir=None if out is None else out / "run",
         resume=resume,
-        progress=not as_json,
+        progress=printed.for_people,
     )
     written = [] if out is None else write_tables(out, _tables(found), found.to_json())
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+    if printed.print(found.to_json(), found.frame):
         return
-    console.print(_table(found))
+    _say_scores(found)
     for row in found.controls.to_dict("records"):
-        console.print(_verdict(row), markup=False, soft_wrap=True)
+        say(_verdict(row))
     for note in found.notes:
-        console.print(f"lm-eval: {note}", markup=False, soft_wrap=True)
+        say(f"lm-eval: {note}")
     if out is not None:
         say_written(out, ["run", *written])
 
@@ -123,27 +120,29 @@ def _tables(found: Benchmarks) -> dict[str, Any]:
     return tables | ({"controls": found.controls} if len(found.controls) else {})
 
 
-def _table(found: Benchmarks) -> Table:
-    record = found.record
-    table = Table(
-        title=escape(f"{record.model}, {record.weights} weights, {len(found.cuts)} cuts"),
-        box=box.SIMPLE_HEAD,
-        padding=0,  # so that names and an interval fit into 80 columns
-    )
-    for column in ("task", "metric", "shots", "n", "uncut", "cut", "change"):
-        named = column in ("task", "metric")
-        table.add_column(
-            column, justify="left" if named else "right", no_wrap=not named, overflow="fold"
-        )
-    for row in found.frame.to_dict("records"):
-        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"
-        cells = [row["task"], metric, str(row["shots"]), str(row["n"])]
-        cells += [_number(row["uncut"]), _number(row["cut"])]
-        change = Text(shown_change(row)) if found.cuts else Text("")
-        if found.cuts:
-            change.stylize(style_of(row["change"], row["q"]), 0, change.plain.index(" "))
-        table.add_row(*map(Text, cells), change)
-    return table
+def _say_scores(found: Benchmarks) -> None:
+    record, rows = found.record, found.frame.to_dict("records")
+    columns = [
+        Column("task", [row["task"] for row in rows], left=True),
+        Column("metric", [_metric(row) for row in rows], left=True),
+        Column("shots", [str(row["shots"]) for row in rows], drop=3),
+        Column("n", [str(row["n"]) for row in rows], drop=2),
+        Column("uncut", [_number(row["uncut"]) for row in rows]),
+    ]
+    if found.cuts:
+        columns.append(Column("cut", [_number(row["cut"]) for row in rows], drop=1))
+        columns.append(Column("change", [_change(row) for row in rows]))
+    say_table(columns, title=f"{record.model}, {record.weights} weights, {len(found.cuts)} cuts")
+
+
+def _metric(row: Any) -> str:
+    return row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"
+
+
+def _change(row: Any) -> Text:
+    change = Text(shown_change(row))
+    change.stylize(style_of(row["change"], row["q"]), 0, change.plain.index(" "))
+    return change
 
 
 def _number(value: float | None) -> str:

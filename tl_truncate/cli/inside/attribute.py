@@ -1,18 +1,18 @@
 """`tl-truncate attribute`: what every cut is worth, to first order."""
 
-import json
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
+import pandas as pd
 import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.checks import one_of, positive
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.grid import GridOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import AsJson, Figures, Out, ShardText, TaskName
+from tl_truncate.cli.shared.options import Figures, Out, ShardText, TaskName
+from tl_truncate.cli.shared.printing import PrintOptions
+from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import check_figures, say_shard, say_written, write_tables
 from tl_truncate.experiments.scoring.differentiable import Differentiable
@@ -21,6 +21,7 @@ from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.runs.files import rows_of
 from tl_truncate.runs.shards import as_pair, as_shard
 from tl_truncate.weights.keep.defaults import GENTLE
+from tl_truncate.weights.spoken import short_keep, short_site
 
 
 @app.command("attribute")
@@ -44,7 +45,7 @@ def attribute_command(
     figures: Figures = True,
     prompts: PromptOptions,
     passes: PassOptions,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Predicts the effect of every cut, to first order, from one pass there and back.
 
@@ -54,6 +55,8 @@ def attribute_command(
     figures = figures and out is not None and part is None
     check_figures(figures, "plots")
     check_task_name(task)
+    one_of("--metric", metric, get_args(Differentiable))
+    positive("--top", top)
     grid = cutting.read(GENTLE)
     model = source.load()
     screen = attribute(
@@ -68,7 +71,9 @@ def attribute_command(
         **passes.to_arguments(),
     )
     if part is not None:
-        say_shard(part, out, f"{len(screen.by_row)} sites")
+        sites = len(screen.by_row)
+        if not printed.print(dict(shard=str(part), sites=sites), pd.DataFrame([dict(sites=sites)])):
+            say_shard(part, out, f"{sites} sites")
         return
     predicted = screen.predict(list(grid.keeps))
     record = screen.record.to_json()
@@ -81,22 +86,23 @@ def attribute_command(
 
         save(attribution(screen), out / "attribution.png")
         written.append("attribution.png")
-    if as_json:
-        data: dict[str, Any] = dict(record=record, metric=metric)
-        data["predicted"] = rows_of(predicted)
-        typer.echo(json.dumps(data, indent=2))
+    data: dict[str, Any] = dict(record=record, metric=metric, predicted=rows_of(predicted))
+    if printed.print(data, predicted):
         return
-    console.print(_table(screen, predicted.head(top)))
-    console.print("A small prediction is no promise: confirm with `tl-truncate sweep`.")
+    _say_predicted(screen, predicted.head(top))
+    say("A small prediction is no promise: confirm with `tl-truncate sweep`.")
     if out is not None:
         say_written(out, written)
 
 
-def _table(screen: Attribution, rows: Any) -> Table:
-    title = f"{screen.record.task}: predicted change of {screen.metric}, a first-order estimate"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD)
-    for column in ("site", "keep", "rank", "predicted change"):
-        table.add_column(column, justify="left" if column == "site" else "right", no_wrap=True)
-    for row in rows.itertuples():
-        table.add_row(row.site, str(row.keep), str(row.rank), f"{row.predicted_change:+.3f}")
-    return table
+def _say_predicted(screen: Attribution, table: pd.DataFrame) -> None:
+    rows = list(table.itertuples())
+    say_table(
+        [
+            Column("site", [short_site(row.site) for row in rows], left=True),
+            Column("kept", [short_keep(row.keep) for row in rows]),
+            Column("rank", [str(row.rank) for row in rows], drop=1),
+            Column("predicted change", [f"{row.predicted_change:+.3f}" for row in rows]),
+        ],
+        title=f"{screen.record.task}: predicted change of {screen.metric}, a first-order estimate",
+    )

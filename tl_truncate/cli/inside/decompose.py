@@ -1,21 +1,19 @@
 """`tl-truncate decompose`: one prompt's MLP outputs in a global and an in-context part."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.checks import one_of, positive
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.grid import read_layers
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions, PassOptions
-from tl_truncate.cli.shared.options import PATH, AsJson, Bos, Corpus, Figures, Layers, Out
+from tl_truncate.cli.shared.options import PATH, Bos, Corpus, Figures, Layers, Out
 from tl_truncate.cli.shared.parse import parse_keep
+from tl_truncate.cli.shared.printing import PrintOptions
+from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.corpora.passages import read_passages
 from tl_truncate.corpora.texts import manual_texts
@@ -29,6 +27,8 @@ from tl_truncate.weights.files import replacing
 
 # Of the corpus that means are fitted on, as many rows in a pass as the library takes.
 _CORPUS_PASSES = PassOptions(batch_size=16)
+
+_PARTS = {"global": "global", "in_context": "in-context"}
 
 
 @app.command("decompose")
@@ -59,7 +59,7 @@ def decompose_command(
     figures: Figures = True,
     prepend_bos: Bos = None,
     passes: PassOptions = _CORPUS_PASSES,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Says which layers' global and in-context parts push which answers at a prompt's last token.
 
@@ -68,8 +68,8 @@ def decompose_command(
     """
     figures = figures and out is not None
     check_figures(figures, "plots")
-    if method not in get_args(Method):
-        raise ValueError(f"--method must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    one_of("--method", method, get_args(Method))
+    positive("--words", words)
     chosen, rule = read_layers(layers), parse_keep(keep)
     if corpus is not None:
         next(read_passages(corpus))  # a file without passages is found before a model is loaded
@@ -82,11 +82,10 @@ def decompose_command(
     written = [] if out is None else _write(view, out)
     if figures and out is not None:
         written.append(_draw(model, view, answers, options, out))
-    if as_json:
-        typer.echo(json.dumps(view.frame.to_dict(orient="records"), indent=2))
+    if printed.print(view.frame.to_dict(orient="records"), view.frame):
         return
-    console.print(_table(view, method))
-    console.print(MEANING[cast(Method, method)], style="dim", markup=False)
+    _say_parts(view, method)
+    say(MEANING[cast(Method, method)], style="dim")
     if out is not None:
         say_written(out, written)
 
@@ -107,24 +106,20 @@ def _means(
     return TokenMeans.fit(model, texts, batch_size=rows, path=path, **options)
 
 
-def _table(view: PromptView, method: str) -> Table:
-    table = Table(title=escape(f"{view.prompt!r}: logits added ({method})"), box=box.SIMPLE_HEAD)
-    table.add_column("MLP", justify="right", no_wrap=True, min_width=3)
+def _say_parts(view: PromptView, method: str) -> None:
     frame = view.frame
     last = frame[frame["position"] == frame["position"].max()]
-    pairs = [(answer, part) for answer in view.answers.values() for part in ("global", "in_context")]
-    for answer, part in pairs:
-        name = f"{part.replace('_', '-')}\n{answer!r}"
-        table.add_column(escape(name), justify="right", no_wrap=True, min_width=10)
-    for part in ("global", "in_context"):
-        table.add_column(f"{part.replace('_', '-')}\nmost", overflow="ellipsis", no_wrap=True)
     values = last.set_index(["layer", "answer", "part"])["logits"]
-    for layer in view.layers:
-        cells = [f"{values[layer, answer, part]:+.2f}" for answer, part in pairs]
-        for part in ("global", "in_context"):
-            cells.append(" ".join(map(repr, view.pushed(layer, part, k=1)["token"][:1])))
-        table.add_row(str(layer), *map(Text, cells))
-    return table
+    columns = [Column("MLP", [str(layer) for layer in view.layers])]
+    for answer in view.answers.values():
+        for part in _PARTS:
+            cells = [f"{values[layer, answer, part]:+.2f}" for layer in view.layers]
+            columns.append(Column(f"{_PARTS[part]}\n{answer!r}", cells))
+    for part in _PARTS:
+        tokens = [view.pushed(layer, part, k=1)["token"][:1] for layer in view.layers]
+        cells = [" ".join(map(repr, each)) for each in tokens]
+        columns.append(Column(f"{_PARTS[part]}\nmost", cells, left=True, drop=1))
+    say_table(columns, title=f"{view.prompt!r}: logits added ({method})")
 
 
 def _write(view: PromptView, out: Path) -> list[str]:

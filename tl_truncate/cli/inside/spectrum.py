@@ -3,25 +3,28 @@
 No prompt is run here, so that there is no size of a batch to choose, and no memory that it would save.
 """
 
-import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.checks import natural
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import ModelOptions
-from tl_truncate.cli.shared.options import AsJson, Figures, Keeps, Out
+from tl_truncate.cli.shared.options import Figures, Keeps, Out
 from tl_truncate.cli.shared.parse import parse_keep
+from tl_truncate.cli.shared.printing import PrintOptions
+from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.writing import check_figures, say_written, write_tables
 from tl_truncate.weights.identity.provenance import versions
+from tl_truncate.weights.keep import Keep
 from tl_truncate.weights.locate import available, find_sites, locate, n_layers
 from tl_truncate.weights.processing import processing
 from tl_truncate.weights.site import MATRICES, Site
 from tl_truncate.weights.spectra.spectrum import Spectrum, spectrum
+from tl_truncate.weights.spoken import short_keep
 
 _KEEPS = ["0.01", "0.1", "0.5"]
 # Of weights alone: a product is nowhere like noise.
@@ -39,7 +42,7 @@ def spectrum_command(
     tokens: Annotated[int, typer.Option(help="Tokens that each direction writes.")] = 0,
     out: Out = None,
     figures: Figures = True,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Shows the spectrum of one weight matrix, or of a head's circuit, and what some keeps keep of it.
 
@@ -50,6 +53,7 @@ def spectrum_command(
     figures = figures and out is not None
     check_figures(figures, "plots")
     place = Site.parse(site)
+    natural("--tokens", tokens)
     rules = [parse_keep(text) for text in keep or (_KEEPS if place.is_circuit else _KEEPS + _NOISE)]
     model = source.load()
     spec = spectrum(model, place)
@@ -71,31 +75,35 @@ def spectrum_command(
 
         save(draw(spec, rules[-1]), out / "spectrum.png")
         written.append("spectrum.png")
-    if as_json:
-        typer.echo(json.dumps(data, indent=2))
+    if printed.print(data, tables["table"]):
         return
-    _show(spec, rows, directions)
+    _show(spec, list(zip(rules, rows, strict=True)), directions)
     if out is not None:
         say_written(out, written)
 
 
-def _show(spec: Spectrum, rows: list[dict[str, Any]], directions: pd.DataFrame | None) -> None:
-    console.print(str(spec), markup=False)
-    table = Table("keep", "rank", "energy kept", "gap / S_1")
-    for row in rows:
-        cells = (row["keep"], str(row["rank"]), f"{row['energy']:.3f}", f"{row['gap']:.1e}")
-        table.add_row(*map(Text, cells))
-    console.print(table)
+def _show(
+    spec: Spectrum, rows: Sequence[tuple[Keep, dict[str, Any]]], directions: pd.DataFrame | None
+) -> None:
+    say(str(spec))
+    say_table(
+        [
+            Column("kept", [short_keep(rule) for rule, _ in rows], left=True),
+            Column("rank", [str(row["rank"]) for _, row in rows]),
+            Column("energy kept", [f"{row['energy']:.3f}" for _, row in rows]),
+            Column("gap / S_1", [f"{row['gap']:.1e}" for _, row in rows], drop=1),
+        ]
+    )
     if directions is not None:
         for (component, sign), part in directions.groupby(["component", "sign"], sort=False):
             texts = " ".join(repr(text) for text in part["token"])
-            console.print(f"{component} {'+' if sign > 0 else '-'}: {texts}", markup=False)
+            say(f"{component} {'+' if sign > 0 else '-'}: {texts}")
 
 
 @app.command()
 @kind
 @grouped
-def sites(*, source: ModelOptions, out: Out = None, as_json: AsJson = False) -> None:
+def sites(*, source: ModelOptions, out: Out = None, printed: PrintOptions) -> None:
     """Lists the weight matrices of a model that can be cut.
 
     Example: `tl-truncate sites --model demo`
@@ -106,15 +114,17 @@ def sites(*, source: ModelOptions, out: Out = None, as_json: AsJson = False) -> 
     rows = [(site, n_in, n_out) for site, (n_in, n_out) in shapes.items()]
     table = pd.DataFrame(rows, columns=["site", "n_in", "n_out"])
     written = [] if out is None else write_tables(out, {"table": table}, shapes)
-    if as_json:
-        typer.echo(json.dumps(shapes, indent=2))
+    if printed.print(shapes, table):
         return
-    console.print(f"{n_layers(model)} blocks, weights: {processing(model)}")
-    shown = Table("matrix", "layers", "shape")
+    say(f"{n_layers(model)} blocks, weights: {processing(model)}")
+    lines = []
     for matrix in available(model, found[0].layer):
         layers = [site.layer for site in found if site.matrix == matrix]
         n_in, n_out = shapes[str(next(site for site in found if site.matrix == matrix))]
-        shown.add_row(matrix, f"{min(layers)} to {max(layers)}", f"{n_in} x {n_out}")
-    console.print(shown)
+        lines.append((matrix, f"{min(layers)} to {max(layers)}", f"{n_in} x {n_out}"))
+    cells = list(zip(*lines, strict=True))
+    say_table(
+        [Column("matrix", cells[0], left=True), Column("layers", cells[1]), Column("shape", cells[2])]
+    )
     if out is not None:
         say_written(out, written)

@@ -1,6 +1,5 @@
 """`tl-truncate plan`: what a sweep will take, before it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,13 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from tl_truncate.cli.dynamics import read_steps
-from tl_truncate.cli.shared.app import app, console, kind
+from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.grid import GridOptions
 from tl_truncate.cli.shared.groups import grouped
 from tl_truncate.cli.shared.model import SWEPT, PassOptions
 from tl_truncate.cli.shared.options import (
     PATH,
-    AsJson,
     Checkpoint,
     Dtype,
     ModelName,
@@ -22,6 +20,7 @@ from tl_truncate.cli.shared.options import (
     TaskNames,
     WithControls,
 )
+from tl_truncate.cli.shared.printing import PrintOptions
 from tl_truncate.cli.shared.tasks import DrawnOptions, check_task_name, read_shots
 from tl_truncate.experiments.planning.plan import plan
 from tl_truncate.experiments.planning.result import RunPlan
@@ -74,7 +73,7 @@ def plan_command(
     prompts: DrawnOptions,
     shots: SeveralShots = None,
     passes: PassOptions = SWEPT,
-    as_json: AsJson = False,
+    printed: PrintOptions,
 ) -> None:
     """Says what a sweep will take: time, memory, disk, downloads, and the command that runs it.
 
@@ -105,10 +104,8 @@ def plan_command(
         prompts=given if prompts.n is None else [*given, "--n", str(prompts.n)],
         **passes.to_arguments(),
     )
-    if as_json:
-        typer.echo(json.dumps(_plain(found), indent=2))
-    else:
-        console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    if not printed.print(_plain(found), found.frame):
+        say(str(found))
 
 
 def _plain(found: RunPlan) -> dict[str, Any]:

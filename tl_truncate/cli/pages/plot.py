@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tl_truncate.checks import require_extra
+from tl_truncate.checks import one_of, require_extra
 from tl_truncate.cli.shared.app import app, console, kind
 from tl_truncate.cli.shared.options import PATH, SiteNames
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -30,8 +30,7 @@ def plot_command(
     require_extra("plots")
     from tl_truncate.plots import heatmap, ranks, save, shots
 
-    if figure not in ("heatmap", "ranks", "shots"):
-        raise ValueError(f"--figure must be heatmap, ranks or shots, got {figure!r}.")
+    one_of("--figure", figure, ("heatmap", "ranks", "shots"))
     if figure == "shots" and (task or site):
         raise ValueError("--figure shots must be without --task and --site: it shows all tasks.")
     result = SweepResult.load(run / "run" if (run / "run").is_dir() else run)

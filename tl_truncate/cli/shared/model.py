@@ -1,12 +1,16 @@
 """A model as the options name it, and how much of it runs at once."""
 
 import contextlib
+import io
 import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
+
+from tl_truncate.checks import meant
 from tl_truncate.cli.shared.options import (
     BackendName,
     BatchSize,
@@ -15,11 +19,39 @@ from tl_truncate.cli.shared.options import (
     Dtype,
     MaxMemory,
     ModelName,
+    Verbose,
 )
 from tl_truncate.models import Backend, Checkpoints, load_model
 from tl_truncate.runs.workers.sending import placed
 
+#: Kinds of devices that models are put on.
+DEVICES = ("cpu", "cuda", "mps", "xpu", "meta")
 L = TypeVar("L", bound="LoadOptions")
+
+
+def check_device(name: str | None) -> str | None:
+    """A device that this machine has, before anything is put on it.
+
+    Raises:
+        ValueError: if it is none, or not here.
+
+    Examples:
+        >>> check_device("cpu")
+        'cpu'
+    """
+    if name is None:
+        return None
+    kind = name.partition(":")[0]
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"--device must read like cpu, cuda or cuda:1, got {name!r}.{meant(kind, DEVICES)}"
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise ValueError(f"--device {name} must be one of this machine's, which has {there} GPUs.")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +61,21 @@ class LoadOptions:
     backend: BackendName = "bridge"
     dtype: Dtype = "float32"
     device: Device = None
+    verbose: Verbose = False
 
     def load_step(self, name: str, step: int | None) -> Any:
-        """A model, with what the libraries print sent to stderr, so that stdout is the result."""
-        options: dict[str, Any] = dict(dtype=self.dtype, device=self.device, checkpoint=step)
-        with contextlib.redirect_stdout(sys.stderr):
+        """A model; what the libraries print is no result, and kept off unless --verbose."""
+        options: dict[str, Any] = dict(
+            dtype=self.dtype, device=check_device(self.device), checkpoint=step
+        )
+        with contextlib.redirect_stdout(sys.stderr if self.verbose else io.StringIO()):
             return load_model(name, backend=cast(Backend, self.backend), **options)
 
     def checkpoints(
         self, name: str, *, cache_dir: Path | None = None, delete_after: bool = False
     ) -> Checkpoints:
         """The models of a training run."""
+        check_device(self.device)
         return Checkpoints(
             name,
             cache_dir,

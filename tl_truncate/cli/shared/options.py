@@ -17,6 +17,9 @@ ModelName = Annotated[
 BackendName = Annotated[str, typer.Option(help="`bridge`, or `hooked` on TransformerLens 3.")]
 Checkpoint = Annotated[int | None, typer.Option(help="Training step of a Pythia model.")]
 Dtype = Annotated[str, typer.Option(help="Of the weights, such as float32 or bfloat16.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show what libraries say: bars of loading, remarks, warnings.")
+]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda.")]
 
 # how much of it runs at once
@@ -120,4 +123,3 @@ Figures = Annotated[
     bool,
     typer.Option("--figures/--no-figures", help="Draw what takes the extras `plots` and `report`."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

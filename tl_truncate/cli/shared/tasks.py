@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate import tasks as generators
+from tl_truncate.checks import meant
 from tl_truncate.cli.shared.options import Bos, Prompts, Seed, Shots
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import as_path
@@ -91,7 +92,7 @@ def check_task_name(name: str) -> str:
         raise ValueError(
             f"--task must be one of {', '.join(NAMES)}, a task's JSON file, or a table "
             f"({', '.join(TABLES)}) with columns prompt, in_context and, if need be, "
-            f"global_, got {name!r}."
+            f"global_, got {name!r}.{meant(name, BUILT_IN)}"
         )
     return name
 

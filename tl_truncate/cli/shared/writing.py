@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from tl_truncate.checks import require_extra
-from tl_truncate.cli.shared.app import console
+from tl_truncate.cli.shared.app import console, say
 from tl_truncate.runs.files import write_json, write_table
 from tl_truncate.runs.saved import Saved
 from tl_truncate.runs.shards import Shard
@@ -59,7 +59,7 @@ def write_tables(
 
 def say_shard(shard: Shard, out: Path | None, told: str) -> None:
     """Says what one share has; its tables are no files, since they are not the run's."""
-    console.print(f"shard {shard}: {told}", markup=False, soft_wrap=True)
+    say(f"shard {shard}: {told}")
     console.print(f"Once all shards are finished: tl-truncate merge {out}", markup=False, soft_wrap=True)
 
 

@@ -250,7 +250,9 @@ class _Study:
         """Chooses among cuts."""
         start = time.perf_counter()
         null = self.null and bool(placebos_of(self.model, cuts, self.asked["seed"]))
-        options = dict(null=null, splits=1, run_dir=self._place(family), **self.asked)
+        # Families are compared by what each gains most, with the cost beside it.
+        most = dict(max_perplexity_ratio=None, splits=1)
+        options = dict(null=null, run_dir=self._place(family), **most, **self.asked)
         found = search(self.model, self.task, cuts=cuts, **options)
         self._note(family, found, len(cuts), start)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_truncate.corpora.corpus import Filled
+from tl_truncate.corpora.corpus import Filled, Row, batches
 from tl_truncate.corpora.texts import sample_texts
 from tl_truncate.experiments.scoring.answers import REMEDY, told
 from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, rows_that_fit
@@ -101,6 +101,49 @@ def text_effects(
                     f"are not on passage {row.passage}: {text[:60]!r}. {REMEDY}"
                 )
     return found
+
+
+def mean_loss(
+    model: Any,
+    cuts: Cuts,
+    texts: Sequence[str],
+    prepend_bos: bool | None = None,
+    max_memory: int | None = None,
+) -> float:
+    """The mean loss of a token under some cuts, in nats, as `side_effects` has it: `log(perplexity)`.
+
+    Raises:
+        ValueError: if a loss is not finite.
+    """
+    passages = encode_passages(model, texts, prepend_bos)
+    sites = [cut.site for cut in cuts]
+    fits = passages_that_fit(model, passages, sites, batch_size=1, max_memory=max_memory)
+    rows = [Row(place, tokens) for place, (_, tokens) in enumerate(passages)]
+    total, count = 0.0, 0
+    for batch in batches(rows, fits):
+        with truncated(model, cuts):
+            logits = last_logits(model, batch.tokens, batch.tokens.shape[1])
+        for place, row in enumerate(batch.rows):
+            said = where_float64_is(logits[place, : len(row.tokens) - 1])
+            loss = sum(
+                float(
+                    -in_compute_precision(part)
+                    .log_softmax(-1)
+                    .gather(-1, wanted[:, None])
+                    .double()
+                    .sum()
+                )
+                for part, wanted in zip(
+                    _pieces(said), _pieces(torch.tensor(row.tokens[1:]).to(said.device)), strict=True
+                )
+            )
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"The logits must be finite, but with {told(Cuts(active_cuts(model), cuts))} they "
+                    f"are not on passage {row.passage}: {passages[row.passage][0][:60]!r}. {REMEDY}"
+                )
+            total, count = total + loss, count + len(row.tokens) - 1
+    return total / count
 
 
 def _compare(uncut: Tensor, cut: Tensor, targets: Tensor) -> dict[str, float]:

@@ -14,6 +14,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.drawn import DrawnScores
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.side_effects import SideEffects
+from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.experiments.sweep.grid import SWEEP
 from tl_truncate.runs.codec import plain, read
 from tl_truncate.runs.files import read_json, write_json
@@ -34,7 +35,7 @@ FORMAT = 3
 #: In the manifest: names of all searches that were asked for in the folder.
 ASKED = "asked"
 #: What a search may be asked anew in the same folder. Its looks are in common, its result is another.
-_ANEW = ("greedy", "budget", "splits", "draws", "null", "texts_hash")
+_ANEW = ("greedy", "budget", "splits", "draws", "null", "texts_hash", "max_perplexity_ratio")
 _SEARCHED = "searched"
 
 
@@ -125,6 +126,8 @@ def _named(manifest: dict[str, Any], folder: RunFolder) -> tuple[dict[str, Any],
     same was made before others: what ended long ago would be taken for it.
     """
     facts = [manifest.get(each) for each in ("grid", *_ANEW)]
+    # Before there was a bound, searches had none, and names without a word about it.
+    facts = facts[:-1] if facts[-1] is None else facts
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
     lines = folder.lines()
     # Of a run of another kind, which is refused later, no line is a search's.
@@ -193,7 +196,7 @@ def write_search(summary: Mapping[str, Any], fields: Mapping[str, Any], folder: 
 
 
 def _with_scores(summary: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    scores = {name: plain(fields[name]) for name in ("validation", "test", "cost")}
+    scores = {name: plain(fields[name]) for name in ("validation", "test", "cost", "bound")}
     # The uncut scores of the test prompts are written once.
     scores["controls"] = {
         kind: {
@@ -243,6 +246,7 @@ def _fields(data: Mapping[str, Any], version: int) -> dict[str, Any]:
             for kind, by_task in scores["controls"].items()
         },
         cost=read(SideEffects | None, scores["cost"]),  # type: ignore[arg-type]
+        bound=read(Bound | None, scores.get("bound")),  # type: ignore[arg-type]
         looks=pd.DataFrame(data["looks"]),
         settings=data["settings"],
         repeats={task: tuple(map(tuple, pairs)) for task, pairs in data.get("repeats", {}).items()},

@@ -13,13 +13,14 @@ from typing import Any, Literal
 import torch
 
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.search.bound import Limit
 from tl_truncate.experiments.sweep.options import SweepOptions
 from tl_truncate.experiments.sweep.places import Place
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.holding.placement import model_dtype
 
-Objective = Literal["logit_diff", "accuracy", "p_in_context"]
+Objective = Literal["p_in_context", "logit_diff", "accuracy"]
 Combine = Literal["mean", "worst"]
 # By how much the same scores from passes of other shapes differ at most, in nats.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -120,6 +121,19 @@ class Candidate:
     value: float
 
 
+@dataclass(frozen=True)
+class Pick:
+    """What a look comes to.
+
+    Attributes:
+        best: the candidate, or None if none raises the objective within the bound.
+        refused: candidates that raised it more, and were over the bound.
+    """
+
+    best: Candidate | None
+    refused: int = 0
+
+
 @dataclass
 class Judge:
     """Scores candidates on the first prompts of the validation split.
@@ -131,7 +145,9 @@ class Judge:
         combine: of several tasks, the mean change or the worst.
         run_dir: each look is a run folder in it, so that an interrupted search goes on.
         options: of each look.
+        limit: the bound on what a choice may cost, if there is one.
         looks: what has been looked at, one row each.
+        refused: compositions that were over the bound, in all.
     """
 
     at: Place
@@ -140,6 +156,8 @@ class Judge:
     combine: Combine
     run_dir: Path | None
     options: SweepOptions
+    limit: Limit | None = None
+    refused: int = 0
     looks: list[dict[str, Any]] = field(default_factory=list)
     _uncut: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
@@ -181,6 +199,20 @@ class Judge:
             )
         )
         return found
+
+    def pick(self, ranked: Sequence[Candidate], best: Candidate | None) -> Pick:
+        """The first of some candidates, best first, that is better than the best so far and within the
+        bound.
+        """
+        refused = 0
+        for candidate in ranked:
+            if not self.improves(candidate, best):
+                break
+            if self.limit is None or self.limit.allows(candidate.cuts):
+                return Pick(candidate, refused)
+            refused += 1
+            self.refused += 1
+        return Pick(None, refused)
 
     def improves(self, found: Candidate, best: Candidate | None) -> bool:
         """Whether a candidate is better than the best so far, or than no cut, by more than rounding.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from tl_truncate.experiments.scoring.estimates import estimate_changes
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric, first, metrics_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
+from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.experiments.search.file import read_search
 from tl_truncate.experiments.search.judge import Combine, Objective
 from tl_truncate.experiments.search.view import (
@@ -24,6 +25,8 @@ from tl_truncate.experiments.search.view import (
     TEST,
     VALIDATION,
     ShownSearch,
+    cost_told,
+    nothing_kept,
     optimism_told,
     search_html,
 )
@@ -52,6 +55,7 @@ class SearchResult:
             on the others.
         null: the same search among random subspaces of the same sites and ranks; None if it was not
             asked.
+        bound: on the cost, and what became of it; None if there was none.
     """
 
     cuts: Cuts
@@ -65,6 +69,7 @@ class SearchResult:
     settings: Mapping[str, Any]
     repeats: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     null: "SearchResult | None" = None
+    bound: Bound | None = None
 
     def change(self, task: str | None = None) -> Estimate:
         """The paired change of the objective on the test prompts; zero if nothing was chosen.
@@ -102,6 +107,15 @@ class SearchResult:
         if np.isnan(q):
             return NO_VERDICT
         return SURVIVES if clear(q) and change > 0 else FAILS
+
+    @property
+    def cost_told(self) -> str:
+        """What the cuts cost, as it stands beside every verdict: the perplexity of running text.
+
+        Where no cost is reported, what it was on the text that decided on the bound; where there was
+        none either, that it was not measured.
+        """
+        return cost_told(None if self.cost is None else self.cost.shown, self.bound)
 
     @property
     def _q(self) -> list[float]:
@@ -172,8 +186,17 @@ class SearchResult:
                 row["null"] = float(self.null.change(name))
             for metric in first(self.objective, metrics_of(scores, SCORED))[1:]:
                 row[f"{metric}_change"] = float(paired(scores, metric))
-            rows.append(row)
+            rows.append(row | self._cost())
         return pd.DataFrame(rows).set_index("task")
+
+    def _cost(self) -> dict[str, float]:
+        """The perplexity for a row of the summary; 1 where nothing is cut, NaN where none was read."""
+        if self.cost is None:
+            nothing = float("nan")
+            told = dict.fromkeys(("uncut_perplexity", "perplexity"), nothing)
+            return told | dict(perplexity_ratio=nothing if self.cuts else 1.0)
+        uncut, cut = float(self.cost.uncut_perplexity), float(self.cost.perplexity)
+        return dict(uncut_perplexity=uncut, perplexity=cut, perplexity_ratio=cut / uncut)
 
     def columns(self, task: str) -> dict[str, Scores | DrawnScores]:
         """The scores of the chosen cuts on both splits, and of their controls and of the null's choice
@@ -217,6 +240,7 @@ class SearchResult:
             looks=self.looks,
             settings=self.settings,
             record=next(iter(self.test.values())).record.to_json(),
+            bound=self.bound,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -229,6 +253,7 @@ class SearchResult:
             "summary": rows_of(self.summary().reset_index()),
             "repeats": {task: list(map(list, pairs)) for task, pairs in self.repeats.items()},
             "cost": None if self.cost is None else self.cost.to_json(),
+            "bound": None if self.bound is None else asdict(self.bound),
             "looks": self.looks.to_dict(orient="records"),
             "settings": dict(self.settings),
             "records": {name: scores.record.to_json() for name, scores in self.test.items()},
@@ -250,22 +275,21 @@ class SearchResult:
         if not self.cuts:
             return (
                 f"No cut of {self.settings['grid']} raised {self.objective} on the validation prompts "
-                f"of {', '.join(self.test)} by more than rounding."
+                f"of {', '.join(self.test)} by more than rounding{nothing_kept(self.bound)}."
             )
         lines = [f"{len(self.cuts)} cuts, chosen for {self.objective} on validation prompts:"]
         lines += [f"  {cut!r}" for cut in self.cuts]
         for name in self.test:
             change = self.change(name)
             lines.append(
-                f"{name}: {change} on {change.n} test prompts ({self.verdict(name)}); optimism "
-                f"{optimism_told(self.optimism(name))}"
+                f"{name}: {change} on {change.n} test prompts ({self.verdict(name)}; "
+                f"{self.cost_told}); optimism {optimism_told(self.optimism(name))}"
             )
             further = first(self.objective, metrics_of(self.test[name], SCORED))[1:]
             others = [f"{m} {paired(self.test[name], m)}" for m in further]
             lines.append(f"  with it: {', '.join(others)}")
             lines += [f"  {told}" for told in self._beside(name)]
-        if self.cost is not None:
-            lines.append(str(self.cost))
+        lines += [str(told) for told in (self.bound, self.cost) if told is not None]
         return "\n".join(lines)
 
     def _beside(self, task: str) -> list[str]:

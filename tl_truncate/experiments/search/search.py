@@ -13,6 +13,14 @@ from tl_truncate.checks import natural, positive, real
 from tl_truncate.experiments.scoring.evaluate import as_tasks, check_model
 from tl_truncate.experiments.scoring.metrics import require_metrics
 from tl_truncate.experiments.search.asked import Asked
+from tl_truncate.experiments.search.bound import (
+    MAX_RATIO,
+    Bound,
+    Limit,
+    Texts,
+    check_limit,
+    divided_texts,
+)
 from tl_truncate.experiments.search.file import opened_search
 from tl_truncate.experiments.search.judge import Combine, Judge, Objective, Split, split_tasks
 from tl_truncate.experiments.search.on_test import check_report_fits, controls_on, cost_of, scores_of
@@ -49,7 +57,8 @@ def search(
     sites: Sequence[Site | str] | None = None,
     keeps: Sequence[Keep | int | float] = KEEPS,
     cuts: Sequence[SiteCut] = (),
-    objective: Objective = "logit_diff",
+    objective: Objective = "p_in_context",
+    max_perplexity_ratio: float | None = MAX_RATIO,
     combine: Combine = "mean",
     method: Method = "halving",
     greedy: int = 1,
@@ -78,6 +87,12 @@ def search(
     away. Prompts of one generator share words and templates across the split, so that the test part
     speaks for prompts like these.
 
+    What is chosen keeps a bound on its cost: the perplexity of running text becomes at most
+    `max_perplexity_ratio` times what it is uncut. The best composition within the bound is chosen, also
+    for the further splits and the null; if nothing that raises the objective keeps it, nothing is
+    chosen, and the result says so. Every second passage of the text decides on the bound, and the cost
+    is reported on the others.
+
     Args:
         model: a HookedTransformer or TransformerBridge in evaluation mode. With `on`, what each worker
             loads: a name or folder, as `load_model` does, or a function without arguments.
@@ -86,7 +101,9 @@ def search(
         keeps: to choose from, at every site.
         cuts: further cuts to choose from, of any kind, such as targeted truncations, `GlobalDirection`,
             `GlobalRemoval` and `Ablated`. Given without sites, they are all there is to choose from.
-        objective: the metric that should rise.
+        objective: the metric that should rise; `logit_diff` needs global answers.
+        max_perplexity_ratio: most times that the perplexity of running text may become what it is uncut;
+            None for no bound.
         combine: of several tasks, the `mean` change, or that of the `worst` task.
         method: `halving` (exact on 8 prompts, then 16, then all), or `laser`, the published search.
         greedy: most cuts in the composition; they are added one at a time while the objective rises.
@@ -97,8 +114,8 @@ def search(
         draws: of each control; 16 for cuts of one site, else 4.
         null: makes the same search among random subspaces of the same sites and ranks, and reports what
             it chose beside the chosen cuts: the control that was selected as the cuts were.
-        texts: running text for the cost of the cuts; the sample that ships with the package by default,
-            none with `()`.
+        texts: running text for the bound and for the cost of the cuts; the sample that ships with the
+            package by default. With `()` no cost is reported, and the sample decides on the bound.
         run_dir: a folder in which each look is stored; given again, the search goes on, also with more
             sites, keeps or cuts to choose from. One process at a time works in it.
         shard: `(3, 8)` is the third of eight processes that search together: each makes its share of
@@ -114,11 +131,11 @@ def search(
         progress: shows bars.
 
     Returns:
-        The result; `.cuts` is empty if nothing raised the objective.
+        The result; `.cuts` is empty if nothing raised the objective within the bound.
 
     Raises:
-        ValueError: if an argument does not fit, or the folder holds another search or run; before any
-            pass.
+        ValueError: if an argument does not fit, there is a bound and no tokenizer to read running text
+            with, or the folder holds another search or run; before any pass.
         TypeError: if an argument is of the wrong kind, such as a model with `on`.
         BlockingIOError: if another process works in the folder, or as the same shard.
         TimeoutError: if a shard has lost its patience, with whom it waits for; the same call goes on.
@@ -139,12 +156,13 @@ def search(
     _check_shard(part, on, run_dir)
     _check_choices(objective, combine, method, budget, test_fraction)
     require_metrics([objective], tasks)
+    limit = check_limit(max_perplexity_ratio)
     asked: dict[str, Any] = dict(test_fraction=test_fraction, seed=seed)
     divided = [split_tasks(tasks, **asked, again=again) for again in range(splits)]
     passes: dict[str, Any] = dict(prepend_bos=prepend_bos, batch_size=batch_size, progress=progress)
     options = SweepOptions(**passes, max_memory=max_memory, seed=seed)
     settings = dict(method=method, greedy=greedy, budget=real(budget), draws=draws, null=null)
-    told = asked | settings | dict(splits=splits)
+    told = asked | settings | dict(splits=splits, max_perplexity_ratio=limit)
     begin = partial(
         _begin,
         tasks=tasks,
@@ -160,9 +178,11 @@ def search(
             looks = options if part is None else replace(options, shard=part, patience=patience)
             folder = None if place is None else place.looks
             asks = Asked(at, options)
-            made = _Search(asks, looks, objective, combine, method, greedy, budget, seed, folder)
+            of_text = dict(prepend_bos=prepend_bos, max_memory=max_memory)
+            bound = None if limit is None else Limit(at, limit, begun.texts.bound, of_text)
+            made = _Search(asks, looks, objective, combine, method, greedy, budget, seed, folder, bound)
             told |= _grid_told(grid, keeps)
-            result = made.result(grid, divided, begun.placebos, told, draws, texts)
+            result = made.result(grid, divided, begun.placebos, told, draws, begun.texts)
             if place is not None:
                 place.write(result.to_json(), vars(result))
     return result
@@ -175,6 +195,7 @@ class _Begun:
     manifest: dict[str, Any]
     grid: tuple[SiteCut, ...]
     placebos: tuple[SiteCut, ...]
+    texts: Texts
 
 
 def _begin(
@@ -191,10 +212,12 @@ def _begin(
     bos, memory, greedy = options.prepend_bos, options.max_memory, judged["greedy"]
     encoded = [encode(model, each, prepend_bos=bos) for each in tasks]
     cuts = grid(model)
-    check_report_fits(model, encoded, cuts, greedy, texts, bos, memory)
+    parts = divided_texts(model, texts, judged["max_perplexity_ratio"], bos)
+    read = texts if texts or not parts.bound else None  # the sample decides on a bound in their place
+    check_report_fits(model, encoded, cuts, greedy, read, bos, memory)
     placebos = required_placebos(model, cuts, options.seed) if judged["null"] else []
     manifest = _manifest(model, tasks, encoded, cuts, judged, texts)
-    return _Begun(manifest, tuple(cuts), tuple(placebos))
+    return _Begun(manifest, tuple(cuts), tuple(placebos), parts)
 
 
 @dataclass(frozen=True)
@@ -203,6 +226,7 @@ class _Choice:
 
     cuts: Cuts
     looks: pd.DataFrame
+    refused: int
 
 
 @dataclass(frozen=True)
@@ -218,6 +242,7 @@ class _Search:
     budget: float | None
     seed: int
     run_dir: Path | None
+    limit: Limit | None
 
     def result(
         self,
@@ -226,7 +251,7 @@ class _Search:
         placebos: Sequence[SiteCut],
         told: Mapping[str, Any],
         draws: int | None,
-        texts: Sequence[str] | None,
+        texts: Texts,
     ) -> SearchResult:
         """Chooses, and reports on the test prompts; the arguments are those of `search`.
 
@@ -235,7 +260,8 @@ class _Search:
             divided: the prompts, for each time that the search is made.
             placebos: to choose from for the null; without any there is none.
             told: settings, for the record.
-            draws, texts: of the report.
+            draws: of each control in the report.
+            texts: of the bound and of the report.
         """
         chosen, first = self.choose(grid, divided[0]), divided[0]
         asked, options = self.asked, self.asked.options
@@ -245,11 +271,12 @@ class _Search:
             self.combine,
             *scores_of(asked, first, chosen.cuts),
             controls=controls_on(asked, first, chosen.cuts, draws),
-            cost=cost_of(asked.at, chosen.cuts, texts, options.prepend_bos, options.max_memory),
+            cost=cost_of(asked.at, chosen.cuts, texts.report, options.prepend_bos, options.max_memory),
             looks=chosen.looks,
             settings=told,
             repeats=self.repeats(grid, divided[1:]),
-            null=self.null(placebos, first, told) if placebos else None,
+            null=self.null(placebos, first, told, texts) if placebos else None,
+            bound=self.bound(chosen, texts),
         )
 
     def choose(
@@ -259,12 +286,20 @@ class _Search:
         folder = self.run_dir if self.run_dir is None or name is None else self.run_dir / name
         validation = [part.validation for part in parts]
         at, options = self.asked.at, self.options
-        judge = Judge(at, validation, self.objective, self.combine, folder, options)
+        judge = Judge(at, validation, self.objective, self.combine, folder, options, self.limit)
         if self.method == "laser":
             best = laser(judge, among, greedy=self.greedy)
         else:
             best = halving(judge, among, greedy=self.greedy, budget=self.budget, seed=self.seed)
-        return _Choice(Cuts() if best is None else best.cuts, pd.DataFrame(judge.looks))
+        chosen = Cuts() if best is None else best.cuts
+        return _Choice(chosen, pd.DataFrame(judge.looks), judge.refused)
+
+    def bound(self, choice: _Choice, texts: Texts) -> Bound | None:
+        """The bound that a choice was made under, if there was one."""
+        if self.limit is None:
+            return None
+        told: dict[str, Any] = dict(refused=choice.refused, passages=len(texts.bound), apart=texts.apart)
+        return Bound(self.limit.most, self.limit.ratio(choice.cuts), **told)
 
     def repeats(
         self, among: Sequence[SiteCut], further: Sequence[Sequence[Split]]
@@ -280,12 +315,17 @@ class _Search:
         return {task: tuple(pairs) for task, pairs in found.items()}
 
     def null(
-        self, placebos: Sequence[SiteCut], parts: Sequence[Split], settings: Mapping[str, Any]
+        self,
+        placebos: Sequence[SiteCut],
+        parts: Sequence[Split],
+        settings: Mapping[str, Any],
+        texts: Texts,
     ) -> SearchResult:
         """What the same search chooses among random cuts, and what that is worth."""
         own = self.choose(placebos, parts, "null")
         scores = scores_of(self.asked, parts, own.cuts)
         told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
+        told["bound"] = self.bound(own, texts)
         return SearchResult(own.cuts, self.objective, self.combine, *scores, **told)
 
 

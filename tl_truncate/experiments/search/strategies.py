@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from tl_truncate.experiments.search.judge import Candidate, Judge
+from tl_truncate.experiments.search.judge import Candidate, Judge, Pick
 from tl_truncate.surgery.cut import Cuts, SiteCut
 from tl_truncate.weights.circuits import weights_of
 
@@ -26,11 +26,12 @@ def halving(
         grid: cuts to choose from.
         greedy: most cuts in the composition.
         budget: most work for each cut added, in settings scored on all validation prompts; if it does
-            not suffice for the whole grid, a random part of the grid is looked at.
+            not suffice for the whole grid, a random part of the grid is looked at. Further looks, in
+            place of cuts over the bound on the cost, come on top.
         seed: of that part.
 
     Returns:
-        The best composition, or None if no cut raises the objective.
+        The best composition, or None if no cut raises the objective within the bound.
 
     Source: Jamieson and Talwalkar 2016 (arXiv 1502.07943), with exact scores on more and more prompts.
     """
@@ -41,21 +42,35 @@ def halving(
         left = [cut for cut in grid if not weights_of(cut.site) & taken]
         if not left:
             break
-        found = _halve(judge, around, _affordable(judge, left, budget, seed + step), step)
-        if not judge.improves(found, best):
+        among = _affordable(judge, left, budget, seed + step)
+        found = _halve(judge, best, among, step, [rung for rung in RUNGS if rung < judge.prompts])
+        if found.best is None:
             break
-        best = found
+        best = found.best
     return best
 
 
-def _halve(judge: Judge, around: Cuts, cuts: Sequence[SiteCut], step: int) -> Candidate:
-    for rung in RUNGS:
-        if rung >= judge.prompts or len(cuts) <= SHRINK:
-            continue
-        ranked = judge.look(around, cuts, rung, f"cut {step + 1} on {rung}")
-        kept = [candidate.cuts[-1] for candidate in ranked[: math.ceil(len(cuts) / SHRINK)]]
-        cuts = [cut for cut in cuts if cut in kept]
-    return judge.look(around, cuts, judge.prompts, f"cut {step + 1} on all")[0]
+def _halve(
+    judge: Judge, best: Candidate | None, cuts: Sequence[SiteCut], step: int, rungs: Sequence[int]
+) -> Pick:
+    """The best of some cuts beside those chosen so far.
+
+    Where all that raise the objective in the last look are over the bound on the cost, the next quarter
+    of the look before is tried: a cut that breaks the model must not hide one that does not.
+    """
+    around = Cuts() if best is None else best.cuts
+    if not rungs or len(cuts) <= SHRINK:
+        return judge.pick(judge.look(around, cuts, judge.prompts, f"cut {step + 1} on all"), best)
+    ranked = judge.look(around, cuts, rungs[0], f"cut {step + 1} on {rungs[0]}")
+    size = math.ceil(len(cuts) / SHRINK)
+    refused = 0
+    for start in range(0, len(ranked), size):
+        kept = [candidate.cuts[-1] for candidate in ranked[start : start + size]]
+        found = _halve(judge, best, [cut for cut in cuts if cut in kept], step, rungs[1:])
+        refused += found.refused
+        if found.best is not None or not found.refused:
+            return Pick(found.best, refused)
+    return Pick(None, refused)
 
 
 def _affordable(
@@ -84,20 +99,17 @@ def laser(judge: Judge, grid: Sequence[SiteCut], *, greedy: int) -> Candidate | 
         greedy: most cuts in the composition.
 
     Returns:
-        The best, or None if no cut raises the objective.
+        The best, or None if no cut raises the objective within the bound.
 
     Source: LASER (Sharma et al. 2023), section 5 and its composition over layers.
     """
     if greedy == 1:
-        found = judge.look(Cuts(), grid, judge.prompts, "grid")[0]
-        return found if judge.improves(found, None) else None
+        return judge.pick(judge.look(Cuts(), grid, judge.prompts, "grid"), None).best
     best: Candidate | None = None
     for layer in sorted({cut.site.layer for cut in grid}, reverse=True):
         here = [cut for cut in grid if cut.site.layer == layer]
         around = Cuts() if best is None else best.cuts
-        found = judge.look(around, here, judge.prompts, f"layer {layer}")[0]
-        if judge.improves(found, best):
-            best = found
+        best = judge.pick(judge.look(around, here, judge.prompts, f"layer {layer}"), best).best or best
         if best is not None and len(best.cuts) == greedy:
             break
     return best

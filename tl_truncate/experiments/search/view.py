@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.metrics import Metric, first, label_of
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table, frame_table, record_table, setup
+from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.markup import details, interval, join, paragraphs, table
 from tl_truncate.statistics import LEAST, Estimate, shown
 
@@ -31,6 +32,7 @@ class ShownSearch:
         looks: one row for each look at candidates.
         settings: of the search.
         record: of the test scores.
+        bound: on the cost, if there was one.
     """
 
     cuts: tuple[str, ...]
@@ -43,6 +45,7 @@ class ShownSearch:
     looks: pd.DataFrame
     settings: Mapping[str, Any]
     record: Mapping[str, Any]
+    bound: Bound | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -83,12 +86,15 @@ def search_words(found: ShownSearch) -> list[str]:
         names = ", ".join(found.tasks)
         return [
             f"No cut of {asked}, raised {goal} on the validation prompts of {names} by more than "
-            "rounding."
+            f"rounding{nothing_kept(found.bound)}."
         ]
     names = ", ".join(found.cuts)
     words = [f"Of {asked}, these were chosen because they raise {goal} on validation prompts: {names}."]
     for task in found.tasks:
         words += _task_words(found, task)
+    if found.bound is not None:
+        told = str(found.bound)
+        words.append(f"{told[0].upper()}{told[1:]}.")
     if found.cost is not None:
         words.append(
             f"The cost on running text: perplexity {interval(found.cost.uncut_perplexity, 1)} becomes "
@@ -103,13 +109,34 @@ def _task_words(found: ShownSearch, task: str) -> list[str]:
     verdict = found.verdicts[task]
     gain = f"There is {verdict}," if verdict == NO_VERDICT else f"The gain {verdict}"
     words = [
-        f"{gain} on {change['n']} prompts of {task} that had no say in the choice: {_cell(change)}. "
+        f"{gain} on {change['n']} prompts of {task} that had no say in the choice: {_cell(change)}, at "
+        f"{cost_told(found.cost, found.bound)}. "
         f"Choosing alone is worth {optimism_told(found.optimism[task])} on the validation prompts."
     ]
     if found.beside[task]:
         told = "; ".join(found.beside[task])
         words.append(f"Controls that remove as much, of no particular meaning: {told}.")
     return words
+
+
+def cost_told(cost: ShownCost | None, bound: Bound | None) -> str:
+    """The cost beside a verdict: the perplexity of running text before and after, and their ratio."""
+    if cost is not None:
+        uncut, cut = float(cost.uncut_perplexity), float(cost.perplexity)
+        over = bound is not None and cut > bound.limit * uncut
+        beyond = f", over the bound of {bound.limit:g} here" if bound is not None and over else ""
+        return f"perplexity {uncut:.1f} -> {cut:.1f}, {cut / uncut:.2f} times{beyond}"
+    if bound is not None:
+        return f"perplexity {bound.ratio:.2f} times"
+    return "perplexity not measured"
+
+
+def nothing_kept(bound: Bound | None) -> str:
+    """Why nothing was chosen where a bound had a part in it."""
+    if bound is None or not bound.refused:
+        return ""
+    did = "one that did raises" if bound.refused == 1 else f"{bound.refused} that did raise"
+    return f" within the bound on the cost: {did} the perplexity to more than {bound.limit:g} times"
 
 
 def optimism_told(value: Estimate) -> str:
