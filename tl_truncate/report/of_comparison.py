@@ -6,6 +6,7 @@ from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED, first, label_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import paragraphs, table
+from tl_truncate.report.answer_of_ways import ways_answer
 from tl_truncate.report.charts import points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section
@@ -18,8 +19,9 @@ def comparison_page(found: Comparison) -> Page:
     """Ways to take the global part away, side by side."""
     record, frame = found.baseline.record, found.frame
     told = ["All ways were scored on the same prompts; none was chosen."]
-    rows = [[str(way), *(shown_in(row, metric) for metric in SCORED)] for way, row in frame.iterrows()]
-    columns = ["way", *(label_of(metric).short for metric in SCORED)]
+    metrics = [metric for metric in SCORED if metric in frame]
+    rows = [[str(way), *(shown_in(row, metric) for metric in metrics)] for way, row in frame.iterrows()]
+    columns = ["way", *(label_of(metric).short for metric in metrics)]
     sections = [
         Section("summary", "Summary", paragraphs([*told, f"The model is {setup(record.to_json())}."])),
         Section("ways", "Side by side", charts=(ways_chart(frame),)),
@@ -27,12 +29,12 @@ def comparison_page(found: Comparison) -> Page:
         where_section(record),
     ]
     title = f"{record.task}: ways to change the MLP of block {found.layer} of {record.model}"
-    return Page(title, tuple(sections))
+    return Page(title, ways_answer(found), tuple(sections))
 
 
 def ways_chart(frame: pd.DataFrame) -> Chart:
     """Each way's metrics with their intervals."""
-    metrics = first(PROBABILITIES[0])
+    metrics = [metric for metric in first(PROBABILITIES[0]) if metric in frame]
     names = [str(way) for way in frame.index]
     # The uncut model, ways, and what they are compared with.
     colours = [0 if way == "uncut" else 4 if "(control)" in way else 1 for way in names]

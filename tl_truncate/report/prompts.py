@@ -9,7 +9,10 @@ import pandas as pd
 
 from tl_truncate.experiments.scoring.metrics import label_of
 
-_COLUMNS = {"p_in_context": 4, "p_global": 4, "logit_diff": 2}
+#: Metrics that the table shows, with their digits.
+SHOWN = {"p_in_context": 4, "p_global": 4, "logit_diff": 2}
+#: Texts of a prompt by what their columns are called.
+_TEXTS = {"prompt": "prompt", "in_context": "in-context answer", "global_": "global answer"}
 #: Readings (prompts times settings) that a page holds at most: about 20 bytes each.
 MOST_READINGS = 100_000
 
@@ -37,7 +40,7 @@ def group(name: str, frame: pd.DataFrame, settings: Sequence[Setting], most: int
 
     Args:
         name: in the menu of groups.
-        frame: with the columns prompt, in_context and global_.
+        frame: with the columns prompt, in_context and, where the task has global answers, global_.
         settings: in the order of the menu.
         most: readings to hold; of more, the settings that change most are kept.
     """
@@ -59,16 +62,17 @@ def group(name: str, frame: pd.DataFrame, settings: Sequence[Setting], most: int
         )
         for each in kept
     ]
-    columns = frame[["prompt", "in_context", "global_"]].astype(str)
+    texts = [each for each in _TEXTS if each in frame and frame[each].notna().all()]
     return dict(
         name=name,
-        texts=columns.to_numpy().tolist(),
+        titles=[_TEXTS[each] for each in texts],
+        texts=frame[texts].astype(str).to_numpy().tolist(),
         first=max(range(len(kept)), key=lambda place: kept[place].change),
         series=series,
         settings=entries,
         left_out=len(settings) - len(kept),
-        digits=_COLUMNS,
-        names={name: label_of(name).short for name in _COLUMNS},
+        digits=SHOWN,
+        names={name: label_of(name).short for name in SHOWN},
     )
 
 
@@ -84,7 +88,7 @@ def _numbers(values: pd.DataFrame) -> dict[str, list[int | None]]:
     """Whole numbers of the last digit, which take less room than fractions."""
     return {
         name: [_whole(value * 10**digits) for value in values[name]]
-        for name, digits in _COLUMNS.items()
+        for name, digits in SHOWN.items()
         if name in values
     }
 
