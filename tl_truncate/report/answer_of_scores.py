@@ -6,6 +6,7 @@ from markupsafe import Markup
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, label_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
+from tl_truncate.markup import interval
 from tl_truncate.report.answer_of_sweep import first_metric
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.curves import Curve, Panel, curves
@@ -45,14 +46,14 @@ def scores_answer(scores: Scores, cuts: int) -> Answer:
     value, short = scores.estimate(metric), label_of(metric).short
     prompts = counted(record.n_prompts, "prompt")
     if scores.baseline is None:
-        told = shown(value, value.low, value.high)
+        told = interval(value)
         sentence = f"On {prompts} of {record.task}, {label_of(metric).told} is {told}; nothing was cut."
         shown_metrics = [each for each in METRICS if each in scores.frame][:4]
         numbers = [_number(label_of(each).short, scores.estimate(each)) for each in shown_metrics]
         return Answer(sentence, tuple(numbers), *_forest(scores))
     before, change = scores.baseline.estimate(metric), scores.change(metric)
     names = listed([said_cut(SiteCut.from_json(dict(each))) for each in record.cuts[-cuts:]])
-    told = shown(change, change.low, change.high, signed=True)
+    told = interval(change, signed=True)
     sentence = (
         f"Cutting {names} {moves(change)} {label_of(metric).told} on {prompts} of {record.task} by "
         f"{told}, {chance(change.p, 'p')}, with no control scored."
@@ -88,7 +89,7 @@ def _forest(scores: Scores) -> tuple[Markup, str]:
 def effects_answer(found: SideEffects) -> Answer:
     """What the cuts cost on running text."""
     before, after, change = found.uncut_perplexity, found.perplexity, found.loss_change
-    told = shown(change, change.low, change.high, signed=True)
+    told = interval(change, signed=True)
     cuts = listed([said_cut(SiteCut.from_json(dict(each))) for each in found.record.cuts])
     sentence = (
         f"Cutting {cuts or 'nothing'} {moves(change)} the loss on running text by {told} nats a token, "

@@ -7,7 +7,8 @@ from markupsafe import Markup
 from tl_truncate.experiments.scoring.drawn import verdict
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.search.result import SearchResult
-from tl_truncate.experiments.search.view import NULL, TEST, VALIDATION, ShownSearch
+from tl_truncate.experiments.search.view import TEST, VALIDATION, ShownSearch, column_told
+from tl_truncate.markup import interval
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.verdicts import (
@@ -29,12 +30,11 @@ from tl_truncate.surgery.spoken import said_cut, said_in_text, said_kind
 
 def column_name(column: str) -> str:
     """What a column of a search's changes is, in words."""
-    kind, _, split = column.partition(", ")
     if column == VALIDATION:
         return "validation prompts, which chose"
     if column == TEST:
         return "test prompts, which did not"
-    return f"{kind if kind == NULL else said_kind(kind)}, {split}"
+    return column_told(column)
 
 
 def search_answer(found: SearchResult, shown_: ShownSearch) -> Answer:
@@ -66,7 +66,7 @@ def _sentence(found: SearchResult, shown_: ShownSearch, task: str, change: Estim
     for kind in found.controls:
         over = found.over_control(kind, task)
         verdicts[kind] = verdict(over, over.p)
-    told = shown(change, change.low, change.high, signed=True)
+    told = interval(change, signed=True)
     names = listed(list(map(said_cut, found.cuts)))
     return (
         f"On {counted(change.n, 'prompt')} of {task} that had no say, cutting {names} {moves(change)} "
@@ -80,7 +80,7 @@ def _null_words(found: SearchResult, task: str) -> str:
     if found.null is None:
         return ""
     over = found.over_null(task)
-    told = shown(over, over.low, over.high, signed=True)
+    told = interval(over, signed=True)
     if over.excludes_zero and over > 0:
         return f", and {told} beyond what the same search finds among random cuts"
     return f", but the same search among random cuts may find as much (difference {told})"

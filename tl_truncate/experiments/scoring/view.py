@@ -135,9 +135,16 @@ def frame_table(frame: pd.DataFrame, caption: str, *, texts: int = 1) -> Markup:
 
     Not pandas' own HTML: this one is read by its row titles, and scrolls on a narrow page.
     """
-    cells = frame.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else str(cell))
+    cells = frame.map(_cell_text)
     rows = cells.itertuples(index=False, name=None)
     return table([str(column) for column in frame.columns], rows, caption=caption, texts=texts)
+
+
+def _cell_text(cell: Any) -> str:
+    """What is missing is a dash: no interval, no verdict, no head."""
+    if cell is None or cell is pd.NA or cell != cell:  # NaN differs from itself
+        return "–"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
 def setup(record: Mapping[str, Any]) -> str:

@@ -34,7 +34,13 @@ class Cell:
     told: str
 
 
-def heat(panels: Mapping[str, Sequence[Cell]], best: Cell | None, end: float, label: str) -> Markup:
+def heat(
+    panels: Mapping[str, Sequence[Cell]],
+    best: Cell | None,
+    end: float,
+    label: str,
+    mark: str = "the largest rise",
+) -> Markup:
     """The picture at both widths.
 
     Args:
@@ -42,12 +48,18 @@ def heat(panels: Mapping[str, Sequence[Cell]], best: Cell | None, end: float, la
         best: the cell to be marked.
         end: the change at the ends of the colours.
         label: what a screen reader says.
+        mark: what the marked cell is.
     """
-    return at_both_widths(lambda width: _heat(panels, best, end, label, width))
+    return at_both_widths(lambda width: _heat(panels, best, end, label, mark, width))
 
 
 def _heat(
-    panels: Mapping[str, Sequence[Cell]], best: Cell | None, end: float, label: str, width: int
+    panels: Mapping[str, Sequence[Cell]],
+    best: Cell | None,
+    end: float,
+    label: str,
+    mark: str,
+    width: int,
 ) -> Markup:
     layers = sorted({cell.layer for cells in panels.values() for cell in cells})
     place = {layer: row for row, layer in enumerate(layers)}
@@ -70,7 +82,7 @@ def _heat(
             parts.append(_cell(cell, x, y, wide, pitch, end, is_best=cell is best))
     middle = left + (each * len(panels) + gap * (len(panels) - 1)) / 2
     parts.append(words(middle, top + height + 34, "of the spectrum kept", "middle", "quiet"))
-    parts.append(_scale(end, left, top + height + 46, width))
+    parts.append(_scale(end, left, top + height + 46, mark, width))
     return picture(width, top + height + 82, label, parts, has_buttons=best is not None)
 
 
@@ -115,7 +127,7 @@ def _colour(share: float) -> str:
     return f"color-mix(in srgb,var({end}) {100 * abs(share):.0f}%,var(--middle))"
 
 
-def _scale(end: float, left: float, y: float, width: int) -> Markup:
+def _scale(end: float, left: float, y: float, mark: str, width: int) -> Markup:
     """The colours and what they stand for; changes beyond the ends have the ends' colours."""
     size = 36.0 if width == WIDE else 26.0
     start = left + 44
@@ -133,7 +145,5 @@ def _scale(end: float, left: float, y: float, width: int) -> Markup:
         )
     last = start + size * len(_STOPS)
     parts.append(words(last + 6, y + 10, f"+{end:.2g}", kind="tick"))
-    parts.append(
-        words(left, y + 30, "dot: not clear of zero among all; frame: the largest rise", kind="quiet")
-    )
+    parts.append(words(left, y + 30, f"dot: not clear of zero among all; frame: {mark}", kind="quiet"))
     return join(parts)
