@@ -84,6 +84,8 @@ def number(
     """A large figure with its interval below it."""
     told = shown(value, low, high, digits=digits, signed=signed)
     first, _, rest = told.partition(" ")
+    if first.startswith("-") and float(first) == 0:
+        first = first.replace("-", "+" if signed else "")
     return Number(name, NONE if math.isnan(value) else first, rest)
 
 

@@ -79,7 +79,7 @@ def shown(value: float, low: float, high: float, *, digits: int = 3, signed: boo
     ends = [f"{float(end):{style}}" for end in (low, high)]
     if low == high:
         return f"{float(value):{style}} [all the same]"
-    if ends[0] == ends[1]:
+    if len({end.lstrip("+-") if float(end) == 0 else end for end in ends}) == 1:  # -0.000 is 0.000
         return f"{float(value):{style}} [within {10.0**-digits:g}]"
     return f"{float(value):{style}} [{', '.join(ends)}]"
 

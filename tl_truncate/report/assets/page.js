@@ -12,7 +12,8 @@
     if (low === null || low === undefined || high === null || high === undefined) return "[n < 5]";
     if (low === high) return "[all the same]";
     const ends = [low, high].map((end) => number(end, 3, signed));
-    return ends[0] === ends[1] ? "[within 0.001]" : `[${ends.join(", ")}]`;
+    const plainly = ends.map((end) => /[1-9]/.test(end) ? end : "0"); // -0.000 is 0.000
+    return plainly[0] === plainly[1] ? "[within 0.001]" : `[${ends.join(", ")}]`;
   };
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 

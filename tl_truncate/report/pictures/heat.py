@@ -63,7 +63,7 @@ def _heat(
 ) -> Markup:
     layers = sorted({cell.layer for cells in panels.values() for cell in cells})
     place = {layer: row for row, layer in enumerate(layers)}
-    pitch = min(34.0, max(9.0, _TALLEST / len(layers)))
+    pitch = min(60.0, max(9.0, _TALLEST / len(layers)))
     top, left, gap, height = 24.0, 34.0, 14.0, pitch * len(layers)
     each = (width - left - gap * (len(panels) - 1)) / len(panels)
     each = min(each, 130.0 * max(len({cell.keep for cell in cells}) for cells in panels.values()))
