@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import architectures
 import harness
 import numpy as np
 import pytest
@@ -34,6 +35,8 @@ KINDS = (
     "comparison",
     "families",
     "benchmarks",
+    "adapter",
+    "checkpoint",
     "two sweeps",
     "two scores",
 )
@@ -52,8 +55,6 @@ def task():
 
 
 def _load(step):
-    import architectures
-
     return architectures.randomise(architectures.bridge("neox-parallel"), step)
 
 
@@ -96,6 +97,13 @@ def results(model, task, tmp_path_factory):
             tlt.evaluate(model, task, each, **quiet) for each in (cut, tlt.Cut(cut.site, 0.7))
         ],
     }
+    folder = architectures.save_folder("neox-parallel", tmp_path_factory.mktemp("bases") / "neox")
+    exported, places = tlt.load_model(str(folder)), tmp_path_factory.mktemp("exported")
+    removed = tlt.Cut("blocks.1.mlp.W_out", tlt.DropTop(3))
+    scores = tlt.evaluate(exported, task, removed, **quiet)
+    tlt.export_adapter(exported, removed, places / "adapter", scores=scores)
+    tlt.export_checkpoint(exported, removed, places / "checkpoint")
+    found |= {"adapter": places / "adapter", "checkpoint": places / "checkpoint", "exported": scores}
     if pytest.importorskip("lm_eval"):
         found["benchmarks"] = tlt.evals.benchmark(
             model, cut, tasks=["words_choice"], include_path=where, progress=False
@@ -107,8 +115,8 @@ def results(model, task, tmp_path_factory):
 def pages(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     return {
-        kind: tlt.write_report(found, folder / f"{place}.html")
-        for place, (kind, found) in enumerate(results.items())
+        kind: tlt.write_report(results[kind], folder / f"{place}.html")
+        for place, kind in enumerate(KINDS)
     }
 
 
@@ -269,6 +277,17 @@ class TestTheNumbersAreTheResults:
         frame = results["families"].frame.drop(index="uncut")
         best = frame[frame["cut"] != "none"].sort_values("p_in_context_change").iloc[-1]
         assert shown_in(best, "p_in_context_change", signed=True) in sentence_of(results, "families")
+
+    def test_exports(self, results):
+        change = results["exported"].change("p_in_context")
+        told, numbers = sentence_of(results, "adapter"), figures_of(results, "adapter")
+        assert f"by {change}," in told
+        assert ("leaves zero out" in told) == change.excludes_zero
+        assert "layer 1, W_out, without the 3 largest" in told
+        assert numbers["change"].value == f"{float(change):.3f}"
+        size = sum(each.stat().st_size for each in results["adapter"].iterdir()) / 1e6
+        assert numbers["size"].value == f"{size:,.1f} MB"
+        assert "exported without scores" in sentence_of(results, "checkpoint")
 
     def test_benchmarks(self, results):
         frame, told = results["benchmarks"].frame, sentence_of(results, "benchmarks")

@@ -22,6 +22,7 @@ from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.report.of_benchmarks import benchmarks_page
 from tl_truncate.report.of_comparison import comparison_page
+from tl_truncate.report.of_export import Exported, export_page
 from tl_truncate.report.of_families import families_page
 from tl_truncate.report.of_learning import learned_page
 from tl_truncate.report.of_pair import pair_page
@@ -57,6 +58,7 @@ _PAGES: dict[type[Any], Callable[[Any], Page]] = {
     Comparison: comparison_page,
     Benchmarks: benchmarks_page,
     ChosenComparison: lambda found: families_page([found]),
+    Exported: export_page,
 }
 Reportable = (
     SweepResult
@@ -72,6 +74,7 @@ Reportable = (
     | Comparison
     | Benchmarks
     | ChosenComparison
+    | Exported
 )
 Source = str | os.PathLike[str] | Reportable
 _LOADERS: dict[
@@ -97,7 +100,8 @@ def write_report(
 
     Args:
         source: a run folder of a sweep, a search, a learned mask, dynamics, recall or a benchmark, also
-            one that is not finished; the folder that a command's `--out` named; a file that a result's
+            one that is not finished; the folder that a command's `--out` named, also an exported adapter or
+            checkpoint; a file that a result's
             `save` wrote; or a result. Several of `compare_chosen`, one for each task, have a page
             together; so have two sweeps, two searches or two tables of scores on one task, such as of
             two models, with every difference: paired by prompt where the prompts are the same.
@@ -178,6 +182,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
         ValueError: if there is no run, or one that has no report.
     """
     path = as_path(folder)
+    if (exported := Exported.load(path)) is not None:
+        return exported
     place = path / "run" if (path / "run").is_dir() else path
     kind = kind_of(place)
     saved = path if path.is_file() else find_result(place if kind in _IN_ONE_FILE else path)
@@ -199,8 +205,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
             " A search that has not ended has no report; the same search goes on where it stopped."
             if looks or kind == "search"
             else " Give the folder that --out or run_dir named, of a sweep, a search, learn, "
-            "dynamics, recall, compare_chosen, evaluate, side-effects or lm-eval; or a file that a "
-            "result was saved as."
+            "dynamics, recall, compare_chosen, evaluate, side-effects, lm-eval or export; or a file that "
+            "a result was saved as."
         )
         raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
     if kind not in _LOADERS:
