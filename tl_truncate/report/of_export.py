@@ -106,9 +106,8 @@ def _estimate(text: str | None) -> tuple[float, float, float]:
 def _answer(found: Exported) -> Answer:
     record, scores = found.record, found.record["scores"]
     what = f"This {_KINDS[record['kind']]} of {_base(found)} makes {counted(len(found.cuts), 'cut')}"
-    size = Number(
-        "size", f"{sum(found.sizes.values()) / 1e6:,.1f} MB", counted(len(found.sizes), "file")
-    )
+    megabytes = sum(found.sizes.values()) / 1e6
+    size = Number("size", f"{megabytes:,.1f} MB", counted(len(found.sizes), "file"))
     named = f"{what}, {listed(found.cuts)}" if found.cuts else what
     metrics = {} if scores is None else scores["metrics"]
     known = [name for name in metrics if name in LABELS and metrics[name]["change"] is not None]
@@ -118,8 +117,8 @@ def _answer(found: Exported) -> Answer:
             Row(name, bytes_ / 1e6, kind="uncut", told=f"{bytes_ / 1e6:,.2f} MB")
             for name, bytes_ in sorted(found.sizes.items(), key=lambda each: -each[1])[:10]
         ]
-        numbers = (size, Number("cuts", str(len(found.cuts)), "made together"))
-        return Answer(sentence, numbers, forest(rows, "Dots: the size of each file.", "MB"))
+        few = (size, Number("cuts", str(len(found.cuts)), "made together"))
+        return Answer(sentence, few, forest(rows, "Dots: the size of each file.", "MB"))
     metric = first_metric(known)
     text = metrics[metric]["change"]
     value, low, high = _estimate(text)

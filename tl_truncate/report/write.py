@@ -100,9 +100,8 @@ def write_report(
 
     Args:
         source: a run folder of a sweep, a search, a learned mask, dynamics, recall or a benchmark, also
-            one that is not finished; the folder that a command's `--out` named, also an exported adapter or
-            checkpoint; a file that a result's
-            `save` wrote; or a result. Several of `compare_chosen`, one for each task, have a page
+            one that is not finished; the folder that a command's `--out` named, also an exported adapter
+            or checkpoint; a file that a result's `save` wrote; or a result. Several of `compare_chosen`, one for each task, have a page
             together; so have two sweeps, two searches or two tables of scores on one task, such as of
             two models, with every difference: paired by prompt where the prompts are the same.
         out: the file, which is replaced.
@@ -205,8 +204,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
             " A search that has not ended has no report; the same search goes on where it stopped."
             if looks or kind == "search"
             else " Give the folder that --out or run_dir named, of a sweep, a search, learn, "
-            "dynamics, recall, compare_chosen, evaluate, side-effects, lm-eval or export; or a file that "
-            "a result was saved as."
+            "dynamics, recall, compare_chosen, evaluate, side-effects, lm-eval or export; or a file "
+            "that a result was saved as."
         )
         raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
     if kind not in _LOADERS:
