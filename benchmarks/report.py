@@ -1,10 +1,9 @@
 """Every kind of page: its weight, and how long a browser takes until it answers.
 
-`python benchmarks/report.py [RUN_FOLDER ...]`; without folders small results of each kind are made, and a
-sweep of 90 sites at seven ranks whose scores are made up. Chromium must be installed. The time is from
-asking for the file until the answer is there and the table of prompts can be opened; `charts` is the time
-from opening the first folded chart until it is drawn. A page must have 6 MB at most, and answer within 1.5
-seconds.
+`python benchmarks/report.py [RUN_FOLDER ...]`; without folders small results of each kind are made, and
+a sweep of 90 sites at seven ranks whose scores are made up. Chromium must be installed. The time is from
+asking for the file until the answer is there and everything can be opened; `charts` is the time from
+opening the first folded chart until it is drawn. A page must have 6 MB at most, and answer within 1.5 s.
 """
 
 import argparse
