@@ -101,9 +101,10 @@ def write_report(
     Args:
         source: a run folder of a sweep, a search, a learned mask, dynamics, recall or a benchmark, also
             one that is not finished; the folder that a command's `--out` named, also an exported adapter
-            or checkpoint; a file that a result's `save` wrote; or a result. Several of `compare_chosen`, one for each task, have a page
-            together; so have two sweeps, two searches or two tables of scores on one task, such as of
-            two models, with every difference: paired by prompt where the prompts are the same.
+            or checkpoint; a file that a result's `save` wrote; or a result. Several of `compare_chosen`,
+            one for each task, have a page together; so have two sweeps, two searches or two tables of
+            scores on one task, such as of two models, with every difference: paired by prompt where the
+            prompts are the same.
         out: the file, which is replaced.
 
     Returns:
