@@ -40,8 +40,8 @@ KINDS = (
     "two sweeps",
     "two scores",
 )
-#: A number that is none, or an interval without a width.
-NO_NUMBER = re.compile(r"\bnan\b|\bNone\b|\[([+−-]?[0-9.]+), \1\]", re.IGNORECASE)
+#: A number that is none, as Python writes it, or an interval without a width.
+NO_NUMBER = re.compile(r"\b[Nn]a[Nn]\b|\bNone\b(?! (?:were|of))|\[([+−-]?[0-9.]+), \1\]")
 
 
 @pytest.fixture(scope="module")

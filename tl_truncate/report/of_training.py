@@ -14,6 +14,7 @@ from tl_truncate.experiments.scoring.view import frame_table, scores_table
 from tl_truncate.experiments.screening.part_attribution import ANSWERS
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
+from tl_truncate.experiments.training.steps import FirstStep
 from tl_truncate.markup import join, paragraphs
 from tl_truncate.report import prompts
 from tl_truncate.report.answer_of_training import dynamics_answer, recall_answer
@@ -77,14 +78,17 @@ def _words(history: Dynamics) -> list[str]:
     ]
     if set(history.missing) - set(history.failed):
         words.append("The run is not finished; the same call with the same folder goes on.")
-    for metric in reversed(PROBABILITIES):
+    known = history.frame
+    for metric in reversed(
+        [each for each in PROBABILITIES if each in known and known[each].notna().any()]
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MissingStepsWarning)  # which the page has said above
             step = history.first_step(metric, 0.3)
         told = (
             "at none of them for good"
             if step is None
-            else f"from step {step} on (at two checkpoints in a row; 95% interval over prompts)"
+            else f"from step {_step_told(step)} on (at two checkpoints in a row; 95% interval over prompts)"
         )
         words.append(f"In the uncut model {label_of(metric).told} is above 0.3 {told}.")
     last = history.checkpoints[-1]
@@ -97,6 +101,12 @@ def _words(history: Dynamics) -> list[str]:
             f"{row['p_in_context_change_q']:.2g} among all checkpoints."
         )
     return words
+
+
+def _step_told(step: FirstStep) -> str:
+    """The step with its interval, where that has more than one checkpoint."""
+    sure = step.low == step.high == int(step) and not step.missing
+    return f"{int(step)}" if sure else str(step)
 
 
 def _curves(histories: Sequence[Dynamics]) -> Chart:

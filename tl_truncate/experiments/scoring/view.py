@@ -97,6 +97,8 @@ def _fact(value: Any) -> str:
         return "; ".join(map(_fact, value)) if value else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "none"
     return str(value)
 
 
