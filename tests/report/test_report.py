@@ -454,7 +454,7 @@ class TestKeeps:
     def test_the_notebook(self, mixed):
         page = mixed._repr_html_()
         assert "800%" not in page
-        for head in ("1 kept", "8 kept", "50% kept", "100% kept"):
+        for head in ("rank 1 kept", "rank 8 kept", "50% kept", "all kept"):
             assert f">{head}<" in page
         changes = mixed.frame["p_in_context_change"]
         assert sum(

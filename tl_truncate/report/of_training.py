@@ -88,7 +88,7 @@ def _words(history: Dynamics) -> list[str]:
         told = (
             "at none of them for good"
             if step is None
-            else f"from step {_step_told(step)} on (at two checkpoints in a row; 95% interval over prompts)"
+            else f"from step {_step_told(step)} on (at two checkpoints in a row)"
         )
         words.append(f"In the uncut model {label_of(metric).told} is above 0.3 {told}.")
     last = history.checkpoints[-1]
