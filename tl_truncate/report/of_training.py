@@ -85,10 +85,9 @@ def _words(history: Dynamics) -> list[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MissingStepsWarning)  # which the page has said above
             step = history.first_step(metric, 0.3)
+        rule = "at two checkpoints in a row; 95% interval over prompts"
         told = (
-            "at none of them for good"
-            if step is None
-            else f"from step {_step_told(step)} on (at two checkpoints in a row)"
+            "at none of them for good" if step is None else f"from step {_step_told(step)} on ({rule})"
         )
         words.append(f"In the uncut model {label_of(metric).told} is above 0.3 {told}.")
     last = history.checkpoints[-1]
