@@ -31,7 +31,7 @@ def estimate_apart(values: ArrayLike, others: ArrayLike) -> Estimate:
 
     Examples:
         >>> estimate_apart([1.0, 2.0, 3.0, 2.0, 2.0], [1.0, 1.0, 2.0, 0.0, 1.0])
-        Estimate(1.000 [-0.736, 2.736], n=5)
+        Estimate(1.000 [-0.856, 2.856], n=5)
     """
     one, other = as_columns(values), as_columns(others)
     sizes = len(one), len(other)
