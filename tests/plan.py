@@ -111,6 +111,7 @@ ONE_LEG = (
     "test_import.py",
     "test_versions.py",
     "test_house.py",
+    "test_bars.py",
     # Tutorials carry the outputs of the newest version (`make tutorials`), which is what they are compared
     # with; whatever they call has tests of its own on both.
     "test_tutorials.py",

@@ -12,6 +12,7 @@ from tl_truncate.statistics import (
     Estimate,
     clear,
     estimate_against_draws,
+    estimate_apart,
     estimate_mean,
     estimate_over_draws,
     estimate_over_splits,
@@ -245,3 +246,38 @@ def test_an_estimate_is_a_number():
 def test_no_values_are_refused():
     with pytest.raises(ValueError, match="at least one number"):
         estimate_mean([])
+
+
+class TestApart:
+    """The difference of two samples that have nothing in common."""
+
+    def test_it_is_welchs_stretched(self):
+        """Of samples without a skew the interval is Welch's, longer by the room for few values."""
+        one, other = np.array([1.0, 2.0, 3.0, 2.0, 2.0]), np.array([1.0, 1.0, 2.0, 0.0, 1.0])
+        found = estimate_apart(one, other)
+        usual = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+        assert found == pytest.approx(1.0)
+        assert (found.low - 1, found.high - 1) == pytest.approx(
+            (1.8 * (usual.low - 1), 1.8 * (usual.high - 1))
+        )
+
+    def test_p_agrees_with_the_interval(self):
+        random = np.random.default_rng(0)
+        for shift in np.linspace(-2, 2, 41):
+            found = estimate_apart(random.normal(shift, 1, 9), random.normal(0, 2, 14))
+            assert (found.p < 0.05) == found.excludes_zero
+
+    @pytest.mark.parametrize("draw", ["normal", "lognormal"])
+    def test_it_covers(self, draw):
+        random = np.random.default_rng(1)
+        sample = getattr(random, draw)
+        inside = []
+        for _ in range(600):
+            found = estimate_apart(sample(0, 1, 8), sample(0, 1, 15))
+            inside.append(found.low <= 0 <= found.high)
+        assert np.mean(inside) >= 0.93
+
+    def test_too_few_have_none(self):
+        assert str(estimate_apart([1.0] * 4, [0.0] * 9)) == "1.000 [n < 5]"
+        assert str(estimate_apart([1.0], [0.0] * 9)) == "1.000 [n < 5]"
+        assert estimate_apart([1.0] * 5, [1.0] * 5).p == 1.0

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shutil
 
 import pandas as pd
 import pytest
@@ -10,10 +9,6 @@ import samples
 import torch
 
 import tl_truncate as tlt
-
-playwright = pytest.importorskip("playwright.sync_api", exc_type=ImportError)
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: `make browser` installs it")
 
 NASTY = """<script>document.title = 'owned'</script> "Mary" & 'John' went to the store , John gave a drink to"""
 WIDTHS = (1280, 400)
@@ -42,37 +37,6 @@ def sweep(shared, task):
         prepend_bos=False,
         progress=False,
     )
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(chromium):
-    """Opens a page and fails if it complains or asks for anything."""
-    contexts, said, asked = [], [], []
-
-    def go(path, *, width=1280, scheme="light"):
-        context = chromium.new_context(viewport=dict(width=width, height=900), color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda problem: said.append(str(problem)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.resolve().as_uri())
-        page.wait_for_selector("body[data-ready=yes]")
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +73,9 @@ def test_the_menus_change_the_heatmap(visit, written, sweep):
     close(heat(page), expected(sweep, "W_out", "p_in_context"))
     choose(page, "heat", "metric", "p(global)")
     close(heat(page), expected(sweep, "W_out", "p_global"))
-    choose(page, "heat", "kind", "NormMatched")
+    choose(page, "heat", "kind", "norm-matched")
     close(heat(page), expected(sweep, "W_out", "p_global", "NormMatched"))
-    assert "W_out, p(global), NormMatched" in page.locator("[data-chart=heat] figcaption").inner_text()
+    assert "W_out, p(global), norm-matched" in page.locator("[data-chart=heat] figcaption").inner_text()
 
 
 def test_the_dots_are_the_changes_that_may_be_none(visit, written, sweep):
@@ -123,14 +87,14 @@ def test_the_dots_are_the_changes_that_may_be_none(visit, written, sweep):
 
 def test_rank_curves_have_the_values_and_their_intervals(visit, written, sweep):
     page = visit(written)
-    choose(page, "ranks", "site", "blocks.1.mlp.W_out")
+    choose(page, "ranks", "site", "layer 1, W_out")
     plot = "document.querySelector('[data-chart=ranks] .plot').data"
     own = sweep.frame[(sweep.frame["site"] == "blocks.1.mlp.W_out") & (sweep.frame["kind"] == "Cut")]
     assert page.evaluate(f"{plot}[0].y") == pytest.approx(own["p_in_context"].tolist(), rel=1e-3)
     up = (own["p_in_context_high"] - own["p_in_context"]).tolist()
     assert page.evaluate(f"{plot}[0].error_y.array") == pytest.approx(up, abs=1e-4)
     names = page.evaluate(f"{plot}.map((each) => each.name)")
-    assert "blocks.1.mlp.W_out (RandomSubspace)" in names
+    assert "layer 1, W_out (random subspace)" in names
 
 
 def test_a_prompt_shows_as_text(visit, written):
@@ -161,7 +125,7 @@ def test_the_table_filters_and_sorts(visit, written, task):
 
 def test_the_table_has_the_numbers_of_the_setting(visit, written, sweep):
     page = visit(written)
-    page.get_by_label("setting").select_option(label="blocks.2.mlp.W_in, 10% kept")
+    page.get_by_label("setting").select_option(label="layer 2, W_in, 10% kept")
     scores = sweep.scores("blocks.2.mlp.W_in", 0.1)
     shown = [float(each) for each in page.locator("#table tbody td:nth-child(5)").all_inner_texts()]
     assert shown == pytest.approx(scores.frame["p_in_context"].tolist(), abs=5e-4)
@@ -175,7 +139,7 @@ def test_a_click_on_a_cell_shows_its_prompts(visit, written):
     box = page.locator("[data-chart=heat] .heatmaplayer").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
     page.wait_for_function(
-        "document.querySelector('#setting').selectedOptions[0].textContent === 'blocks.1.mlp.W_in, 10% kept'"
+        "document.querySelector('#setting').selectedOptions[0].textContent === 'layer 1, W_in, 10% kept'"
     )
 
 
@@ -241,7 +205,7 @@ def test_a_search(visit, shared, tmp_path):
     assert page.evaluate(f"{plot}.x")[:2] == pytest.approx([float(chosen), float(change)], rel=1e-3)
     text = page.locator("main").inner_text()
     assert f"perplexity {found.cost.uncut_perplexity:.1f} [" in text
-    assert "RandomSubspace, test" in text
+    assert "random subspace, test" in text
     assert rows(page) == 6
     page.locator("#group").select_option(label=f"{many.name}, validation")
     assert page.get_by_role("status").inner_text() == "6 of 6 prompts."
@@ -490,7 +454,7 @@ class TestKeeps:
     def test_the_notebook(self, mixed):
         page = mixed._repr_html_()
         assert "800%" not in page
-        for head in ("1 kept", "8 kept", "50% kept", "100% kept"):
+        for head in ("rank 1 kept", "rank 8 kept", "50% kept", "all kept"):
             assert f">{head}<" in page
         changes = mixed.frame["p_in_context_change"]
         assert sum(
@@ -500,7 +464,7 @@ class TestKeeps:
     def test_the_page(self, visit, mixed, tmp_path):
         page = visit(tlt.write_report(mixed, tmp_path / "mixed.html"))
         axis = page.evaluate("document.querySelector('[data-chart=heat] .plot').layout.xaxis.ticktext")
-        assert axis == ["1", "8", "50%", "100%"]
+        assert axis == ["rank 1", "rank 8", "50%", "100%"]
         assert heat(page)[0] == pytest.approx(
             mixed.frame["p_in_context_change"].tolist(), rel=1e-3, abs=1e-9
         )
@@ -529,7 +493,7 @@ def test_a_folder_with_a_result_and_a_run_is_not_guessed_at(sweep, shared, drink
 def test_removals_alone_can_be_shown(shared, drinks_task, tmp_path):
     model = shared("bridge", "gpt2")
     result = tlt.sweep(model, drinks_task, cuts=[tlt.GlobalRemoval(1, "own_path")], progress=False)
-    assert "GlobalRemoval" in tlt.write_report(result, tmp_path / "report.html").read_text()
+    assert "(global removal)" in tlt.write_report(result, tmp_path / "report.html").read_text()
     assert "No cut has a control beside it" in result._repr_html_()
 
 

@@ -16,6 +16,7 @@ from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import say_written, write_tables
 from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores, verdict
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
+from tl_truncate.experiments.scoring.metrics import metrics_of
 from tl_truncate.markup import interval
 from tl_truncate.surgery.controls import controls_of, draws_for
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from tl_truncate.colours import scale_end
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.view import ShownScores
 from tl_truncate.experiments.sweep.view import heat_frame
 from tl_truncate.report.page import Chart, Choice, rounded
+from tl_truncate.surgery.spoken import said_kind, said_setting
+from tl_truncate.weights.spoken import said_site, short_keep
 
 #: The choices of rank curves that are shown first: their order, and which end of it.
 EXTREMES = {"the six largest rises": False, "the six largest falls": True}
@@ -23,7 +26,10 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
     matrices = list(dict.fromkeys(name for each in tables.values() for name in each["matrix"]))
     kinds = list(dict.fromkeys(frame["kind"]))
     choices = _choices(
-        task=tasks, matrix=matrices, metric=[label_of(metric).short for metric in metrics], kind=kinds
+        task=tasks,
+        matrix=matrices,
+        metric=[label_of(metric).short for metric in metrics],
+        kind=list(map(said_kind, kinds)),
     )
     panels = []
     for task, matrix, metric, kind in product(tasks, matrices, metrics, kinds):
@@ -31,17 +37,21 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
         own = table[(table["matrix"] == matrix) & (table["kind"] == kind)]
         if own.empty:
             continue
-        key = _key(choices, task=task, matrix=matrix, metric=label_of(metric).short, kind=kind)
-        panels.append(dict(key=key, **heat_panel(own, metric, task)))
+        key = _key(
+            choices, task=task, matrix=matrix, metric=label_of(metric).short, kind=said_kind(kind)
+        )
+        # All matrices of a metric have the same colours, as in a figure of them.
+        same = table[table["kind"] == kind][f"{metric}_change"]
+        panels.append(dict(key=key, **heat_panel(own, metric, task, end=scale_end(same))))
     label = "Heatmap: the change from the uncut model, by layer and amount kept. A table follows."
     return Chart("heat", "heat", label, choices, tuple(panels))
 
 
-def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
+def heat_panel(own: pd.DataFrame, metric: str, task: str, *, end: float) -> dict[str, Any]:
     """The cells of one matrix, from rows with layer, keep, rank and the metric's change."""
-    kept = own["keep"].map(kept_text)
+    kept = own["keep"].map(kept_text)  # as text, in which the rank 1 and all of it differ
     keeps, layers = list(dict.fromkeys(kept)), sorted(set(own["layer"]))
-    size = max(float(own[f"{metric}_change"].abs().quantile(0.9)), 1e-9)
+    shown = dict(zip(kept, own["keep"].map(short_keep), strict=True))
     columns = [
         rounded(own[name])
         for name in (*(f"{metric}_change{end}" for end in ("", "_low", "_high", "_q")), metric)
@@ -50,7 +60,7 @@ def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
         (layers.index(layer), keeps.index(keep)) for layer, keep in zip(own["layer"], kept, strict=True)
     ]
     cells = [
-        [row, column, *numbers, rank, setting_name(site, keep, kind)]
+        [row, column, *numbers, rank, said_setting(site, keep, kind)]
         for (row, column), numbers, rank, site, keep, kind in zip(
             places,
             zip(*columns, strict=True),
@@ -62,19 +72,13 @@ def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
         )
     ]
     return dict(
-        x=keeps,
+        x=[shown[keep] for keep in keeps],
         y=layers,
-        size=size,
+        size=end,
         cells=cells,
         task=task,
         unit=label_of(metric).short,
     )
-
-
-def setting_name(site: str, keep: object, kind: str) -> str:
-    """A setting as menus show it."""
-    told = f"{site}, {kept_text(keep)} kept"
-    return told if kind == "Cut" else f"{told} ({kind})"
 
 
 def rank_chart(
@@ -85,14 +89,18 @@ def rank_chart(
     cuts = frame[frame["kind"] == "Cut"]
     sites = list(dict.fromkeys(cuts["site"]))
     names = [*EXTREMES, *sites] if len(sites) > 1 else sites
-    choices = _choices(task=tasks, metric=[label_of(metric).short for metric in metrics], site=names)
+    choices = _choices(
+        task=tasks,
+        metric=[label_of(metric).short for metric in metrics],
+        site=[each if each in EXTREMES else said_site(each) for each in names],
+    )
     panels = []
     for task, metric, name in product(tasks, metrics, names):
         own = frame[frame["task"] == task]
         shown = _extreme(own, metric, falling=EXTREMES[name]) if name in EXTREMES else [name]
         panels.append(
             dict(
-                key=_key(choices, task=task, metric=label_of(metric).short, site=name),
+                key=_key(choices, task=task, metric=label_of(metric).short, site=said_site(name)),
                 x="components kept",
                 y=label_of(metric).short,
                 series=list(_rank_series(own, shown, metric)),
@@ -116,7 +124,7 @@ def _rank_series(own: pd.DataFrame, sites: Sequence[str], metric: str) -> Iterab
         for kind in dict.fromkeys(here["kind"]):
             part = here[here["kind"] == kind].sort_values("rank")
             yield dict(
-                name=site if kind == "Cut" else f"{site} ({kind})",
+                name=said_site(site) if kind == "Cut" else f"{said_site(site)} ({said_kind(kind)})",
                 colour=place,
                 control=kind != "Cut",
                 x=[int(rank) for rank in part["rank"]],

@@ -8,10 +8,13 @@ from markupsafe import Markup
 from tl_truncate.evals.result import Benchmarks, shown_change
 from tl_truncate.experiments.scoring.drawn import VERDICTS
 from tl_truncate.markup import details, join, paragraphs, table
+from tl_truncate.report.answer_of_benchmarks import benchmarks_answer, label_of_row
 from tl_truncate.report.charts import points_panel
 from tl_truncate.report.page import Chart, Page, Section
 from tl_truncate.report.provenance import provenance
+from tl_truncate.report.verdicts import NONE
 from tl_truncate.statistics import clear, shown
+from tl_truncate.surgery.spoken import said_kind
 
 _COLUMNS = ("task", "metric", "shots", "samples", "uncut", "cut", "change", "q")
 #: Samples that a task's table shows, those whose value has changed before the others.
@@ -29,7 +32,8 @@ def benchmarks_page(found: Benchmarks) -> Page:
         sections.append(Section("controls", "Controls", _controls(found.controls)))
     sections.append(Section("samples", "Samples", join(_samples(found))))
     sections.append(Section("provenance", "Where this comes from", provenance(_facts(found))))
-    return Page(f"{', '.join(found.tasks)} on {found.record.model}", tuple(sections))
+    title = f"{', '.join(found.tasks)} on {found.record.model}"
+    return Page(title, benchmarks_answer(found), tuple(sections))
 
 
 def _words(found: Benchmarks, frame: pd.DataFrame) -> Iterator[str]:
@@ -51,11 +55,6 @@ def _words(found: Benchmarks, frame: pd.DataFrame) -> Iterator[str]:
         yield f"The harness warned: {note}"
 
 
-def _label(row: pd.Series) -> str:
-    told = f"{row['task']}, {row['metric']}"
-    return told if row["filter"] == "none" else f"{told} ({row['filter']})"
-
-
 def _scores(frame: pd.DataFrame) -> Markup:
     rows = []
     for _, row in frame.iterrows():
@@ -73,7 +72,7 @@ def _charts(found: Benchmarks, frame: pd.DataFrame) -> tuple[Chart, ...]:
     if not found.cuts or own.empty:
         return ()
     values = {name: own[f"change{end}"] for name, end in (("y", ""), ("low", "_low"), ("high", "_high"))}
-    names = [_label(row) for _, row in own.iterrows()]
+    names = [label_of_row(row) for _, row in own.iterrows()]
     panel = points_panel([], values, names, x="change")
     told = "Dots with intervals: the change of each number. A table stands above."
     return (Chart("changes", "points", told, (), (panel,)),)
@@ -82,12 +81,14 @@ def _charts(found: Benchmarks, frame: pd.DataFrame) -> tuple[Chart, ...]:
 def _controls(controls: pd.DataFrame) -> Markup:
     rows = [
         [
-            _label(row),
-            row["control"],
+            label_of_row(row),
+            said_kind(row["control"]),
             str(row["draws"]),
-            f"{row['control_change']:+.3f}",
+            NONE if pd.isna(row["control_change"]) else f"{row['control_change']:+.3f}",
             "" if pd.isna(row["control_spread"]) else f"{row['control_spread']:.3f}",
-            shown(row["difference"], row["low"], row["high"], signed=True),
+            NONE
+            if pd.isna(row["difference"])
+            else shown(row["difference"], row["low"], row["high"], signed=True),
             VERDICTS[row["verdict"]],
         ]
         for _, row in controls.iterrows()

@@ -6,6 +6,7 @@ from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED, first, label_of, metrics_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import paragraphs, table
+from tl_truncate.report.answer_of_ways import ways_answer
 from tl_truncate.report.charts import points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section
@@ -28,7 +29,7 @@ def comparison_page(found: Comparison) -> Page:
         where_section(record),
     ]
     title = f"{record.task}: ways to change the MLP of block {found.layer} of {record.model}"
-    return Page(title, tuple(sections))
+    return Page(title, ways_answer(found), tuple(sections))
 
 
 def ways_chart(frame: pd.DataFrame, has_global: bool = True) -> Chart:

@@ -10,11 +10,13 @@ from tl_truncate.experiments.comparison.together import families_of, objective_o
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import join, paragraphs, table
+from tl_truncate.report.answer_of_ways import families_answer
 from tl_truncate.report.charts import estimates
 from tl_truncate.report.of_comparison import ways_chart
 from tl_truncate.report.page import Chart, Page, Section
 from tl_truncate.report.provenance import where_section
 from tl_truncate.statistics import shown_in
+from tl_truncate.surgery.spoken import said_in_text
 
 _CROSSES = (
     "Crosses are what the same search found among as many random cuts of the same sites and ranks: "
@@ -44,7 +46,8 @@ def families_page(several: Sequence[ChosenComparison]) -> Page:
         *(Section("ways", "Every metric", charts=(chart,)) for chart in metrics),
         where_section(records[0]),
     ]
-    return Page(f"{tasks}: each family's best cut on {', '.join(models)}", tuple(sections))
+    title = f"{tasks}: each family's best cut on {', '.join(models)}"
+    return Page(title, families_answer(several, objective), tuple(sections))
 
 
 def families_chart(several: Sequence[ChosenComparison]) -> Chart:
@@ -68,7 +71,15 @@ def _changes(each: ChosenComparison, names: Sequence[str], objective: str) -> li
     # Where nothing was chosen, nothing changes.
     values = own[f"{objective}_change"].mask(own["cut"] == "none", 0.0)
     own = own.assign(**{f"{objective}_change": values})
-    found = [_series(each.task, own, f"{objective}_change", own["cut"], beside=False)]
+    found = [
+        _series(
+            each.task,
+            own,
+            f"{objective}_change",
+            own["cut"].map(said_in_text, na_action="ignore"),
+            beside=False,
+        )
+    ]
     if "null_change" in own:
         told = pd.Series("the same search among random cuts", own.index)
         found.append(_series(each.task, own, "null_change", told, beside=True))
@@ -110,7 +121,7 @@ _COLUMNS = ("family", "cut", "change", "q", "random", "over random", "kept", "en
 
 def _rows(each: ChosenComparison, objective: str) -> list[list[str]]:
     return [
-        [str(family), str(row["cut"]), *_told(row, objective)]
+        [str(family), said_in_text(str(row["cut"])), *_told(row, objective)]
         for family, row in each.frame.iterrows()
         if family != "uncut"
     ]

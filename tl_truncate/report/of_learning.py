@@ -33,7 +33,7 @@ def _curve(found: LearnedMask) -> Chart:
         series = []
         for place, column in enumerate(columns):
             y = rounded(history[column])
-            series.append(dict(name=column, colour=place, control=False, x=steps, y=y, low=y, high=y))
+            series.append(dict(name=column, colour=place, control=False, x=steps, y=y))
         unit = label_of(found.objective).short if name == "worth" else "components"
         panels.append(dict(key=[name], x="step", y=unit, series=series))
     told = "Curves: what the mask is worth on the watched prompts, and its size, against the step."

@@ -6,6 +6,7 @@ from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.scoring.view import scores_table, setup
 from tl_truncate.markup import interval, paragraphs
 from tl_truncate.report import prompts
+from tl_truncate.report.answer_of_scores import effects_answer, first_scored, scores_answer
 from tl_truncate.report.of_search import cost_section
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import where_section
@@ -18,10 +19,11 @@ def scores_page(scores: Scores) -> Page:
     own = cuts - (0 if scores.baseline is None else len(scores.baseline.record.cuts))
     told = [f"{scores.record.n_prompts} prompts were asked of {setup(scores.record.to_json())}."]
     if scores.baseline is not None:
-        change = interval(scores.change("p_in_context"), signed=True)
+        metric = first_scored(scores)
+        change = interval(scores.change(metric), signed=True)
         told.append(
             f"{own} cut{'s' if own != 1 else ''} at work: "
-            f"{label_of('p_in_context', scores.has_global).told} changes by {change}."
+            f"{label_of(metric, scores.has_global).told} changes by {change}."
         )
     base = None if scores.baseline is None else scores.baseline.frame
     only = [prompts.Setting("cut" if cuts else "uncut", scores.frame, base)]
@@ -32,7 +34,8 @@ def scores_page(scores: Scores) -> Page:
         where_section(scores.record),
     ]
     groups = (prompts.group(scores.record.task, scores.frame, only, prompts.MOST_READINGS),)
-    return Page(f"{scores.record.task} on {scores.record.model}", tuple(sections), groups)
+    title = f"{scores.record.task} on {scores.record.model}"
+    return Page(title, scores_answer(scores, own), tuple(sections), groups)
 
 
 def side_effects_page(found: SideEffects) -> Page:
@@ -49,4 +52,5 @@ def side_effects_page(found: SideEffects) -> Page:
         Section("cost", "Side effects", cost_section(found.shown)),
         where_section(found.record),
     ]
-    return Page(f"Side effects on {found.record.model}", tuple(sections))
+    title = f"Side effects on {found.record.model}"
+    return Page(title, effects_answer(found), tuple(sections))

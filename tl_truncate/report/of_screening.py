@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from tl_truncate.colours import scale_end
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.scoring.metrics import answer_names, label_of
 from tl_truncate.experiments.scoring.view import frame_table, setup
@@ -11,11 +12,13 @@ from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.markup import paragraphs
+from tl_truncate.report.answer_of_screening import gradients_answer, parts_answer, screen_answer
 from tl_truncate.report.charts import heat_panel, points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section
 from tl_truncate.statistics import q_values, shown
 from tl_truncate.weights.keep.defaults import GENTLE
+from tl_truncate.weights.spoken import said_site
 
 _TOP = 30
 
@@ -30,10 +33,11 @@ def attribution_page(screen: Attribution) -> Page:
         f"{setup(record.to_json())}.",
         "These are first-order estimates: a small prediction is no promise. Sweep what they find.",
     ]
-    frame = screen.top(_TOP).drop(columns=["layer", "matrix", "head"])
+    frame = _said(screen.top(_TOP).drop(columns=["layer", "matrix", "head"]))
+    predicted = _predictions(screen)
     sections = [
         Section("summary", "Summary", paragraphs(told)),
-        Section("heatmap", "Predicted changes", charts=(_predicted(screen),)),
+        Section("heatmap", "Predicted changes", charts=(_predicted(screen, predicted),)),
         Section(
             "components",
             "Components",
@@ -41,10 +45,16 @@ def attribution_page(screen: Attribution) -> Page:
         ),
         where_section(record),
     ]
-    return Page(f"{record.task}: a screen of {record.model}", tuple(sections))
+    title = f"{record.task}: a screen of {record.model}"
+    return Page(title, screen_answer(screen, predicted), tuple(sections))
 
 
-def _predicted(screen: Attribution) -> Chart:
+def _said(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose sites are said as people say them."""
+    return table.assign(site=table["site"].map(said_site))
+
+
+def _predictions(screen: Attribution) -> pd.DataFrame:
     rows = []
     for site in screen.by_row:
         for keep in GENTLE:
@@ -59,11 +69,20 @@ def _predicted(screen: Attribution) -> Chart:
     frame = pd.DataFrame(rows)
     among_all = f"{screen.metric}_change_q"
     frame[among_all] = q_values(frame[among_all])
+    return frame
+
+
+def _predicted(screen: Attribution, frame: pd.DataFrame) -> Chart:
     matrices = tuple(dict.fromkeys(frame["matrix"]))
     panels = [
         dict(
             key=[matrix] if len(matrices) > 1 else [],
-            **heat_panel(frame[frame["matrix"] == matrix], screen.metric, screen.record.task),
+            **heat_panel(
+                frame[frame["matrix"] == matrix],
+                screen.metric,
+                screen.record.task,
+                end=scale_end(frame[f"{screen.metric}_change"]),
+            ),
         )
         for matrix in matrices
     ]
@@ -87,8 +106,8 @@ def value_gradients_page(found: SingularValueGradients) -> Page:
         "gradient is negative.",
         "A gradient is per unit of a singular value, and says nothing of how large the value is.",
     ]
-    frame = found.top(_TOP).drop(columns=["layer", "matrix", "head"])
-    sites = found.sites.drop(columns=["layer", "matrix", "head"])
+    frame = _said(found.top(_TOP).drop(columns=["layer", "matrix", "head"]))
+    sites = _said(found.sites.drop(columns=["layer", "matrix", "head"]))
     sections = [
         Section("summary", "Summary", paragraphs(told)),
         Section("sites", "Sites", frame_table(sites, "Every site, by its score")),
@@ -99,7 +118,8 @@ def value_gradients_page(found: SingularValueGradients) -> Page:
         ),
         where_section(record),
     ]
-    return Page(f"{record.task}: singular value gradients of {record.model}", tuple(sections))
+    title = f"{record.task}: singular value gradients of {record.model}"
+    return Page(title, gradients_answer(found), tuple(sections))
 
 
 def part_attribution_page(found: PartAttribution) -> Page:
@@ -123,7 +143,8 @@ def part_attribution_page(found: PartAttribution) -> Page:
         Section("table", "Every layer", frame_table(found.frame, "Logits added, in nats", texts=3)),
         where_section(record),
     ]
-    return Page(f"{record.task}: MLP outputs in two parts on {record.model}", tuple(sections))
+    title = f"{record.task}: MLP outputs in two parts on {record.model}"
+    return Page(title, parts_answer(found), tuple(sections))
 
 
 def _by_layer(found: PartAttribution) -> Chart:

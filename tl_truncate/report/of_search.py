@@ -14,7 +14,6 @@ from tl_truncate.experiments.scoring.view import (
 )
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.view import (
-    VALIDATION,
     ShownSearch,
     looks_table,
     search_words,
@@ -22,8 +21,10 @@ from tl_truncate.experiments.search.view import (
 )
 from tl_truncate.markup import details, join, paragraphs
 from tl_truncate.report import prompts
+from tl_truncate.report.answer_of_search import column_name, search_answer
 from tl_truncate.report.charts import points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
+from tl_truncate.surgery.spoken import said_kind
 
 
 def search_page(found: SearchResult) -> Page:
@@ -56,7 +57,7 @@ def search_page(found: SearchResult) -> Page:
         ),
     ]
     title = f"{' and '.join(found.test)}: a search on {shown.record['model']}"
-    return Page(title, tuple(sections), _groups(found))
+    return Page(title, search_answer(found, shown), tuple(sections), _groups(found))
 
 
 def _chart(found: ShownSearch) -> Chart:
@@ -68,12 +69,12 @@ def _chart(found: ShownSearch) -> Chart:
     panels = []
     for task in tasks:
         for metric in metrics:
-            rows = found.of(task, metric).rename({VALIDATION: f"{VALIDATION} (chose the cuts)"})
+            rows = found.of(task, metric)
             short = label_of(metric, found.has_global).short
             panel = points_panel(
                 [*([task] if len(tasks) > 1 else []), short],
                 rows.rename(columns={"change": "y"}),
-                list(rows.index),
+                list(map(column_name, rows.index)),
                 x=f"paired change of {short}",
                 colours=[0, 1, *[2] * (len(rows) - 2)],
             )
@@ -99,7 +100,7 @@ def _groups(found: SearchResult) -> tuple[dict[str, Any], ...]:
         base = None if scores.baseline is None else scores.baseline.frame
         settings = [prompts.Setting("chosen cuts", scores.frame, base, change=1.0)]
         settings += [
-            prompts.Setting(f"control: {kind}, mean of its draws", by_task[task].frame, base)
+            prompts.Setting(f"control: {said_kind(kind)}, mean of its draws", by_task[task].frame, base)
             for kind, by_task in found.controls.items()
         ]
         groups.append(prompts.group(f"{task}, test", scores.frame, settings, most))

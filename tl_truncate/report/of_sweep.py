@@ -4,7 +4,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together
-from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import scores_table
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -16,10 +15,14 @@ from tl_truncate.experiments.sweep.view import (
 )
 from tl_truncate.markup import details, join, paragraphs, table
 from tl_truncate.report import prompts
-from tl_truncate.report.charts import heat_chart, rank_chart, setting_name
+from tl_truncate.report.answer_of_sweep import first_metric, sweep_answer
+from tl_truncate.report.charts import heat_chart, rank_chart
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import provenance
+from tl_truncate.report.verdicts import q_text
 from tl_truncate.statistics import shown
+from tl_truncate.surgery.spoken import said_cut, said_kind
+from tl_truncate.weights.spoken import said_site, short_keep
 
 _BESIDE = 12
 
@@ -28,7 +31,8 @@ def sweep_page(result: SweepResult) -> Page:
     """Summary, baseline, heatmap, rank curves, controls, prompts and provenance of a sweep."""
     shown = result.shown
     tasks = list(shown.baselines)
-    metrics = sorted(shown.metrics, key=lambda metric: metric == "accuracy")  # probabilities first
+    first = first_metric(shown.metrics)
+    metrics = sorted(shown.metrics, key=lambda metric: metric != first)
     baseline = join(scores_table(each, f"{task}, uncut") for task, each in shown.baselines.items())
     sections = [
         Section("summary", "Summary", paragraphs(sweep_words(shown))),
@@ -40,7 +44,8 @@ def sweep_page(result: SweepResult) -> Page:
         groups = _groups(result, tasks)
     sections.append(Section("provenance", "Where this comes from", provenance(result.manifest)))
     title = f"{' and '.join(tasks)}: cutting weights of {result.manifest['model']}"
-    return Page(title, tuple(sections), groups)
+    answer = sweep_answer(result, shown, first)
+    return Page(title, answer, tuple(sections), groups)
 
 
 def _found(result: ShownSweep, tasks: list[str], metrics: list[str]) -> list[Section]:
@@ -101,15 +106,15 @@ def _controls(beside: pd.DataFrame, tasks: list[str], metric: str) -> Markup:
         order = own["change"].abs().sort_values(ascending=False, kind="stable").index
         rows = [
             [
-                row["site"],
-                kept_text(row["keep"]),
+                said_site(row["site"]),
+                short_keep(row["keep"]),
                 f"{row['change']:+.3f}",
-                row["control"],
+                said_kind(row["control"]),
                 f"{row['control_change']:+.3f}",
                 f"{row['control_spread']:.3f}" if row["draws"] > 1 else "one draw",
                 row["draws"],
                 shown(row["difference"], row["low"], row["high"], signed=True),
-                f"{row['q']:.2g}",
+                q_text(row["q"]),
                 VERDICTS[row["verdict"]],
             ]
             for _, row in own.loc[order[:_BESIDE]].iterrows()
@@ -133,8 +138,9 @@ def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], .
             setting = result.settings[draws[0]]
             each = [result.settings[draw].outcomes[place].metrics() for draw in draws]
             cut = each[0] if len(each) == 1 else sum(each[1:], each[0]) / len(each)  # a control's mean
-            name = setting_name(str(setting.cut.site), setting.cut.label, type(setting.cut).__name__)
-            change = float((cut["p_in_context"] - uncut["p_in_context"]).mean())
+            name = said_cut(setting.cut)
+            shared = next(metric for metric in prompts.SHOWN if metric in cut)
+            change = float((cut[shared] - uncut[shared]).mean())
             settings.append(prompts.Setting(name, cut, uncut, change))
         found.append(prompts.group(task, uncut, settings, most))
     return tuple(found)

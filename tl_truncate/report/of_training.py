@@ -1,5 +1,6 @@
 """Reports of what happens in training: a task over checkpoints, and noisy in-context recall."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from itertools import product
@@ -13,13 +14,20 @@ from tl_truncate.experiments.scoring.metrics import PROBABILITIES, first, label_
 from tl_truncate.experiments.scoring.view import frame_table, scores_table
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
+from tl_truncate.experiments.training.steps import FirstStep
 from tl_truncate.markup import join, paragraphs
 from tl_truncate.report import prompts
+from tl_truncate.report.answer_of_training import dynamics_answer, recall_answer
 from tl_truncate.report.charts import estimates
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
 from tl_truncate.report.provenance import provenance
 from tl_truncate.statistics import shown_in
 from tl_truncate.toys.recall.train import RecallRun
+
+#: At the end of the name of a checkpoint.
+_STEP = re.compile(r"@step\d+$")
+#: In the name of a probe of a cut model: the layer.
+_MLP = re.compile(r"_mlp(\d+)_")
 
 
 def dynamics_page(history: Dynamics) -> Page:
@@ -54,7 +62,8 @@ def dynamics_page(history: Dynamics) -> Page:
     model = history.manifest["model"] or tables[0][1].scores(tables[0][0]).record.model
     groups = tuple(_group(own, prompts.share(len(each))) for own in each)
     names = ", ".join(own.task.name for own in each)
-    return Page(f"{names} over the training of {model}", tuple(sections), groups)
+    title = f"{names} over the training of {_STEP.sub('', str(model))}"
+    return Page(title, dynamics_answer(each[0]), tuple(sections), groups)
 
 
 def _words(history: Dynamics) -> list[str]:
@@ -70,14 +79,20 @@ def _words(history: Dynamics) -> list[str]:
     if set(history.missing) - set(history.failed):
         words.append("The run is not finished; the same call with the same folder goes on.")
     has_global = history.task.has_global
-    for metric in metrics_of(history.task, tuple(reversed(PROBABILITIES))):
+    known = history.frame
+    for metric in reversed(
+        [
+            each
+            for each in metrics_of(history.task, PROBABILITIES)
+            if each in known and known[each].notna().any()
+        ]
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MissingStepsWarning)  # which the page has said above
             step = history.first_step(metric, 0.3)
+        rule = "at two checkpoints in a row; 95% interval over prompts"
         told = (
-            "at none of them for good"
-            if step is None
-            else f"from step {step} on (at two checkpoints in a row; 95% interval over prompts)"
+            "at none of them for good" if step is None else f"from step {_step_told(step)} on ({rule})"
         )
         words.append(f"In the uncut model {label_of(metric, has_global).told} is above 0.3 {told}.")
     last = history.checkpoints[-1]
@@ -90,6 +105,12 @@ def _words(history: Dynamics) -> list[str]:
             f"{row['p_in_context_change_q']:.2g} among all checkpoints."
         )
     return words
+
+
+def _step_told(step: FirstStep) -> str:
+    """The step with its interval, where that has more than one checkpoint."""
+    sure = step.low == step.high == int(step) and not step.missing
+    return f"{int(step)}" if sure else str(step)
 
 
 def _curves(histories: Sequence[Dynamics]) -> Chart:
@@ -190,7 +211,8 @@ def recall_page(run: RecallRun) -> Page:
         ),
         Section("provenance", "Where this comes from", provenance(_flat(run.config.to_json()))),
     ]
-    return Page(f"Noisy in-context recall, seed {run.config.seed}", tuple(sections))
+    title = f"Noisy in-context recall, seed {run.config.seed}"
+    return Page(title, recall_answer(run), tuple(sections))
 
 
 def _recall_words(run: RecallRun) -> list[str]:
@@ -204,16 +226,26 @@ def _recall_words(run: RecallRun) -> list[str]:
     ]
 
 
+#: What a cut model's scores begin with, and how the others are told apart.
+_SCORES = ("accuracy", "p_correct", "p_noise")
+_OTHERS = {
+    "margins, nats": ("margin",),
+    "attention": ("attention", "previous", "induction"),
+    "loss": ("loss",),
+}
+
+
 def _recall_curves(history: pd.DataFrame, columns: Sequence[str]) -> Chart:
-    families = {
-        "probabilities and accuracy": ("p_", "accuracy"),
-        "margins, nats": ("margin", "ff_margin"),
-        "attention": ("attention", "mass"),
-        "loss": ("loss",),
-    }
-    panels = []
-    placed: set[str] = set()
-    for family, starts in families.items():
+    """One question a panel: the full model, each metric with an MLP cut in each way, and the probes."""
+    panels = [_recall_panel(history, "the full model", [name for name in _SCORES if name in columns])]
+    placed = set(_SCORES)
+    layers = sorted({found[1] for name in columns if (found := _MLP.search(name))})
+    for metric, layer in product(_SCORES, layers):
+        cut = [name for name in columns if name.startswith(f"{metric}_mlp{layer}_")]
+        placed |= set(cut)
+        title = f"{metric.replace('_', ' ')}, MLP {layer} cut"
+        panels.append(_recall_panel(history, title, [metric, *cut]))
+    for family, starts in _OTHERS.items():
         own = [name for name in columns if name.startswith(starts) and name not in placed]
         placed |= set(own)
         panels += [_recall_panel(history, family, own)] if own else []

@@ -4,15 +4,20 @@ import base64
 import gzip
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tl_truncate.checks import require_extra
-from tl_truncate.markup import PALETTE
+from tl_truncate.colours import DIVERGING, DIVERGING_DARK
+from tl_truncate.markup import PALETTE, join
+
+# An interval, what stands in brackets behind "clear of chance", and a word with a hyphen.
+_WHOLE = re.compile(r"(\[[^\]]*\]|\([qp] [<=] [^)]*\)|in-context)")
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,50 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A large figure.
+
+    Attributes:
+        name: what it is.
+        value: as text.
+        note: below it, such as its interval.
+    """
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reader sees first, and may be all that he reads.
+
+    Attributes:
+        sentence: the answer in plain words, with its change and whether that is clear of chance.
+        numbers: three to five.
+        picture: one, chosen for the kind of run.
+        caption: what is to be seen in it.
+    """
+
+    sentence: str
+    numbers: tuple[Number, ...]
+    picture: Markup
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Page:
     """A whole report.
 
     Attributes:
         title: of the page.
-        sections: in order.
+        answer: above the fold.
+        sections: folded below it, in order.
         prompts: the groups of the table of prompts, as `tl_truncate.report.prompts` makes them.
     """
 
     title: str
+    answer: Answer
     sections: tuple[Section, ...]
     prompts: tuple[Mapping[str, Any], ...] = ()
 
@@ -101,19 +140,44 @@ def render(page: Page) -> str:
             chart.id: dict(kind=chart.kind, panels=chart.panels) for chart in charts if chart.panels
         },
         "palette": PALETTE,
+        "diverging": {"light": DIVERGING, "dark": DIVERGING_DARK},
         "prompts": page.prompts,
     }
     return shelf.get_template("page.html").render(
         page=page,
+        sentence=_unbroken(page.answer.sentence),
         data=in_script(data),
         plotly=_packed(get_plotlyjs()) if charts else "",
-        style=Markup(_asset("page.css")),
+        style=_scale(DIVERGING, DIVERGING_DARK) + Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
     )
 
 
 def _asset(name: str) -> str:
     return (resources.files("tl_truncate.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _unbroken(sentence: str) -> Markup:
+    """A sentence in which no number is torn from its interval by the end of a line."""
+    parts = _WHOLE.split(sentence)
+    whole = Markup('<span class="unbroken">{}</span>').format
+    return join(whole(part) if place % 2 else escape(part) for place, part in enumerate(parts))
+
+
+def _scale(light: Sequence[str], dark: Sequence[str]) -> Markup:
+    """The diverging scale as variables of the page, which its pictures mix."""
+    names = ("--less", "--middle", "--more")
+    bright, deep = (
+        "".join(f"{name}:{colour};" for name, colour in zip(names, each, strict=True))
+        for each in (light, dark)
+    )
+    return Markup(
+        f":root{{{bright}}}"
+        f'@media (prefers-color-scheme: dark){{:root:not([data-theme="light"]){{{deep}}}}}'
+        f':root[data-theme="dark"]{{{deep}}}'
+        '@media print{:root,:root[data-theme="dark"],:root:not([data-theme="light"]){'
+        f"{bright}}}}}\n"
+    )
 
 
 def _packed(text: str) -> str:

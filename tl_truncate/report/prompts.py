@@ -10,7 +10,8 @@ import pandas as pd
 from tl_truncate.experiments.scoring.metrics import answer_names, label_of
 from tl_truncate.tasks.files.frames import COLUMNS
 
-_COLUMNS = {"p_in_context": 4, "p_global": 4, "logit_diff": 2}
+#: Metrics that the table shows, with their digits.
+SHOWN = {"p_in_context": 4, "p_global": 4, "logit_diff": 2}
 #: Readings (prompts times settings) that a page holds at most: about 20 bytes each.
 MOST_READINGS = 100_000
 
@@ -60,14 +61,13 @@ def group(name: str, frame: pd.DataFrame, settings: Sequence[Setting], most: int
         )
         for each in kept
     ]
-    texts = [column for column in COLUMNS if column in frame]
-    columns = frame[texts].astype(str)
-    shown = {metric: digits for metric, digits in _COLUMNS.items() if metric in frame}
+    texts = [each for each in COLUMNS if each in frame and frame[each].notna().all()]
     has_global = "global_" in texts
+    shown = {metric: digits for metric, digits in SHOWN.items() if metric in frame}
     return dict(
         name=name,
-        texts=columns.to_numpy().tolist(),
-        answers=list(answer_names(has_global)),
+        titles=["prompt", *answer_names(has_global)],
+        texts=frame[texts].astype(str).to_numpy().tolist(),
         first=max(range(len(kept)), key=lambda place: kept[place].change),
         series=series,
         settings=entries,
@@ -89,7 +89,7 @@ def _numbers(values: pd.DataFrame) -> dict[str, list[int | None]]:
     """Whole numbers of the last digit, which take less room than fractions."""
     return {
         name: [_whole(value * 10**digits) for value in values[name]]
-        for name, digits in _COLUMNS.items()
+        for name, digits in SHOWN.items()
         if name in values
     }
 

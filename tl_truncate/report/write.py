@@ -22,8 +22,10 @@ from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.report.of_benchmarks import benchmarks_page
 from tl_truncate.report.of_comparison import comparison_page
+from tl_truncate.report.of_export import Exported, export_page
 from tl_truncate.report.of_families import families_page
 from tl_truncate.report.of_learning import learned_page
+from tl_truncate.report.of_pair import pair_page
 from tl_truncate.report.of_scores import scores_page, side_effects_page
 from tl_truncate.report.of_screening import (
     attribution_page,
@@ -34,6 +36,7 @@ from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
 from tl_truncate.report.page import Page, render
+from tl_truncate.report.sides import Sided, pair_of
 from tl_truncate.runs.saved import find_result, load_result
 from tl_truncate.runs.sharded.parts import kind_of
 from tl_truncate.runs.shards import SHARDS
@@ -55,6 +58,7 @@ _PAGES: dict[type[Any], Callable[[Any], Page]] = {
     Comparison: comparison_page,
     Benchmarks: benchmarks_page,
     ChosenComparison: lambda found: families_page([found]),
+    Exported: export_page,
 }
 Reportable = (
     SweepResult
@@ -70,6 +74,7 @@ Reportable = (
     | Comparison
     | Benchmarks
     | ChosenComparison
+    | Exported
 )
 Source = str | os.PathLike[str] | Reportable
 _LOADERS: dict[
@@ -89,21 +94,25 @@ def write_report(
 ) -> Path:
     """Writes one HTML page that says what a run found, and needs nothing else to be read.
 
-    The page has a summary in words, the uncut model's scores, interactive charts, the controls, a
-    table of prompts that sorts and filters, and where everything comes from. It asks no network.
+    The page opens with the answer: a sentence, a few large figures and one picture. Folded below are a
+    summary in words, the uncut model's scores, interactive charts, the controls, a table of prompts that
+    sorts and filters, and where everything comes from. It asks no network.
 
     Args:
         source: a run folder of a sweep, a search, a learned mask, dynamics, recall or a benchmark, also
-            one that is not finished; the folder that a command's `--out` named; a file that a result's
-            `save` wrote; or a result. Several of `compare_chosen`, one for each task, have a page
-            together.
+            one that is not finished; the folder that a command's `--out` named, also an exported adapter
+            or checkpoint; a file that a result's `save` wrote; or a result. Several of `compare_chosen`,
+            one for each task, have a page together; so have two sweeps, two searches or two tables of
+            scores on one task, such as of two models, with every difference: paired by prompt where the
+            prompts are the same.
         out: the file, which is replaced.
 
     Returns:
         The file's path.
 
     Raises:
-        ValueError: if there is no run or result of these kinds, or several do not fit together.
+        ValueError: if there is no run or result of these kinds, or several do not fit together, such as
+            two of other tasks, objectives or settings.
         ModuleNotFoundError: if plotly or Jinja2 is missing, before the run is read.
 
     Examples:
@@ -126,7 +135,10 @@ def write_report(
 
 def _page_of(source: Source | Sequence[Source]) -> Page:
     if isinstance(source, Sequence) and not isinstance(source, str):
-        return families_page(_all_chosen([_result(each) for each in source]))
+        results = [_result(each) for each in source]
+        if len(results) == 2 and all(isinstance(each, Sided) for each in results):
+            return pair_page(pair_of(cast(Sequence[Sided], results), list(map(_name_of, source))))
+        return families_page(_all_chosen(results))
     result = _result(source)
     return next(make for kind, make in _PAGES.items() if isinstance(result, kind))(result)
 
@@ -135,13 +147,23 @@ def _result(source: Source) -> Reportable:
     return source if isinstance(source, Reportable) else load_run(source)
 
 
+def _name_of(source: Source) -> str | None:
+    """What a folder is called; `run` in it says nothing."""
+    if isinstance(source, Reportable):
+        return None
+    path = as_path(source)
+    named = path.parent if path.name == "run" or path.stem == "result" else path
+    return named.resolve().name
+
+
 def _all_chosen(several: Sequence[Reportable]) -> list[ChosenComparison]:
     chosen = [each for each in several if isinstance(each, ChosenComparison)]
     if len(chosen) < len(several):
         others = {type(each).__name__ for each in several if not isinstance(each, ChosenComparison)}
         raise ValueError(
             "Results that have a page together must be of compare_chosen, got "
-            f"{', '.join(sorted(others))}. Write a report for each."
+            f"{', '.join(sorted(others))}; or two sweeps, two searches or two tables of scores. Write a "
+            "report for each."
         )
     return chosen
 
@@ -160,6 +182,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
         ValueError: if there is no run, or one that has no report.
     """
     path = as_path(folder)
+    if (exported := Exported.load(path)) is not None:
+        return exported
     place = path / "run" if (path / "run").is_dir() else path
     kind = kind_of(place)
     saved = path if path.is_file() else find_result(place if kind in _IN_ONE_FILE else path)
@@ -181,8 +205,8 @@ def load_run(folder: str | os.PathLike[str]) -> Reportable:
             " A search that has not ended has no report; the same search goes on where it stopped."
             if looks or kind == "search"
             else " Give the folder that --out or run_dir named, of a sweep, a search, learn, "
-            "dynamics, recall, compare_chosen, evaluate, side-effects or lm-eval; or a file that a "
-            "result was saved as."
+            "dynamics, recall, compare_chosen, evaluate, side-effects, lm-eval or export; or a file "
+            "that a result was saved as."
         )
         raise ValueError(f"The folder must hold a run, got {folder} without one.{hint}")
     if kind not in _LOADERS:

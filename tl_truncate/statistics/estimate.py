@@ -64,13 +64,24 @@ def shown(value: float, low: float, high: float, *, digits: int = 3, signed: boo
         '0.500 [n < 5]'
         >>> shown(math.inf, math.nan, math.nan)
         'inf'
+
+        An interval that would show no width says why in words: nothing differs, or nothing that so few
+        digits have.
+
+        >>> shown(0.0, 0.0, 0.0), shown(0.00001, 0.0, 0.00002)
+        ('0.000 [all the same]', '0.000 [within 0.001]')
     """
     style = f"{'+' if signed else ''}.{digits}f"
     if not math.isfinite(value):
         return f"{float(value):{style}}"
     if math.isnan(low) or math.isnan(high):
         return f"{float(value):{style}} [n < {LEAST}]"
-    return f"{float(value):{style}} [{float(low):{style}}, {float(high):{style}}]"
+    ends = [f"{float(end):{style}}" for end in (low, high)]
+    if low == high:
+        return f"{float(value):{style}} [all the same]"
+    if len({end.lstrip("+-") if float(end) == 0 else end for end in ends}) == 1:  # -0.000 is 0.000
+        return f"{float(value):{style}} [within {10.0**-digits:g}]"
+    return f"{float(value):{style}} [{', '.join(ends)}]"
 
 
 def shown_in(row: Any, name: str, *, digits: int = 3, signed: bool = False) -> str:

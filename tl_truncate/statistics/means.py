@@ -119,7 +119,7 @@ def estimate_ratio(sums: ArrayLike, weights: ArrayLike, *, within: Bounds = ANYW
 
     Examples:
         >>> estimate_ratio([2.0, 4.0, 6.0, 2.0, 2.0], [1.0, 2.0, 3.0, 1.0, 1.0])
-        Estimate(2.000 [2.000, 2.000], n=5)
+        Estimate(2.000 [all the same], n=5)
     """
     s, w = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)
     ratio = s.sum() / w.sum()

@@ -17,8 +17,8 @@ def report_command(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="A run folder, the folder that --out named, or a saved result; several of "
-            "compare_chosen have a page together.",
+            help="A run folder, the folder that --out named, or a saved result; two runs on one task, "
+            "or several of compare_chosen, have a page together.",
             **PATH,
         ),
     ],
@@ -29,7 +29,8 @@ def report_command(
 ) -> None:
     """Writes one self-contained HTML page about a run or a result.
 
-    Example: `tl-truncate report runs/ioi --open`
+    Example: `tl-truncate report runs/ioi --open`; of two models
+    `tl-truncate report runs/small runs/large --out both.html`
     """
     first = runs[0]
     folder = first if first.is_dir() else first.parent

@@ -1,5 +1,6 @@
 """Scoring a model on a task, uncut and cut, prompt by prompt."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,7 +9,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
-from tl_truncate.experiments.scoring.answers import Outcome, Sheet, plan_batches
+from tl_truncate.experiments.scoring.answers import Batch, Outcome, Sheet, plan_batches
 from tl_truncate.experiments.scoring.estimates import estimate_changes, estimate_values
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.scoring.metrics import Metric, check_metric, metrics_of
@@ -341,12 +342,22 @@ def _score(
     model: Any, task: Task, cuts: Cuts, encoded: EncodedTask, batch_size: int, progress: bool
 ) -> pd.DataFrame:
     sheet = Sheet([task], cuts)
-    rows = sum(len(batch.rows) for batch in plan_batches([encoded], batch_size))
-    with tqdm(total=rows, disable=not progress, desc=task.name, unit="row", delay=2, leave=False) as bar:
+    # A prompt whose answers take rows of their own is done with the last; equal ones share theirs.
+    left = Counter(place for batch in plan_batches([encoded], batch_size) for place in _asked(batch))
+    bar = tqdm(
+        total=len(task), disable=not progress, desc=task.name, unit="prompt", delay=2, leave=False
+    )
+    with bar:
         for batch, logits in scored_batches(model, encoded, batch_size):
             sheet.fill(batch, logits)
-            bar.update(len(batch.rows))
+            left.subtract(_asked(batch))
+            bar.update(sum(not left[place] for place in set(_asked(batch))))
     return score_frame(task, [len(each.prompt) for each in encoded.prompts], sheet.outcomes()[0])
+
+
+def _asked(batch: Batch) -> list[int]:
+    """The prompts that a batch's answers are of, each as often as it has answers there."""
+    return [answer.prompt for answers in batch.answers for answer in answers]
 
 
 def score_frame(task: Task, n_tokens: Sequence[int], outcome: Outcome) -> pd.DataFrame:

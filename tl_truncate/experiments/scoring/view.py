@@ -100,6 +100,8 @@ def _fact(value: Any) -> str:
         return "; ".join(map(_fact, value)) if value else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "none"
     return str(value)
 
 
@@ -138,9 +140,16 @@ def frame_table(frame: pd.DataFrame, caption: str, *, texts: int = 1) -> Markup:
 
     Not pandas' own HTML: this one is read by its row titles, and scrolls on a narrow page.
     """
-    cells = frame.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else str(cell))
+    cells = frame.map(_cell_text)
     rows = cells.itertuples(index=False, name=None)
     return table([str(column) for column in frame.columns], rows, caption=caption, texts=texts)
+
+
+def _cell_text(cell: Any) -> str:
+    """What is missing is a dash: no interval, no verdict, no head."""
+    if cell is None or cell is pd.NA or cell != cell:  # NaN differs from itself
+        return "–"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
 def setup(record: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ from tl_truncate.markup import interval
 from tl_truncate.runs.files import rows_of
 from tl_truncate.statistics import Estimate, clear, estimate_over_splits, q_values
 from tl_truncate.surgery.cut import Cuts
+from tl_truncate.surgery.spoken import said_cut, said_kind
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,7 +231,7 @@ class SearchResult:
     def shown(self) -> ShownSearch:
         """The result as plain data, for pages."""
         return ShownSearch(
-            cuts=tuple(map(repr, self.cuts)),
+            cuts=tuple(map(said_cut, self.cuts)),
             objective=self.objective,
             changes=self.changes,
             optimism={task: self.optimism(task) for task in self.test},
@@ -300,9 +301,11 @@ class SearchResult:
             spread = "" if len(drawn.draws) == 1 else f", spread {drawn.spread(self.objective):.3f}"
             draws = f"{len(drawn.draws)} draw{'' if len(drawn.draws) == 1 else 's'}{spread}"
             change = interval(paired(drawn, self.objective), signed=True)
-            told.append(f"{kind}: {change} ({draws}): {VERDICTS[drawn_verdict(found, found.p)]}")
+            told.append(
+                f"{said_kind(kind)}: {change} ({draws}): {VERDICTS[drawn_verdict(found, found.p)]}"
+            )
         if self.null is not None:
-            names = ", ".join(map(repr, self.null.cuts)) or "nothing"
+            names = " and ".join(map(said_cut, self.null.cuts)) or "nothing"
             told.append(
                 f"the same search among random subspaces chose {names}: "
                 f"{interval(self.null.change(task), signed=True)}; the cuts do more by "

@@ -12,6 +12,7 @@ from tl_truncate.experiments.scoring.view import ShownCost, cost_table, frame_ta
 from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.markup import details, interval, join, paragraphs, table
 from tl_truncate.statistics import LEAST, Estimate, shown
+from tl_truncate.surgery.spoken import said_in_text, said_kind
 
 VALIDATION, TEST, NULL = "validation", "test", "chosen among random subspaces"
 SURVIVES, FAILS, NO_VERDICT = "survives", "does not survive", "no verdict: too few prompts"
@@ -88,7 +89,7 @@ def search_words(found: ShownSearch) -> list[str]:
             f"No cut of {asked}, raised {goal} on the validation prompts of {names} by more than "
             f"rounding{nothing_kept(found.bound)}."
         ]
-    names = ", ".join(found.cuts)
+    names = "; ".join(found.cuts)
     words = [f"Of {asked}, these were chosen because they raise {goal} on validation prompts: {names}."]
     for task in found.tasks:
         words += _task_words(found, task)
@@ -162,9 +163,24 @@ def splits_table(found: ShownSearch, task: str) -> Markup:
         f"{task}: paired change from the uncut model (95% intervals). The validation prompts "
         "chose the cuts, the test prompts did not"
     )
-    return table(["metric", *found.of(task, found.objective).index], rows, caption=caption)
+    columns = [column_told(column) for column in found.of(task, found.objective).index]
+    return table(["metric", *columns], rows, caption=caption)
+
+
+def column_told(column: str) -> str:
+    """A column of the changes in words; the name of a control's kind stands first in its own.
+
+    Examples:
+        >>> column_told("RandomSubspace, test"), column_told("validation")
+        ('random subspace, test', 'validation')
+    """
+    kind, comma, split = column.partition(", ")
+    return f"{said_kind(kind)}{comma}{split}" if comma and kind != NULL else column
 
 
 def looks_table(found: ShownSearch) -> Markup:
     """The candidates of each look, and the best of them."""
-    return frame_table(found.looks, "Each look at candidates, on validation prompts alone")
+    looks = found.looks
+    if "best" in looks:
+        looks = looks.assign(best=looks["best"].map(said_in_text))
+    return frame_table(looks, "Each look at candidates, on validation prompts alone")

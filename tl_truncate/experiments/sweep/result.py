@@ -24,7 +24,9 @@ from tl_truncate.runs.sharded.joining import Joined, UnfinishedShardsWarning, jo
 from tl_truncate.runs.sharded.parts import shard_of
 from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import q_values, shown_in
+from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import Cut, SiteCut
+from tl_truncate.surgery.spoken import said_setting
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.site import Site
@@ -225,9 +227,10 @@ class SweepResult:
             baselines={task: scores.shown for task, scores in self.baselines.items()},
             metrics=tuple(map(column_of, self.metrics)),
             sites=len({str(cut.site) for cut in self.grid}),
-            keeps=len({cut.label for cut in self.grid}),
+            keeps=len({(type(cut.label), cut.label) for cut in self.grid}),
             asked=len(self.grid),
             done=len(self.settings),
+            drawn=sum(map(is_control, self.grid)),
         )
 
     def __str__(self) -> str:
@@ -249,18 +252,23 @@ class SweepResult:
 
     def _extremes(self, task: str) -> str:
         metric = column_of(self.metrics[-1])
-        table = self.frame[(self.frame["task"] == task) & (self.frame["kind"] == "Cut")]
+        drawn = {type(cut).__name__ for cut in self.grid if is_control(cut)}
+        table = self.frame[(self.frame["task"] == task) & ~self.frame["kind"].isin(drawn)]
         if table.empty:
             return "  nothing is finished"
+        change = table[f"{metric}_change"]
         lines = []
-        for word, place in (
-            ("rise", table[f"{metric}_change"].idxmax()),
-            ("fall", table[f"{metric}_change"].idxmin()),
+        for word, place, is_one in (
+            ("rise", change.idxmax(), change.max() > 0),
+            ("fall", change.idxmin(), change.min() < 0),
         ):
             row = table.loc[place]
+            told = said_setting(row["site"], row["keep"], row["kind"])
+            change_told = shown_in(row, f"{metric}_change", signed=True)
             lines.append(
-                f"  largest {word} of {metric}: {row['site']} at keep {row['keep']}, "
-                f"{shown_in(row, f'{metric}_change', signed=True)}"
+                f"  largest {word} of {metric}: {told}, {change_told}"
+                if is_one
+                else f"  no {word} of {metric}: at {told} it is nearest, {change_told}"
             )
         return "\n".join(lines)
 

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
+from tl_truncate.colours import scale_end
 from tl_truncate.experiments.scoring.drawn import VERDICTS
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, answer_names, label_of
 from tl_truncate.experiments.scoring.view import ShownScores, scores_table, setup
 from tl_truncate.markup import details, join, paragraphs, shade, table
 from tl_truncate.statistics import CLEAR, clear, shown, shown_in
+from tl_truncate.surgery.spoken import said_kind, said_setting
+from tl_truncate.weights.spoken import said_keep
 
 PICKED = (
     "Settings are picked here by looking at the same prompts that score them, which flatters them: test "
@@ -33,6 +37,7 @@ class ShownSweep:
         keeps: how many amounts were kept.
         asked: settings in all.
         done: settings that are scored.
+        drawn: of those in all, controls, each draw by itself.
     """
 
     frame: pd.DataFrame
@@ -43,6 +48,7 @@ class ShownSweep:
     keeps: int
     asked: int
     done: int
+    drawn: int = 0
 
     @property
     def has_global(self) -> bool:
@@ -74,17 +80,34 @@ def sweep_words(result: ShownSweep) -> list[str]:
     """What was done and what was found, in sentences."""
     first = next(iter(result.baselines.values()))
     finished = result.done == result.asked
-    settings = f"all {result.asked}" if finished else f"{result.done} of {result.asked}"
     words = [
-        f"One weight matrix at a time was changed while the model ran, at {result.sites} sites with "
-        f"{result.keeps} amounts kept: {settings} settings are scored. The model is "
-        f"{setup(first.record)}."
+        f"One weight matrix at a time was changed while the model ran: {settings_told(result)}. The "
+        f"model is {setup(first.record)}."
     ]
     if not finished:
         words.append("The run is not finished; the same call with the same folder goes on.")
     for task in result.baselines:
         words += _task_words(result, task)
     return [*words, PICKED] if result.done else words
+
+
+def settings_told(result: ShownSweep) -> str:
+    """How many settings there are, and what they are: cuts, and draws of controls.
+
+    Sites times amounts are the cuts of a plain grid; of others it is only said how many there are.
+    """
+    cuts = result.asked - result.drawn
+    grid = f" ({_counted(result.sites, 'site')}, {_counted(result.keeps, 'amount')} kept)"
+    told = f"{_counted(cuts, 'cut')}{grid if cuts == result.sites * result.keeps else ''}"
+    if result.drawn:
+        told += f" and {_counted(result.drawn, 'draw')} of controls beside them"
+    if result.done == result.asked:
+        return f"{told}, {'all ' if result.asked > 1 else ''}scored"
+    return f"{told}; {result.done} of {_counted(result.asked, 'setting')} are scored"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _task_words(result: ShownSweep, task: str) -> list[str]:
@@ -99,10 +122,9 @@ def _task_words(result: ShownSweep, task: str) -> list[str]:
     for metric in result.shown_first:
         change = f"{metric}_change"
         found = int((cuts[f"{change}_q"] < CLEAR).sum())
+        goal = label_of(metric, base.has_global).told
         words.append(
-            f"{label_of(metric, base.has_global).told.capitalize()} rises most, by "
-            f"{_told(cuts.loc[cuts[change].idxmax()], change)}, and falls most, by "
-            f"{_told(cuts.loc[cuts[change].idxmin()], change)}. {found} of {len(cuts)} changes are "
+            f"{goal[0].upper()}{goal[1:]} {_ends(cuts, change)}. {found} of {len(cuts)} changes are "
             "clear of zero (q < .05: of such, one in twenty is false on average)."
         )
     words.append(_control_words(result, task))
@@ -121,9 +143,22 @@ def _uncut_told(base: ShownScores) -> str:
     return " and ".join([told, *(f"the {name} {value}" for name, value in others)])
 
 
+def _ends(cuts: pd.DataFrame, change: str) -> str:
+    """The largest rise and the largest fall; where all go one way, the largest and the smallest."""
+    most, least = cuts.loc[cuts[change].idxmax()], cuts.loc[cuts[change].idxmin()]
+    top, bottom = _told(most, change), _told(least, change)
+    if len(cuts) == 1:
+        return f"changes by {top}"
+    if least[change] >= 0:
+        return f"falls under no cut: it rises most, by {top}, and least, by {bottom}"
+    if most[change] <= 0:
+        return f"rises under no cut: it falls most, by {bottom}, and least, by {top}"
+    return f"rises most, by {top}, and falls most, by {bottom}"
+
+
 def _told(row: pd.Series, change: str) -> str:
     told = shown_in(row, change, signed=True)
-    return f"{told} at {row['site']} with {kept_text(row['keep'])} kept"
+    return f"{told} at {said_setting(row['site'], row['keep'], row['kind'])}"
 
 
 def _control_words(result: ShownSweep, task: str) -> str:
@@ -139,12 +174,12 @@ def _control_words(result: ShownSweep, task: str) -> str:
         )
     best = beside.loc[beside["change"].idxmax()]
     same = (beside["site"] == best["site"]) & (beside["keep"].map(kept_text) == kept_text(best["keep"]))
-    told = [f"{row['control']} {control_told(row)}" for _, row in beside[same].iterrows()]
+    told = [f"{said_kind(row['control'])} {control_told(row)}" for _, row in beside[same].iterrows()]
     return (
         "Controls remove as much of the same matrix, of no particular meaning. Beside the largest rise "
         f"of {label_of(metric, result.has_global).told} among cuts that have some, "
-        f"{best['change']:+.3f} at {best['site']} "
-        f"with {kept_text(best['keep'])} kept, they give: {'; '.join(told)}."
+        f"{best['change']:+.3f} at {said_setting(best['site'], best['keep'])}, "
+        f"they give: {'; '.join(told)}."
     )
 
 
@@ -171,15 +206,16 @@ def heat_table(cells: pd.DataFrame, metric: str, caption: str) -> Markup:
     change = f"{metric}_change"
     kept = cells["keep"].map(kept_text)  # as text, in which the rank 1 and all of it differ
     keeps = list(dict.fromkeys(kept))
-    size = max(float(cells[change].abs().quantile(0.9)), 1e-9)
+    size = scale_end(cells[change])
     by_place: dict[tuple[Any, Any], Any] = {
         (row["layer"], text): row for text, (_, row) in zip(kept, cells.iterrows(), strict=True)
     }
     rows = [
         [str(layer), *(_cell(by_place.get((layer, keep)), change, size) for keep in keeps)]
-        for layer in sorted(set(cells["layer"]))
+        for layer in sorted(set(cells["layer"]), reverse=True)  # layer 0 at the bottom, as in a figure
     ]
-    columns = ["layer", *(f"{keep} kept" for keep in keeps)]
+    told = dict(zip(kept, cells["keep"].map(said_keep), strict=True))
+    columns = ["layer", *(told[keep] for keep in keeps)]
     return table(columns, rows, caption=f"{caption}; in brackets where q is .05 or more")
 
 
@@ -189,6 +225,6 @@ def _cell(row: Any, change: str, size: float) -> Markup:
     value, low, high = (float(row[f"{change}{end}"]) for end in ("", "_low", "_high"))
     q = float(row[f"{change}_q"])
     text = f"{value:+.3f}" if clear(q) else f"({value:+.3f})"
-    return Markup('<td style="{}" title="{}">{}</td>').format(
-        shade(value, size), f"[{low:+.3f}, {high:+.3f}], q = {q:.2g}", text
-    )
+    told = shown(value, low, high, signed=True)
+    title = told if isnan(q) else f"{told}, q = {q:.2g}"
+    return Markup('<td style="{}" title="{}">{}</td>').format(shade(value, size), title, text)

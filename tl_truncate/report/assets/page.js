@@ -7,7 +7,14 @@
       : (signed && value >= 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
   // Too few prompts have no interval, and so no bar.
   const reach = (end, from) => end === null || from === null ? 0 : end - from;
-  const span = (low, high, signed) => `[${number(low, 3, signed)}, ${number(high, 3, signed)}]`;
+  // As every table has it: an interval that shows no width is said in words.
+  const span = (low, high, signed) => {
+    if (low === null || low === undefined || high === null || high === undefined) return "[n < 5]";
+    if (low === high) return "[all the same]";
+    const ends = [low, high].map((end) => number(end, 3, signed));
+    const plainly = ends.map((end) => /[1-9]/.test(end) ? end : "0"); // -0.000 is 0.000
+    return plainly[0] === plainly[1] ? "[within 0.001]" : `[${ends.join(", ")}]`;
+  };
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 
   function element(name, text, attributes = {}) {
@@ -55,7 +62,7 @@
         (value === null ? "" : `<br>${plain(panel.unit)} ${number(value, 3, false)}`);
       if (q === null || q >= 0.05) { dots.x.push(column); dots.y.push(row); }
     }
-    const ends = dark() ? ["#4aa3df", colour("--panel"), "#ef7d3c"] : [data.palette[1], "#ffffff", data.palette[0]];
+    const ends = data.diverging[dark() ? "dark" : "light"];
     const traces = [{
       type: "heatmap", z, text, customdata: names, hovertemplate: "%{text}<extra></extra>", xgap: 1, ygap: 1,
       zmin: -panel.size, zmax: panel.size, colorscale: [[0, ends[0]], [0.5, ends[1]], [1, ends[2]]],
@@ -157,8 +164,10 @@
 
   const KINDS = { heat, lines, points, columns };
   const figures = [...document.querySelectorAll("figure[data-chart]")];
+  const folds = [...document.querySelectorAll("details")];
+  const PAPER = 660; // pixels of a printed page
 
-  function draw(figure) {
+  function draw(figure, width) {
     const chart = data.charts[figure.dataset.chart], menus = [...figure.querySelectorAll("select")];
     const key = menus.map((menu) => menu.value);
     const panel = chart.panels.find((each) => each.key.every((option, i) => option === key[i]));
@@ -167,15 +176,65 @@
     plot.hidden = !panel;
     if (!panel) return;
     const [traces, told] = KINDS[chart.kind](panel);
-    Plotly.react(plot, traces, told, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
+    if (width) told.width = Math.min(told.width ?? width, width);
+    Plotly.react(plot, traces, told, { responsive: !width, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
     if (chart.kind === "heat" && !plot.dataset.ready) {
       plot.dataset.ready = "yes";
       plot.on("plotly_click", (event) => show(event.points[0].customdata));
     }
   }
-  let loaded = false;
-  function drawAll() { if (loaded) figures.forEach(draw); }
+  // The library of the charts is unpacked when the first of them is opened: the picture needs none.
+  const isOpen = (figure) => !figure.closest("details:not([open])");
+  let library = null;
+  const loaded = () => library ??= unpack();
+  async function drawAll() {
+    const open = figures.filter(isOpen);
+    if (!open.length) return;
+    try {
+      await loaded();
+      open.forEach((figure) => draw(figure));
+      document.body.dataset.charts = open.length;
+    } catch (problem) {
+      for (const figure of open) {
+        figure.querySelector("figcaption").textContent = `This browser cannot draw the chart (${problem.message}). The tables have the numbers.`;
+      }
+    }
+  }
   figures.forEach((figure) => figure.addEventListener("change", () => draw(figure)));
+  folds.forEach((fold) => fold.addEventListener("toggle", () => {
+    if (fold.open) fill();
+    drawAll();
+  }));
+
+  // Folds --------------------------------------------------------------------------------------------
+  function unfold(place) {
+    for (let fold = place.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  }
+  function follow() {
+    const place = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (place) unfold(place);
+  }
+  addEventListener("hashchange", follow);
+  document.querySelectorAll("nav a").forEach((link) => link.addEventListener("click", () => unfold(document.querySelector(link.hash))));
+  const all = document.getElementById("all"), parts = folds.filter((fold) => fold.matches(".part"));
+  all.hidden = parts.length < 2;
+  all.addEventListener("click", () => {
+    const opens = parts.some((part) => !part.open);
+    parts.forEach((part) => part.open = opens);
+    all.textContent = opens ? "Fold everything" : "Open everything";
+  });
+  // On paper everything is open, and the charts that were looked at are as wide as the paper.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = folds.filter((fold) => !fold.open);
+    folds.forEach((fold) => fold.open = true);
+    fill();
+    if (window.Plotly) figures.filter((figure) => figure.querySelector(".plot").childElementCount).forEach((figure) => draw(figure, PAPER));
+  });
+  addEventListener("afterprint", () => {
+    folded.forEach((fold) => fold.open = false);
+    drawAll();
+  });
 
   // Prompts ------------------------------------------------------------------------------------------
   const browser = document.getElementById("browser");
@@ -187,6 +246,7 @@
     const found = [...menu.options].find((option) => option.textContent === name);
     if (!found) return;
     menu.value = found.value;
+    unfold(browser);
     fill();
     browser.scrollIntoView({ behavior: quiet() ? "auto" : "smooth" });
     menu.focus({ preventScroll: true });
@@ -194,10 +254,7 @@
 
   function columnsOf(group, setting) {
     const cut = group.series[setting.cut], uncut = setting.uncut === null ? null : group.series[setting.uncut];
-    const made = [
-      { name: "prompt", of: (i) => group.texts[i][0] },
-      ...group.answers.map((name, place) => ({ name, of: (i) => group.texts[i][place + 1] })),
-    ];
+    const made = group.titles.map((name, column) => ({ name, of: (i) => group.texts[i][column] }));
     for (const [metric, digits] of Object.entries(group.digits)) {
       if (!cut[metric]) continue;
       const value = (series) => (i) => series[metric][i] === null ? null : series[metric][i] / 10 ** digits;
@@ -212,7 +269,9 @@
     return made;
   }
 
+  // Many prompts take a while to be laid out, and few readers open them.
   function fill() {
+    if (!browser || browser.hidden || browser.closest("details:not([open])")) return;
     const group = data.prompts[document.getElementById("group").value];
     const setting = group.settings[document.getElementById("setting").value];
     const wanted = document.getElementById("filter").value.toLowerCase();
@@ -270,6 +329,14 @@
     browser.hidden = false;
     fillSettings();
   }
+  for (const cell of document.querySelectorAll(".picture [data-setting]")) {
+    cell.addEventListener("click", () => show(cell.dataset.setting));
+    cell.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      show(cell.dataset.setting);
+    });
+  }
 
   // Plotly comes packed, in a third of its room.
   async function unpack() {
@@ -281,15 +348,7 @@
     script.textContent = await new Response(stream).text();
     document.head.append(script);
   }
-  async function start() {
-    if (figures.length) await unpack();
-    loaded = true;
-    drawAll();
-    document.body.dataset.ready = "yes";
-  }
-  start().catch((problem) => {
-    for (const figure of figures) {
-      figure.querySelector("figcaption").textContent = `This browser cannot draw the chart (${problem.message}). The tables have the numbers.`;
-    }
-  });
+  follow();
+  drawAll();
+  document.body.dataset.ready = "yes";
 })();

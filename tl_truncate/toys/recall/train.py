@@ -101,8 +101,8 @@ class RecallRun:
             [
                 f"noisy in-context recall, alpha {self.config.data.alpha}, seed {self.config.seed}, "
                 f"{int(last['step'])} steps",
-                f"  noise learnt (p_noise > {NOISE_LEARNT}) by step {self.noise_learnt}, "
-                f"recall (accuracy > {RECALL_LEARNT}) by step {self.recall_learnt}",
+                f"  noise learnt (p_noise > {NOISE_LEARNT}) {_by(self.noise_learnt)}, "
+                f"recall (accuracy > {RECALL_LEARNT}) {_by(self.recall_learnt)}",
                 "  in full:          accuracy {:.3f}, p_correct {:.3f}, p_noise {:.3f}".format(*full),
                 "  last MLP dropped: accuracy {:.3f}, p_correct {:.3f}, p_noise {:.3f}".format(*dropped),
             ]
@@ -110,6 +110,10 @@ class RecallRun:
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _by(step: int | None) -> str:
+    return "at no step" if step is None else f"by step {step}"
 
 
 def train_recall(

@@ -1,0 +1,173 @@
+"""The answer of a sweep: the cut that raises the metric most, beside its controls."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from tl_truncate.colours import scale_end
+from tl_truncate.experiments.scoring.keeps import kept_text
+from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.experiments.sweep.view import ShownSweep, heat_frame
+from tl_truncate.report.page import Answer, Number
+from tl_truncate.report.pictures.forest import Row, forest
+from tl_truncate.report.pictures.heat import Cell, heat
+from tl_truncate.report.verdicts import (
+    NOT_READ,
+    beside,
+    chance,
+    control_number,
+    counted,
+    moves,
+    number,
+    number_in,
+    q_number,
+)
+from tl_truncate.statistics import clear, shown_in
+from tl_truncate.surgery.controls import is_control
+from tl_truncate.surgery.spoken import said_kind, said_setting
+from tl_truncate.weights.spoken import short_keep
+
+#: Fewer layers than this are no map: their cuts stand one below the other.
+_MAP = 3
+_PANELS, _ROWS = 4, 14
+
+
+def sweep_answer(result: SweepResult, found: ShownSweep, metric: str) -> Answer:
+    """The largest rise of a metric on the first task."""
+    task = next(iter(found.baselines))
+    base = found.baselines[task].summary.loc["rank" if metric == "answer_rank" else metric]
+    uncut = number(f"uncut: {label_of(metric).short}", *base[["value", "low", "high"]])
+    rows = cuts_of(result, found.frame, task) if found.done else pd.DataFrame()
+    if rows.empty:
+        done = Number("settings scored", f"{found.done}", f"of {found.asked}")
+        told = f"Nothing has been scored yet of {counted(found.asked, 'setting')} on {task}."
+        value, low, high = map(float, base[["value", "low", "high"]])
+        row = Row("uncut", value, low, high, "uncut", uncut.value)
+        label = label_of(metric).short
+        return Answer(told, (uncut, done), forest([row], f"The uncut {label}.", label, zero=False))
+    best = rows.loc[_order(rows, metric).idxmax()]
+    controls = _controls(found.beside, best, metric)
+    q = float(best[f"{metric}_change_q"])
+    numbers = (
+        uncut,
+        number_in(best, f"{metric}_change", "best cut, picked here", signed=True),
+        control_number(controls),
+        NOT_READ,
+        q_number(q, f"among {counted(len(rows), 'cut')}"),
+    )
+    picture = _map(found.frame, rows, best, metric) or _list(found.beside, rows, best, metric)
+    return Answer(_sentence(best, controls, metric, task), numbers, *picture)
+
+
+def cuts_of(result: SweepResult, frame: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The rows of a task that are no controls: plain cuts, or whatever else was swept."""
+    drawn = {type(cut).__name__ for cut in result.grid if is_control(cut)}
+    own = frame[(frame["task"] == task) & ~frame["kind"].isin(drawn)]
+    return own[own["kind"] == "Cut"] if (own["kind"] == "Cut").any() else own
+
+
+def _order(rows: pd.DataFrame, metric: str) -> "pd.Series[Any]":
+    """What is better is larger: a rank is better where it falls."""
+    changes = rows[f"{metric}_change"].astype(float)
+    return -changes if metric == "answer_rank" else changes
+
+
+def _name(row: Any) -> str:
+    return said_setting(str(row["site"]), row["keep"], str(row["kind"]))
+
+
+def _controls(table: pd.DataFrame, row: Any, metric: str) -> pd.DataFrame:
+    """What was scored beside one cut."""
+    own = table[(table["task"] == row["task"]) & (table["metric"] == metric)]
+    return own[(own["site"] == row["site"]) & (own["keep"].map(kept_text) == kept_text(row["keep"]))]
+
+
+def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str) -> str:
+    change = float(best[f"{metric}_change"])
+    told = shown_in(best, f"{metric}_change", signed=True)
+    first = (
+        f"Cutting {_name(best)} {moves(change)} {label_of(metric).told} on {task} by {told}"
+        if change
+        else f"No cut moves {label_of(metric).told} on {task}"
+    )
+    better = change < 0 if metric == "answer_rank" else change > 0
+    if not better and change:
+        first = (
+            f"No cut betters {label_of(metric).told} on {task}: the best, {_name(best)}, "
+            f"{moves(change)} it by {told}"
+        )
+    verdicts = dict(zip(controls["control"], controls["verdict"], strict=True))
+    return (
+        f"{first}, {chance(float(best[f'{metric}_change_q']))}, "
+        f"{beside(verdicts)}; it was picked on these same prompts, which flatters it."
+    )
+
+
+def _map(frame: pd.DataFrame, rows: pd.DataFrame, best: Any, metric: str) -> tuple[Markup, str] | None:
+    """The heatmap of the best cut's kind, a panel for each matrix; None where there is no map."""
+    own = heat_frame(rows[rows["kind"] == best["kind"]], str(best["task"]))
+    if own["layer"].nunique() < _MAP:
+        return None
+    matrices = list(dict.fromkeys(own["matrix"]))
+    mine = own.loc[best.name, "matrix"]
+    shown = matrices if len(matrices) <= _PANELS else [mine]
+    cells: dict[str, list[Cell]] = {matrix: [] for matrix in shown}
+    marked = None
+    for place, row in own[own["matrix"].isin(shown)].iterrows():
+        cell = _cell(row, metric)
+        cells[row["matrix"]].append(cell)
+        marked = cell if place == best.name else marked
+    same = frame[(frame["task"] == best["task"]) & (frame["kind"] == best["kind"])]
+    end = scale_end(same[f"{metric}_change"])
+    label = (
+        f"Heatmap: the change of {label_of(metric).short} by layer and amount kept. Tables are below."
+    )
+    left = len(matrices) - len(shown)
+    more = f" {counted(left, 'other matrix').replace('matrixs', 'matrices')} below." if left else ""
+    caption = (
+        f"Change of {label_of(metric).told} by each cut alone: orange is more than the uncut model, "
+        f"blue is less. A click on a cell shows its prompts.{more}"
+    )
+    return heat(cells, marked, end, label), caption
+
+
+def _cell(row: Any, metric: str) -> Cell:
+    q = float(row[f"{metric}_change_q"])
+    name = _name(row)
+    return Cell(
+        int(row["layer"]),
+        short_keep(row["keep"]),
+        float(row[f"{metric}_change"]),
+        clear(q),
+        name,
+        f"{name}: {shown_in(row, f'{metric}_change', signed=True)}, {chance(q)}",
+    )
+
+
+def _list(table: pd.DataFrame, rows: pd.DataFrame, best: Any, metric: str) -> tuple[Markup, str]:
+    """Few cuts, each beside its controls, the best first."""
+    order = _order(rows, metric).sort_values(ascending=False, kind="stable").index
+    lines: list[Row] = []
+    for place in order[:_ROWS]:
+        row: Any = rows.loc[place]
+        value, low, high = (float(row[f"{metric}_change{end}"]) for end in ("", "_low", "_high"))
+        told = shown_in(row, f"{metric}_change", signed=True)
+        lines.append(Row(_name(row), value, low, high, "cut", told))
+        for _, control in _controls(table, row, metric).iterrows():
+            mean = float(control["control_change"])
+            lines.append(
+                Row(said_kind(control["control"]), mean, math.nan, math.nan, "control", f"{mean:+.3f}")
+            )
+    label = "Dots with intervals: the change by each cut; crosses are its controls. A table is below."
+    caption = "Dots are cuts with 95% intervals, crosses the means of their controls."
+    return forest(lines, label, f"change of {label_of(metric).short}"), caption
+
+
+def first_metric(metrics: Sequence[str]) -> str:
+    """The metric that an answer is about: a probability before the share of hits, a rank last."""
+    later = {"accuracy": 1, "answer_rank": 2}
+    return min(metrics, key=lambda metric: later.get(metric, 0))

@@ -1,0 +1,154 @@
+"""The words of an answer: whether a change is clear of chance and of its control, and large figures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tl_truncate.experiments.scoring.view import ShownCost
+from tl_truncate.report.page import Number
+from tl_truncate.statistics import clear, shown
+from tl_truncate.surgery.spoken import said_kind
+
+#: What stands where there is no number.
+NONE = "–"
+NOT_SCORED = Number("its control", NONE, "none was scored")
+NOT_READ = Number("cost on running text", NONE, "no text was read")
+
+
+def q_text(q: float) -> str:
+    """A false discovery rate, as short as it is meant.
+
+    Examples:
+        >>> q_text(0.0312), q_text(1e-9)
+        ('0.031', '< 0.001')
+    """
+    if math.isnan(q):
+        return NONE
+    return "< 0.001" if q < 0.001 else f"{q:.2g}"
+
+
+def chance(q: float, sign: str = "q") -> str:
+    """Whether a change is clear of chance.
+
+    Examples:
+        >>> chance(0.03), chance(0.5, "p")
+        ('clear of chance (q = 0.03)', 'not clear of chance (p = 0.5)')
+        >>> chance(float("nan"))
+        'with too few prompts to tell it from chance'
+    """
+    if math.isnan(q):
+        return "with too few prompts to tell it from chance"
+    told = q_text(q) if q < 0.001 else f"= {q_text(q)}"
+    return f"{'' if clear(q) else 'not '}clear of chance ({sign} {told})"
+
+
+def moves(change: float) -> str:
+    """The verb that agrees with a change's sign.
+
+    Examples:
+        >>> moves(0.1), moves(-0.1), moves(0.0)
+        ('raises', 'lowers', 'does not move')
+    """
+    return "raises" if change > 0 else "lowers" if change < 0 else "does not move"
+
+
+def beside(verdicts: Mapping[str, str]) -> str:
+    """Whether a cut does more than its controls, by what the verdict on each is.
+
+    Examples:
+        >>> beside({"RandomSubspace": "more", "NormMatched": "alike"})
+        'but a norm-matched control may do as much'
+        >>> beside({"RandomSubspace": "more"}), beside({})
+        ('and more than its control (random subspace)', 'with no control scored')
+    """
+    if not verdicts:
+        return "with no control scored"
+    words = {
+        "less": "but a {} control does more",
+        "alike": "but a {} control may do as much",
+        "none": "with too few draws of its {} control for a verdict",
+    }
+    for verdict, told in words.items():
+        found = [said_kind(kind) for kind, each in verdicts.items() if each == verdict]
+        if found:
+            return told.format(" and a ".join(found))
+    names = ", ".join(map(said_kind, verdicts))
+    return f"and more than its control{'s' if len(verdicts) > 1 else ''} ({names})"
+
+
+def number(
+    name: str, value: float, low: float, high: float, *, digits: int = 3, signed: bool = False
+) -> Number:
+    """A large figure with its interval below it."""
+    told = shown(value, low, high, digits=digits, signed=signed)
+    first, _, rest = told.partition(" ")
+    if first.startswith("-") and float(first) == 0:
+        first = first.replace("-", "+" if signed else "")
+    return Number(name, NONE if math.isnan(value) else first, rest)
+
+
+def number_in(row: Any, column: str, name: str, *, signed: bool = False) -> Number:
+    """`number` of three columns of a table's row."""
+    return number(name, *(float(row[f"{column}{end}"]) for end in ("", "_low", "_high")), signed=signed)
+
+
+def q_number(q: float, among: str, sign: str = "q") -> Number:
+    """The q, with what it is among."""
+    return Number(sign, q_text(q), among)
+
+
+def control_number(rows: pd.DataFrame, value: str = "control_change") -> Number:
+    """The control that comes nearest to the cut: the one that does most.
+
+    Args:
+        rows: of one cut, one for each kind of control, with control and draws.
+        value: the column of its mean change.
+    """
+    if rows.empty:
+        return NOT_SCORED
+    row = rows.loc[rows[value].idxmax()]
+    draws = int(row["draws"])
+    return Number(
+        "its control",
+        f"{float(row[value]):+.3f}",
+        f"{said_kind(str(row['control']))}, {draws} draw{'' if draws == 1 else 's'}",
+    )
+
+
+def cost_number(cost: ShownCost | None) -> Number:
+    """What cuts cost on running text: how many times the perplexity is."""
+    if cost is None:
+        return NOT_READ
+    before, after = float(cost.uncut_perplexity), float(cost.perplexity)
+    return Number("perplexity", f"×{after / before:.3f}", f"{before:.1f} to {after:.1f} on running text")
+
+
+def cost_words(cost: ShownCost | None) -> str:
+    """The cost in a sentence."""
+    if cost is None:
+        return "its cost on running text was not measured"
+    return f"perplexity {float(cost.uncut_perplexity):.1f} becomes {float(cost.perplexity):.1f}"
+
+
+def counted(number_: int, what: str) -> str:
+    """A number of things.
+
+    Examples:
+        >>> counted(1, "cut"), counted(3, "cut")
+        ('1 cut', '3 cuts')
+    """
+    return f"{number_} {what}{'' if number_ == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence, of many the first.
+
+    Examples:
+        >>> listed(["a", "b"]), listed(["a", "b", "c", "d", "e"])
+        ('a and b', 'a, b, c and 2 more')
+    """
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
