@@ -131,7 +131,7 @@ function tokenBars() {
 /** The probability of an answer, read after every layer. */
 function lensChart(name) {
   const left = 26, right = 44, top = 16, bottom = 16;
-  return picture(98, `${name} answer after each layer`, (svg, width, height, { uncut, cut, layer }) => {
+  return picture(88, `${name} answer after each layer`, (svg, width, height, { uncut, cut, layer }) => {
     const last = Math.max(uncut.length - 1, 1);
     const most = ceiling(Math.max(...uncut, ...(cut ?? []), 0.01));
     const x = (place) => left + (place / last) * (width - left - right);
