@@ -217,7 +217,7 @@ function modelMap(choose) {
   const legend = make("p", { class: "tlx-legend" });
   const node = make("section", { class: "tlx-card tlx-map", "aria-label": "map" },
     make("h2", {}, "Where"), grid, make("div", { class: "tlx-scale-row" }, least, bar, most), legend, said);
-  let cells = [], places = new Map(), chosen = null, effects = null, words = {};
+  let cells = [], places = new Map(), chosen = null, effects = null, words = {}, waits = "";
 
   const text = (cell) => {
     const effect = effects?.get(cell.site);
@@ -293,7 +293,7 @@ function modelMap(choose) {
     least.textContent = sizes.length ? `${beyond ? "≤ " : ""}−${short(size)}` : "";
     most.textContent = sizes.length ? `${beyond ? "≥ " : ""}+${short(size)}` : "";
     bar.hidden = !sizes.length;
-    legend.textContent = sizes.length ? `predicted change of ${words.metric}, ${words.keep}` : "predicting what cuts would do …";
+    legend.textContent = sizes.length ? `predicted change of ${words.metric}, ${words.keep}` : waits;
     tell(chosen);
   }
 
@@ -301,7 +301,8 @@ function modelMap(choose) {
     node,
     build,
     site: (name) => cells.find((each) => each.site === name),
-    unknown() { effects = null; colour(); },
+    /** What is coming, or why nothing is. */
+    unknown(why) { effects = null; waits = why; colour(); },
     show(message) {
       effects = new Map(message.sites.map((each) => [each.site, each.effect]));
       words = message;
@@ -437,7 +438,8 @@ export function render({ transport, el, state }) {
   const outcome = make("div", { class: "tlx-outcome" });
   const evaluation = make("form", { class: "tlx-evaluation" }, labelled("on", task, "tlx-inline tlx-wide-field"), labelled("n", n, "tlx-inline tlx-count"), evaluate, stop);
 
-  const root = make("div", { class: "tlx" }, make("div", { class: "tlx-inner" },
+  // JupyterLab takes keys for its own outside fields, unless it is told not to.
+  const root = make("div", { class: "tlx", "data-lm-suppress-shortcuts": "true" }, make("div", { class: "tlx-inner" },
     make("header", { class: "tlx-head" }, title, status),
     form, make("div", { class: "tlx-words" }, notes, problem),
     make("div", { class: "tlx-body" },
@@ -505,13 +507,16 @@ export function render({ transport, el, state }) {
     remember();
     prompt = null;
     wanted = null;
-    map.unknown();
+    root.classList.add("tlx-old");
+    map.unknown("predicting what cuts would do …");
+    notes.textContent = "";
+    if (outcome.querySelector(".tlx-code")) outcome.replaceChildren();
     const asked = now.prompt;
     mapped = null;
     const id = post.ask({ kind: "prompt", ...asked }, (answer) => {
       if (answer.kind === "busy") { tellStatus("working"); return; }
       if (asked !== now.prompt) { tell(); return; } // typed on since
-      if (answer.kind === "error") complain(answer.message, answer.field);
+      if (answer.kind === "error") { complain(answer.message, answer.field); map.unknown(""); }
       else if (answer.kind === "prompt") { complain(); showPrompt(answer); }
       tell();
     });
@@ -538,6 +543,7 @@ export function render({ transport, el, state }) {
     if (!world) return;
     moves += 1;
     stale(true);
+    if (outcome.querySelector(".tlx-code")) outcome.replaceChildren(); // it is of another cut
     want(false, at);
     clearTimeout(resting);
     resting = setTimeout(() => { remember(); want(true, at); }, REST);
@@ -563,6 +569,7 @@ export function render({ transport, el, state }) {
   function showCut(answer, asked) {
     if (asked.move < seen || asked.cut.site !== now.site) return; // something newer is drawn, or on its way
     seen = asked.move;
+    root.classList.remove("tlx-old");
     complain();
     const full = answer.control && asked.move === moves;
     const layer = map.site(asked.cut.site)?.layer ?? null;
@@ -596,6 +603,7 @@ export function render({ transport, el, state }) {
     if (site === now.site) return;
     now.site = site;
     said.textContent = "";
+    root.classList.add("tlx-old");
     showChoice();
     changed();
   }

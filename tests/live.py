@@ -1,0 +1,57 @@
+"""The live view in a browser, for tests, the benchmark and the recording: opened, waited for, and dragged."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Where Chromium is, if it is here.
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+KNOB = 11  # half of a slider's knob, in pixels: its middle goes no nearer to the ends
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    """Playwright's browser, closed at the end."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def rest(page: Any, seconds: float = 60) -> None:
+    """Until what is shown is that of the newest cut, with its control and its lens."""
+    page.wait_for_selector(".tlx[data-rests=true][data-busy=no]", timeout=1000 * seconds)
+
+
+def act(page: Any, doing: Any) -> None:
+    """Does something that changes the cut or the prompt, and waits for what follows."""
+    page.evaluate("document.querySelector('.tlx').dataset.rests = 'false'")
+    doing()
+    rest(page)
+
+
+def choose(page: Any, site: str) -> None:
+    """A click on the map; nothing if the site is chosen already."""
+    cell = page.locator(f"[data-site='{site}']")
+    if cell.get_attribute("aria-selected") != "true":
+        act(page, cell.click)
+
+
+def place(page: Any, share: float) -> tuple[float, float]:
+    """Where the knob's middle is at a share of the slider's way."""
+    box = page.locator(".tlx-slider").bounding_box()
+    across = box["x"] + KNOB + share * (box["width"] - 2 * KNOB)
+    return across, box["y"] + box["height"] / 2
+
+
+def drag(page: Any, start: float, end: float, *, steps: int = 20, pause: float = 0) -> None:
+    """Takes the knob from one share of its way to another, `pause` milliseconds between two steps."""
+    page.mouse.move(*place(page, start))
+    page.mouse.down()
+    for step in range(1, steps + 1):
+        page.mouse.move(*place(page, start + (end - start) * step / steps))
+        page.wait_for_timeout(pause)
+    page.mouse.up()
