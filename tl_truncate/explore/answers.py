@@ -1,4 +1,4 @@
-"""What a page shows, from logits and singular values: functions of tensors that know nothing of models."""
+"""What a page shows, from logits and singular values: functions that know nothing of models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,9 @@ def probabilities(logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*ba
         [0.25, 0.25, 0.25, 0.25]
     """
     if not bool(torch.isfinite(logits).all()):
-        raise ValueError("The model's logits must be finite, but some are not: it overflows under this cut.")
+        raise ValueError(
+            "The model's logits must be finite, but some are not: it overflows under this cut."
+        )
     return where_float64_is(logits).double().softmax(-1).cpu()
 
 
@@ -61,7 +63,9 @@ def sampled(values: Float[Tensor, " rank"]) -> list[tuple[int, float]]:
         [(0, 2.0), (1, 1.0)]
     """
     count = len(values)
-    places = sorted({round(place) for place in torch.linspace(0, count - 1, min(POINTS, count)).tolist()})
+    places = sorted(
+        {round(place) for place in torch.linspace(0, count - 1, min(POINTS, count)).tolist()}
+    )
     return [(place, float(values[place])) for place in places]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,9 @@ def read(message: str | bytes | Mapping[str, Any]) -> Asked:
     reader = _READERS.get(str(data.get("kind")))
     if reader is None:
         known = ", ".join(_READERS)
-        raise Unreadable(f"A request's kind must be one of {known}, got {_shown(data.get('kind'))}.", id=number)
+        raise Unreadable(
+            f"A request's kind must be one of {known}, got {_shown(data.get('kind'))}.", id=number
+        )
     try:
         return reader(number, data)
     except Unreadable as problem:
@@ -212,13 +214,15 @@ def _cut(number: int, data: Mapping[str, Any]) -> CutAsked:
 def _evaluate(number: int, data: Mapping[str, Any]) -> EvaluateAsked:
     task, n = _text(data, "task", ANSWER), data.get("n")
     if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= PROMPTS:
-        raise Unreadable(f"The number of prompts must be a whole number from 2 to {PROMPTS}, got {_shown(n)}.")
+        raise Unreadable(
+            f"The number of prompts must be a whole number from 2 to {PROMPTS}, got {_shown(n)}."
+        )
     if task is None:
         raise Unreadable("The task must have a name, got none.")
     return EvaluateAsked(number, task, n, _several(data.get("cuts")))
 
 
-_READERS = {
+_READERS: dict[str, Callable[[int, Mapping[str, Any]], Asked]] = {
     "hello": lambda number, data: HelloAsked(number),
     "prompt": _prompt,
     "cut": _cut,

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ Message = dict[str, Any]
 Send = Callable[[Message], None]
 #: What a question is worth: an answer to a hand goes before a long work, and the map is drawn last.
 _HAND, _LONG, _MAP = range(3)
+#: Seconds without a hand's question after which the map is drawn further: its steps may take a second.
+QUIET = 0.4
 
 
 @dataclass(eq=False)
@@ -50,6 +53,7 @@ class Desk:
         self._jobs: list[_Job] = []
         self._changed = threading.Condition()
         self._numbers = itertools.count()
+        self._last = -float("inf")
 
     def take(self, visitor: Visitor, asked: Asked) -> Callable[[], bool]:
         """Takes a question.
@@ -64,6 +68,7 @@ class Desk:
             self._jobs = [each for each in self._jobs if each not in gone]
             if not isinstance(asked, StopAsked):
                 self._jobs.append(job)
+            self._last = time.monotonic() if rank == _HAND else self._last
             self._changed.notify()
         for each in gone:
             if each.rank != _MAP:
@@ -78,16 +83,34 @@ class Desk:
             self._jobs = [each for each in self._jobs if each.visitor is not visitor]
 
     def wait(self, seconds: float) -> bool:
-        """Waits for work; whether there is some."""
+        """Waits for work; whether there is some that may be done now."""
         with self._changed:
-            return self._changed.wait_for(lambda: bool(self._jobs), seconds)
+            self._changed.wait_for(lambda: bool(self._jobs), seconds)
+            if self._jobs and self._due() is None:
+                self._changed.wait(QUIET / 4)
+            return self._due() is not None
 
-    def step(self) -> bool:
-        """Does one step of the most urgent question; whether there was one."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self._jobs
+
+    def _due(self) -> _Job | None:
+        """What is done next; None if it can wait for a hand that may go on."""
+        first = min(self._jobs, key=lambda each: (each.rank, each.number), default=None)
+        rests = time.monotonic() - self._last >= QUIET
+        return first if first is not None and (first.rank != _MAP or rests) else None
+
+    def step(self, *, hands_only: bool = False) -> bool:
+        """Does one step of the most urgent question; whether there was one.
+
+        Args:
+            hands_only: leaves long work for later.
+        """
         with self._changed:
-            if not self._jobs:
+            job = self._due()
+            if job is None or (hands_only and job.rank != _HAND):
                 return False
-            job = min(self._jobs, key=lambda each: (each.rank, each.number))
             job.begun = True
         found, ended = self._next(job)
         with self._changed:

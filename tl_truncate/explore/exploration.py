@@ -22,9 +22,8 @@ from tl_truncate.explore.screened import screened
 from tl_truncate.explore.session import Message, Prepared, cut_answer, prepare, prompt_answer
 from tl_truncate.explore.tasks import TaskMaker
 from tl_truncate.weights.identity.provenance import source
-from tl_truncate.weights.locate import find_sites, n_layers
+from tl_truncate.weights.locate import n_layers
 from tl_truncate.weights.site import MATRICES, Site
-from tl_truncate.weights.spectra.spectrum import shared_spectrum
 from tl_truncate.weights.spoken import said_site, short_site
 
 #: Where a good first cut is, from the bottom to the top of a model.
@@ -52,17 +51,33 @@ class Exploration:
 
     def answer(self, visitor: Visitor, asked: Asked) -> Steps:
         """The answers to a question, one at each step."""
-        yield from self._ANSWERS[type(asked)](self, visitor, asked)
+        match asked:
+            case HelloAsked():
+                yield self._hello()
+            case PromptAsked():
+                yield from self._prompt(visitor, asked)
+            case CutAsked():
+                yield self._cut(visitor, asked)
+            case PythonAsked():
+                yield self._python(visitor, asked)
+            case EvaluateAsked():
+                yield from self._evaluate(asked)
 
-    def _hello(self, visitor: Visitor, asked: HelloAsked) -> Steps:
+    def _hello(self) -> Message:
         matrices = [name for name in MATRICES if any(site.matrix == name for site in self.sites)]
-        yield {
+        return {
             "kind": "hello",
             "model": source(self.model),
             "layers": n_layers(self.model),
             "matrices": matrices,
             "sites": [
-                dict(site=str(site), layer=site.layer, matrix=site.matrix, said=said_site(site), short=short_site(site))
+                dict(
+                    site=str(site),
+                    layer=site.layer,
+                    matrix=site.matrix,
+                    said=said_site(site),
+                    short=short_site(site),
+                )
                 for site in self.sites
             ],
             "prompts": [each.to_json() for each in self.prompts],
@@ -87,11 +102,9 @@ class Exploration:
                 return  # there is a newer prompt
             yield message
 
-    def _cut(self, visitor: Visitor, asked: CutAsked) -> Steps:
+    def _cut(self, visitor: Visitor, asked: CutAsked) -> Message:
         prepared = self._prepared(visitor, thoroughly=asked.control)
-        yield cut_answer(self.model, prepared, asked)
-        # For the next move: the rule may choose from any end.
-        shared_spectrum(self.model, asked.cut.site)
+        return cut_answer(self.model, prepared, asked)
 
     def _prepared(self, visitor: Visitor, *, thoroughly: bool) -> Prepared:
         """The page's prompt, passed again if the model is no more what it was."""
@@ -102,20 +115,13 @@ class Exploration:
             prepared = visitor.memory["prepared"] = prepare(self.model, prepared.asked)
         return prepared
 
-    def _python(self, visitor: Visitor, asked: PythonAsked) -> Steps:
+    def _python(self, visitor: Visitor, asked: PythonAsked) -> Message:
         prepared = self._prepared(visitor, thoroughly=False)
-        yield {"kind": "python", "text": as_python(self.model, prepared, asked.cuts, loaded=self.loaded)}
+        text = as_python(self.model, prepared, asked.cuts, loaded=self.loaded)
+        return {"kind": "python", "text": text}
 
-    def _evaluate(self, visitor: Visitor, asked: EvaluateAsked) -> Steps:
+    def _evaluate(self, asked: EvaluateAsked) -> Steps:
         if asked.task not in self.tasks:
             raise Unreadable(f"The task must be one of {', '.join(self.tasks)}, got {asked.task!r}.")
         task = self.tasks[asked.task](asked.n)
         yield from evaluated(self.model, task, asked)
-
-    _ANSWERS = {
-        HelloAsked: _hello,
-        PromptAsked: _prompt,
-        CutAsked: _cut,
-        PythonAsked: _python,
-        EvaluateAsked: _evaluate,
-    }

@@ -36,9 +36,7 @@ class Example:
 
 #: What is shown where no prompt is given; the first one says nothing without its context.
 EXAMPLES = (
-    Example(
-        "When Mary and John went to the store, John gave a drink to", " Mary", " the"
-    ),
+    Example("When Mary and John went to the store, John gave a drink to", " Mary", " the"),
     Example("The capital of France is", " Paris", " the"),
     Example("Fact: the capital of France is Rome. So the capital of France is", " Rome", " Paris"),
 )
@@ -84,8 +82,8 @@ def _example(given: Any) -> Example:
             return given
         case str():
             return Example(given)
-        case {"text": text, **rest}:
-            return Example(text, rest.get("in_context"), rest.get("global"))
+        case Mapping() if "text" in given:
+            return Example(given["text"], given.get("in_context"), given.get("global"))
         case (text, *answers) if len(answers) <= 2:
             return Example(text, *answers)
     raise TypeError(

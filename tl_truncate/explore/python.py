@@ -8,11 +8,13 @@ from tl_truncate.explore.session import Prepared
 from tl_truncate.surgery.cut import Cut
 from tl_truncate.weights.keep import Fraction, Rank
 
+_SHOWN = 5
+
 
 def as_python(
     model: Any, prepared: Prepared, chosen: Sequence[Chosen], *, loaded: str | None = None
 ) -> str:
-    """Code that makes the cuts and shows the same next tokens.
+    """Code that makes the cuts, leaves the same next tokens in `p`, and prints the first of them.
 
     Args:
         model: that is explored.
@@ -20,22 +22,26 @@ def as_python(
         chosen: the cuts.
         loaded: the name by which `load_model` finds the model; it is called `model` otherwise.
     """
-    lines = ["import tl_truncate as tlt"]
+    imports, tokens = _tokens(model, prepared)
+    head = [*imports, "import tl_truncate as tlt", ""]
     if loaded is not None:
-        lines += ["", f"model = tlt.load_model({loaded!r})"]
-    cuts = [_cut(each.cut(model)) for each in chosen]
-    own = f"[{cuts[0]}]" if len(cuts) == 1 else "\n".join(["[", *(f"    {cut}," for cut in cuts), "]"])
-    lines += [
-        f"cuts = {own if cuts else '[]'}",
+        head.append(f"model = tlt.load_model({loaded!r})")
+    lines = [
+        f"cuts = {_listed([as_code(each.cut(model)) for each in chosen])}",
         "with tlt.truncated(model, *cuts):",
-        f"    p = model({_tokens(model, prepared)})[0, -1].softmax(-1)",
-        f"for value, token in zip(*p.topk({10})):",
-        "    print(f\"{value:.3f} {model.tokenizer.decode([int(token)])!r}\")",
+        f"    p = model({tokens})[0, -1].softmax(-1)",
+        f"print([(model.tokenizer.decode([token]), float(p[token])) for token in p.topk({_SHOWN}).indices])",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*head, *lines]) + "\n"
 
 
-def _cut(cut: Cut) -> str:
+def as_code(cut: Cut) -> str:
+    """A cut as it is written.
+
+    Examples:
+        >>> as_code(Cut("blocks.3.mlp.W_in", 0.1)), as_code(Cut("blocks.3.mlp.W_in", tlt.Energy(0.9)))
+        ("tlt.Cut('blocks.3.mlp.W_in', keep=0.1)", "tlt.Cut('blocks.3.mlp.W_in', keep=tlt.Energy(e=0.9))")
+    """
     match cut.keep:
         case Fraction(rho):
             keep = repr(rho)
@@ -47,9 +53,15 @@ def _cut(cut: Cut) -> str:
     return f"tlt.Cut({str(cut.site)!r}, keep={keep}{strength})"
 
 
-def _tokens(model: Any, prepared: Prepared) -> str:
-    """The text where the model reads the same tokens from it, and else the tokens."""
+def _listed(cuts: Sequence[str]) -> str:
+    if len(cuts) < 2:
+        return f"[{''.join(cuts)}]"
+    return "\n".join(["[", *(f"    {cut}," for cut in cuts), "]"])
+
+
+def _tokens(model: Any, prepared: Prepared) -> tuple[list[str], str]:
+    """The text where the model reads the same tokens from it, and else the tokens; with their import."""
     text, tokens = prepared.asked.text, list(prepared.read.tokens)
-    if model.to_tokens(text)[0].tolist() == tokens:
-        return f"model.to_tokens({text!r})"
-    return f"__import__('torch').tensor([{tokens}])"
+    if text and model.to_tokens(text)[0].tolist() == tokens:
+        return [], f"model.to_tokens({text!r})"
+    return ["import torch"], f"torch.tensor([{tokens}])"

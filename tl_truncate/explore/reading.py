@@ -57,7 +57,8 @@ def read_prompt(model: Any, asked: PromptAsked) -> Read:
     one, other = answers.values()
     if one is not None and other is not None and one.id == other.id:
         raise Unreadable(
-            f"The two answers must differ in their first token, got {one.text!r} for both.", field="global"
+            f"The two answers must differ in their first token, got {one.text!r} for both.",
+            field="global",
         )
     own = getattr(tokenizer, "bos_token_id", None)
     bos = bos_token(model, tokenizer, None)
@@ -97,7 +98,8 @@ def _check_fit(model: Any, ids: list[int]) -> None:
         raise Unreadable("The prompt must have at least one token, got none.", field="text")
     if window and len(ids) > window:
         raise Unreadable(
-            f"The prompt must fit into the model's context of {window} tokens, got {len(ids)}.", field="text"
+            f"The prompt must fit into the model's context of {window} tokens, got {len(ids)}.",
+            field="text",
         )
     vocabulary = int(getattr(model.cfg, "d_vocab", 0) or 0)
     if vocabulary and max(ids) >= vocabulary:

@@ -1,4 +1,4 @@
-"""One prompt's pass, again from the block that is cut on, with what each block leaves at its last token."""
+"""One prompt's pass, from the block that is cut on, with what each block leaves at its last token."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -38,8 +38,8 @@ class Ends:
 class Passes:
     """Passes of one prompt through a model, uncut and cut.
 
-    What enters each block is kept of the uncut pass; a cut runs the blocks from its own on. Where a model
-    cannot be run from the middle, whole passes are made, and `reason` says why.
+    What enters each block is kept of the uncut pass; a cut runs the blocks from its own on. Where a
+    model cannot be run from the middle, whole passes are made, and `reason` says why.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
@@ -99,7 +99,7 @@ class Passes:
         """The blocks from one on."""
         assert self._passed is not None
         replayer, passed = self._replayer, self._passed
-        streams = (self._entering[layer],)
+        streams: tuple[Tensor, ...] = (self._entering[layer],)
         left = [each[0, -1] for each in self._entering[1 : layer + 1]]
         for place in range(layer, replayer.last):
             streams = replayer.blocks(place, streams, passed)

@@ -72,7 +72,13 @@ _ALL = (
     Rule("drop_top", "largest removed", "count", "smallest", lambda count, _: DropTop(int(count)), 8),
     Rule("energy", "energy kept", "share", "largest", lambda share, _: Energy(share), 0.9),
     Rule("marchenko_pastur", "above noise", "none", "largest", lambda *_: MarchenkoPastur()),
-    Rule("optimal_threshold", "above the optimal threshold", "none", "largest", lambda *_: OptimalThreshold()),
+    Rule(
+        "optimal_threshold",
+        "above the optimal threshold",
+        "none",
+        "largest",
+        lambda *_: OptimalThreshold(),
+    ),
 )
 #: By name.
 RULES: dict[str, Rule] = {rule.name: rule for rule in _ALL}

@@ -24,11 +24,11 @@ _SAID = "the smaller half of each spectrum removed"
 def screened(model: Any, prepared: Prepared, sites: Sequence[Site]) -> Iterator[Message | None]:
     """Predicted changes, block by block; each message has all that is known so far.
 
-    A spectrum that is not at hand is computed, which takes a second for a matrix of some size, so there is
-    a step without a message behind each.
+    A spectrum that is not at hand is computed, which takes up to a second, so there is a step without a
+    message behind each.
     """
-    task, metric, said = _as_task(model, prepared)
-    encoded = EncodedTask((EncodedPrompt(prepared.read.tokens, *(tuple(each[0]) for each in (task.in_context, task.global_))),), False)
+    task, ids, metric, said = _as_task(model, prepared)
+    encoded = EncodedTask((EncodedPrompt(prepared.read.tokens, *ids),), False)
     linears: dict[Site, Linear] = {site: carrier(model, site) for site in sites}
     (batch,) = plan_batches([encoded], 1, apart=True)
     seen = values_and_gradients(model, task, linears, batch, metric)
@@ -44,25 +44,25 @@ def screened(model: Any, prepared: Prepared, sites: Sequence[Site]) -> Iterator[
         yield {"kind": "map", "sites": list(found), "metric": said, "keep": _SAID} if last else None
 
 
-def _as_task(model: Any, prepared: Prepared) -> tuple[Task, Differentiable, str]:
+def _as_task(
+    model: Any, prepared: Prepared
+) -> tuple[Task, tuple[tuple[int], tuple[int]], Differentiable, str]:
     """The prompt as a task of token numbers, with what is predicted."""
     one, other = prepared.read.in_context, prepared.read.global_
     best = [token for token, _ in top(prepared.before)]
+    metric: Differentiable = "p_in_context"
     if one is not None and other is not None:
-        ids, metric, said = (one.id, other.id), "logit_diff", "log p(in-context) − log p(global)"
+        pair, metric, said = (one.id, other.id), "logit_diff", "log p(in-context) − log p(global)"
     elif other is not None:
-        ids, metric, said = (_another(best, other.id), other.id), "p_global", f"p({other.text.strip()})"
+        pair, metric, said = (_another(best, other.id), other.id), "p_global", f"p({other.text.strip()})"
     else:
         chosen = best[0] if one is None else one.id
         text = str(model.tokenizer.decode([chosen])).strip()
-        ids, metric, said = (chosen, _another(best, chosen)), "p_in_context", f"p({text})"
-    task = Task(
-        name="prompt",
-        prompts=[list(prepared.read.tokens)],
-        in_context=[[ids[0]]],
-        global_=[[ids[1]]],
-    )
-    return task, metric, said  # type: ignore[return-value]
+        pair, said = (chosen, _another(best, chosen)), f"p({text})"
+    ids = ((pair[0],), (pair[1],))
+    prompt = list(prepared.read.tokens)
+    task = Task(name="prompt", prompts=[prompt], in_context=[ids[0]], global_=[ids[1]])
+    return task, ids, metric, said
 
 
 def _another(ids: Sequence[int], than: int) -> int:

@@ -6,7 +6,6 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import tornado.httpserver
@@ -16,6 +15,7 @@ import tornado.websocket
 from tornado.ioloop import IOLoop
 
 from tl_truncate.explore.asked import MESSAGE, Unreadable, read
+from tl_truncate.explore.assets import asset
 from tl_truncate.explore.desk import Desk, Visitor, error
 from tl_truncate.explore.exploration import Exploration
 
@@ -102,11 +102,6 @@ class _File(_Guarded):
         _give(self, name)
 
 
-def asset(name: str) -> str:
-    """The text of a file of the page."""
-    return resources.files("tl_truncate.explore").joinpath("assets", name).read_text(encoding="utf-8")
-
-
 def _give(handler: tornado.web.RequestHandler, name: str) -> None:
     handler.set_header("Content-Type", f"{_KINDS[name.rsplit('.', 1)[-1]]}; charset=utf-8")
     handler.finish(asset(name))
@@ -178,7 +173,9 @@ class Server:
         try:
             (socket,) = tornado.netutil.bind_sockets(port, address=HOST)
         except OSError as problem:
-            raise OSError(f"Port {port} must be free, but {problem.strerror or problem}. Use --port 0.") from problem
+            raise OSError(
+                f"Port {port} must be free, but {problem.strerror or problem}. Use --port 0."
+            ) from problem
         self._socket = socket
         self.door = Door(socket.getsockname()[1], secrets.token_urlsafe(24))
         self._desk = Desk(exploration.answer)

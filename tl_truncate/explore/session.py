@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -110,7 +109,10 @@ def cut_answer(model: Any, prepared: Prepared, asked: CutAsked) -> Message:
         answer["lens"] = _both_lenses(prepared, ends, after)
     if control is not None:
         p, what = control
-        answer["control"] = {"what": what, "top": [{"id": row[0], "p": float(p[row[0]])} for row in rows]}
+        answer["control"] = {
+            "what": what,
+            "top": [{"id": row[0], "p": float(p[row[0]])} for row in rows],
+        }
     answer["milliseconds"] = 1e3 * (time.perf_counter() - start)
     return answer
 
