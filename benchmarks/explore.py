@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import tl_truncate as tlt
+from tl_truncate.explore.show import exploration
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import live
@@ -42,11 +43,15 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     found = measure(model, given)
     for layer, (drawn, resting) in found.items():
-        print(f"layer {layer:2}: {said(drawn)} of {given.steps * given.drags} steps; with control and lens {np.median(resting):.0f} ms")
+        print(
+            f"layer {layer:2}: {said(drawn)} of {given.steps * given.drags} steps; with control and lens {np.median(resting):.0f} ms"
+        )
     everything = np.concatenate([drawn for drawn, _ in found.values()])
     middle, most = np.median(everything), np.quantile(everything, 0.95)
     verdict = "held" if middle <= GOAL[0] and most <= GOAL[1] else "missed"
-    print(f"all: median {middle:.0f} ms, 95% within {most:.0f} ms; the goal of {GOAL[0]} and {GOAL[1]} ms is {verdict}")
+    print(
+        f"all: median {middle:.0f} ms, 95% within {most:.0f} ms; the goal of {GOAL[0]} and {GOAL[1]} ms is {verdict}"
+    )
 
 
 def said(times: np.ndarray) -> str:
@@ -57,9 +62,9 @@ def said(times: np.ndarray) -> str:
 def measure(model: Any, given: argparse.Namespace) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Milliseconds of each layer: of amounts drawn while the knob moved, and at rest."""
     found = {}
-    with serving(model, given.prompt) as server, live.browsing() as browser:
+    with live.serving(exploration(model, given.prompt)) as door, live.browsing() as browser:
         page = browser.new_page(viewport=dict(width=1280, height=800))
-        page.goto(server.url)
+        page.goto(door.address)
         live.rest(page)
         page.evaluate(WATCH)
         for layer in given.layers:

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 import tl_truncate as tlt
+from tl_truncate.explore.show import exploration
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
@@ -101,7 +102,9 @@ class Film:
             sample.paste(self.pictures[number], (0, place * SIZE["height"]))
         palette = sample.quantize(COLOURS, dither=Image.Dither.NONE)
         flat = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in self.pictures]
-        flat[0].save(path, save_all=True, append_images=flat[1:], duration=self.lasts, loop=0, optimize=False)
+        flat[0].save(
+            path, save_all=True, append_images=flat[1:], duration=self.lasts, loop=0, optimize=False
+        )
         return path.stat().st_size
 
 
@@ -125,18 +128,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "explore.gif")
     out = parser.parse_args().out
     model = tlt.load_model("demo")
-    with serving(model, (PROMPT, " Mary", " the")) as server, live.browsing() as browser:
-        context = browser.new_context(viewport=SIZE, color_scheme="light", permissions=["clipboard-write"])
+    with (
+        live.serving(exploration(model, [(PROMPT, " Mary", " the")], loaded="demo")) as door,
+        live.browsing() as browser,
+    ):
+        context = browser.new_context(
+            viewport=SIZE, color_scheme="light", permissions=["clipboard-write"]
+        )
         page = context.new_page()
-        page.goto(server.url)
+        page.goto(door.address)
         live.rest(page)
-        page.wait_for_function("document.querySelector('.tlx-legend').textContent.includes('predicted')", timeout=300_000)
+        page.wait_for_function(
+            "document.querySelector('.tlx-legend').textContent.includes('predicted')", timeout=300_000
+        )
         page.evaluate(POINTER)
         film = Film(page)
         for scene in scenes(film):
             print(scene, flush=True)
         size = film.save(out)
-    print(f"{len(film.pictures)} pictures, {sum(film.lasts) / 1000:.0f} seconds, {size / 1e6:.2f} MB in {out}")
+    print(
+        f"{len(film.pictures)} pictures, {sum(film.lasts) / 1000:.0f} seconds, {size / 1e6:.2f} MB in {out}"
+    )
     if size > MOST:
         raise SystemExit(f"It must be no larger than {MOST / 1e6:.0f} MB: fewer steps or colours.")
 

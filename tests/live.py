@@ -1,13 +1,42 @@
 """The live view in a browser, for tests, the benchmark and the recording: opened, waited for, and dragged."""
 
+import asyncio
+import queue
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tl_truncate.explore.exploration import Exploration
+from tl_truncate.explore.server import Door, Server
+
 #: Where Chromium is, if it is here.
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 KNOB = 11  # half of a slider's knob, in pixels: its middle goes no nearer to the ends
+
+
+@contextmanager
+def serving(exploration: Exploration, door: Door | None = None) -> Iterator[Door]:
+    """A server beside what asks it, in a thread of its own; behind the same door as one before, if one is given."""
+    started: queue.Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event, Door]] = queue.Queue()
+
+    async def serve() -> None:
+        server, ended = Server(exploration, 0 if door is None else door.port), asyncio.Event()
+        server.door = door or server.door
+        server.start()
+        started.put((asyncio.get_running_loop(), ended, server.door))
+        await ended.wait()
+        server.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    loop, ended, own = started.get(timeout=60)
+    try:
+        yield own
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from live import BROWSER, act, browsing, choose, drag, rest
+from live import BROWSER, act, browsing, choose, drag, rest, serving
 
 import tl_truncate as tlt
+from tl_truncate.explore.show import exploration
 from tl_truncate.markup import PALETTE
 
 pytest.importorskip("playwright.sync_api", exc_type=ImportError)
@@ -51,8 +52,8 @@ def task(drinks_task):
 
 @pytest.fixture(scope="module")
 def server(model, task):
-    with serving(model, [(PROMPT, " Mary", " the"), NASTY], tasks=[task]) as found:
-        yield found
+    with serving(exploration(model, task)) as door:
+        yield door
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def visit(chromium, server):
         page.on("request", lambda request: asked.append(request.url))
         if before is not None:
             before(page)
-        page.goto(url or server.url)
+        page.goto(url or server.address)
         rest(page)
         return page
 
@@ -85,8 +86,18 @@ def visit(chromium, server):
     for context in contexts:
         context.close()
     assert said == []
-    own = (server.url.split("?")[0], server.url.replace("http", "ws").split("?")[0], "data:")
+    own = (f"http://127.0.0.1:{server.port}/", "data:")
     assert [url for url in asked if not url.startswith(own)] == []
+
+
+def write(page, field, text):
+    """Types into one of the fields above, and waits for what follows."""
+
+    def doing():
+        page.get_by_label(field, exact=True).fill(text)
+        page.keyboard.press("Enter")
+
+    act(page, doing)
 
 
 def slide(page, share):
@@ -246,13 +257,13 @@ class TestAPrompt:
         choose(page, SITE)
         slide(page, 0.25)
         text = "The capital of France is"
-        act(page, lambda: (page.get_by_label("Prompt", exact=True).fill(text), page.keyboard.press("Enter")))
-        act(page, lambda: (page.get_by_label("In-context answer").fill(" Paris"), page.keyboard.press("Enter")))
+        write(page, "Prompt", text)
+        write(page, "In-context answer", " Paris")
         agrees(page, model, text, tlt.Cut(SITE, keep=0.25), answers=(" Paris", " the"))
 
     def test_of_markup_is_text(self, visit, model):
         page = visit()
-        act(page, lambda: (page.get_by_label("Prompt", exact=True).fill(NASTY), page.keyboard.press("Enter")))
+        write(page, "Prompt", NASTY)
         assert page.title() == "explore"
         assert page.locator(".tlx b").count() == 1  # the title's own
         assert page.locator(".tlx script").count() == 0
@@ -262,16 +273,18 @@ class TestAPrompt:
 
     def test_an_answer_that_cannot_be_one_says_why(self, visit):
         page = visit()
-        page.get_by_label("In-context answer").fill(" Mary and John")
+        page.get_by_label("In-context answer", exact=True).fill(" Mary and John")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.querySelector('.tlx-problem').textContent.includes('one token')")
+        page.wait_for_function(
+            "document.querySelector('.tlx-problem').textContent.includes('one token')"
+        )
 
     def test_a_reload_keeps_it(self, visit):
         page = visit()
         choose(page, OTHER)
         slide(page, 0.37)
         page.get_by_role("button", name="Add to cuts").click()
-        act(page, lambda: (page.get_by_label("Prompt", exact=True).fill("Mary gave a drink to"), page.keyboard.press("Enter")))
+        write(page, "Prompt", "Mary gave a drink to")
         before = shown(page)
         page.reload()
         rest(page)
@@ -285,7 +298,7 @@ class TestAPrompt:
         choose(one, SITE)
         choose(other, OTHER)
         slide(one, 0.25)
-        act(other, lambda: (other.get_by_label("Prompt", exact=True).fill("Mary gave a drink to"), other.keyboard.press("Enter")))
+        write(other, "Prompt", "Mary gave a drink to")
         slide(other, 0.5)
         slide(one, 0.1)
         agrees(one, model, PROMPT, tlt.Cut(SITE, keep=0.1))
@@ -295,7 +308,9 @@ class TestAPrompt:
 class TestTheMap:
     def test_says_what_the_screen_says(self, visit, model):
         page = visit()
-        page.wait_for_function("document.querySelector('.tlx-legend').textContent.includes('predicted change')")
+        page.wait_for_function(
+            "document.querySelector('.tlx-legend').textContent.includes('predicted change')"
+        )
         label = page.locator(f"[data-site='{SITE}']").get_attribute("aria-label")
         assert re.fullmatch(r"layer 1, W_out: [+−]?\d.*", label)
 

@@ -76,32 +76,32 @@ function picture(height, label, paint) {
   };
 }
 
-const ROW = 38, TOKEN = 112, READING = 54;
+const ROW = 34, ROWS = 9, TOKEN = 112, READING = 54;
 
 /** Next tokens, uncut above cut: bars whose rows move where they belong. */
 function tokenBars() {
   const rows = new Map();
-  const chart = picture(8 * ROW, "next tokens", paint);
+  const chart = picture(ROWS * ROW, "next tokens", paint);
 
   function row(id) {
     const parts = {
-      name: draw("text", { class: "tlx-token", x: TOKEN - 8, y: 23, "text-anchor": "end" }),
-      track: draw("rect", { class: "tlx-track", x: TOKEN, y: 5, height: 27, rx: 4 }),
-      before: draw("rect", { class: "tlx-before", x: TOKEN, y: 7, height: 8, rx: 2 }),
-      after: draw("rect", { class: "tlx-after", x: TOKEN, y: 17, height: 13, rx: 2 }),
-      control: draw("circle", { class: "tlx-control", cy: 23.5, r: 4.5 }),
-      was: draw("text", { class: "tlx-was", y: 15, "text-anchor": "end" }),
-      is: draw("text", { class: "tlx-is", y: 30, "text-anchor": "end" }),
+      name: draw("text", { class: "tlx-token", x: TOKEN - 8, y: 21, "text-anchor": "end" }),
+      track: draw("rect", { class: "tlx-track", x: TOKEN, y: 3, height: 26, rx: 4 }),
+      before: draw("rect", { class: "tlx-before", x: TOKEN, y: 4, height: 8, rx: 2 }),
+      after: draw("rect", { class: "tlx-after", x: TOKEN, y: 14, height: 13, rx: 2 }),
+      control: draw("circle", { class: "tlx-control", cy: 20.5, r: 4.5 }),
+      was: draw("text", { class: "tlx-was", y: 12, "text-anchor": "end" }),
+      is: draw("text", { class: "tlx-is", y: 26, "text-anchor": "end" }),
     };
     const node = draw("g", { class: "tlx-row", "data-id": id }, ...Object.values(parts));
     return { node, parts };
   }
 
-  function paint(svg, width, _height, { top, answers, control }) {
+  function paint(svg, width, _height, { top: all, answers, control }) {
+    const top = all.slice(0, ROWS);
     const room = Math.max(width - TOKEN - READING, 40);
     const most = ceiling(Math.max(...top.flatMap((each) => [each.before, each.after ?? 0]), 0.01));
     const along = (p) => within(p / most, 0, 1) * room;
-    svg.setAttribute("height", top.length * ROW);
     const stays = new Set(top.map((each) => each.id));
     for (const [id, { node }] of rows) if (!stays.has(id)) { node.remove(); rows.delete(id); }
     top.forEach((each, place) => {
@@ -128,14 +128,15 @@ function tokenBars() {
   return chart;
 }
 
+const LEAST = 1e-6; // on the axis of a lens
+
 /** The probability of an answer, read after every layer. */
 function lensChart(name) {
-  const left = 26, right = 44, top = 16, bottom = 16;
+  const left = 44, right = 44, top = 18, bottom = 16;
   return picture(88, `${name} answer after each layer`, (svg, width, height, { uncut, cut, layer }) => {
     const last = Math.max(uncut.length - 1, 1);
-    const most = ceiling(Math.max(...uncut, ...(cut ?? []), 0.01));
     const x = (place) => left + (place / last) * (width - left - right);
-    const y = (p) => height - bottom - (p / most) * (height - top - bottom);
+    const y = (p) => top - (within(Math.log10(Math.max(p, LEAST)), Math.log10(LEAST), 0) / -Math.log10(LEAST)) * (height - top - bottom);
     const line = (values, kind) => draw("polyline", {
       class: kind, points: values.map((p, place) => `${x(place).toFixed(1)},${y(p).toFixed(1)}`).join(" "),
     });
@@ -151,12 +152,12 @@ function lensChart(name) {
     }
     const ticks = last < 8 ? 1 : last < 16 ? 5 : 10;
     svg.replaceChildren(
-      ...[0, most].flatMap((p) => [
+      ...[1, 1e-3, LEAST].flatMap((p) => [
         draw("line", { class: "tlx-grid", x1: left, x2: width - right, y1: y(p), y2: y(p) }),
-        text("tlx-tick", left - 5, y(p) + 4, "end", p === 0 ? "0" : String(most)),
+        text("tlx-tick", left - 5, y(p) + 4, "end", p === LEAST ? "≤1e-6" : String(p)),
       ]),
       ...(known(layer) ? [draw("line", { class: "tlx-here", x1: x(layer), x2: x(layer), y1: top, y2: height - bottom })] : []),
-      text("tlx-tick", left, 10, "start", "p after each layer (logit lens)"),
+      text("tlx-tick", left, 10, "start", "p after each layer, log axis (logit lens)"),
       ...uncut.map((_, place) => place).filter((place) => place % ticks === 0 && last - place >= ticks / 2 || place === last)
         .map((place) => text("tlx-tick", x(place), height - 3, "middle", String(place))),
       line(uncut, "tlx-line-before"),
@@ -346,10 +347,11 @@ function answerCard(kind, title) {
       before.textContent = number(values.before);
       after.textContent = number(values.after);
     },
-    control(values, what) {
+    /** Values are null while they are waited for, and none where nothing is cut. */
+    control(values, what = "random control") {
       const given = values?.length ? values : null;
-      control.textContent = given ? number(mean(given)) : "…";
-      beside.replaceChildren(make("span", { class: "tlx-ring", "aria-hidden": "true" }), `${what ?? "random control"} `, control,
+      control.textContent = given ? number(mean(given)) : values ? "" : "…";
+      beside.replaceChildren(make("span", { class: "tlx-ring", "aria-hidden": "true" }), `${what} `, control,
         ...(given && given.length > 1 ? [` (${number(Math.min(...given))} to ${number(Math.max(...given))})`] : []));
     },
     lens(uncut, cut, layer) { if (uncut?.length) lens.show({ uncut, cut, layer }); },
@@ -431,7 +433,7 @@ export function render({ transport, el, state }) {
   const add = make("button", { type: "button" }, "Add to cuts");
   const copy = make("button", { type: "button" }, "Copy as Python");
   const task = make("select", {});
-  const n = make("input", { type: "number", min: 1, step: 1, value: 50 });
+  const n = make("input", { type: "number", min: 2, max: 200, step: 1, value: 50 });
   const evaluate = make("button", { type: "submit" }, "Evaluate");
   const stop = make("button", { type: "button", hidden: true }, "Stop");
   const progress = make("progress", { "aria-label": "evaluation", hidden: true });
@@ -571,9 +573,9 @@ export function render({ transport, el, state }) {
     seen = asked.move;
     root.classList.remove("tlx-old");
     complain();
-    const full = answer.control && asked.move === moves;
+    const full = asked.control && asked.move === moves;
     const layer = map.site(asked.cut.site)?.layer ?? null;
-    const control = full ? new Map(answer.control.top.map((each) => [each.id, each.p])) : null;
+    const control = full && answer.control ? new Map(answer.control.top.map((each) => [each.id, each.p])) : null;
     bars.show({ top: answer.top, answers: ids(), control });
     spectrum.show(answer.spectrum);
     said.textContent = answer.said;
@@ -583,16 +585,16 @@ export function render({ transport, el, state }) {
       const values = answer[name];
       if (!values) continue;
       card.show(values);
-      card.control(full ? values.control : null, answer.control?.what);
+      card.control(full ? values.control : null, full ? answer.control?.what ?? "no random control" : "random control");
       const lens = answer.lens?.[name];
       if (lens) card.lens(lens.uncut, lens.cut, layer);
     }
-    if (answer.lens && asked.move === moves) stale(false);
+    if (full) stale(false);
     latest = answer;
-    root.dataset.rests = String(Boolean(full));
+    root.dataset.rests = String(full);
     const drawn = performance.now();
     root.dispatchEvent(new CustomEvent("tlx-drawn", {
-      bubbles: true, detail: { move: asked.move, since: drawn - asked.at, amount: asked.cut.amount, full: Boolean(full), answer },
+      bubbles: true, detail: { move: asked.move, since: drawn - asked.at, amount: asked.cut.amount, full, answer },
     }));
   }
   let latest = null;
