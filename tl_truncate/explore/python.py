@@ -8,8 +8,6 @@ from tl_truncate.explore.session import Prepared
 from tl_truncate.surgery.cut import Cut
 from tl_truncate.weights.keep import Fraction, Rank
 
-_SHOWN = 5
-
 
 def as_python(
     model: Any, prepared: Prepared, chosen: Sequence[Chosen], *, loaded: str | None = None
@@ -30,7 +28,8 @@ def as_python(
         f"cuts = {_listed([as_code(each.cut(model)) for each in chosen])}",
         "with tlt.truncated(model, *cuts):",
         f"    p = model({tokens})[0, -1].softmax(-1)",
-        f"print([(model.tokenizer.decode([token]), float(p[token])) for token in p.topk({_SHOWN}).indices])",
+        "for token in p.topk(5).indices:",
+        '    print(f"{p[token]:.3f} {model.tokenizer.decode([int(token)])!r}")',
     ]
     return "\n".join([*head, *lines]) + "\n"
 
@@ -39,8 +38,8 @@ def as_code(cut: Cut) -> str:
     """A cut as it is written.
 
     Examples:
-        >>> as_code(Cut("blocks.3.mlp.W_in", 0.1)), as_code(Cut("blocks.3.mlp.W_in", tlt.Energy(0.9)))
-        ("tlt.Cut('blocks.3.mlp.W_in', keep=0.1)", "tlt.Cut('blocks.3.mlp.W_in', keep=tlt.Energy(e=0.9))")
+        >>> as_code(Cut("blocks.3.mlp.W_in", tlt.Energy(0.9)))
+        "tlt.Cut('blocks.3.mlp.W_in', keep=tlt.Energy(e=0.9))"
     """
     match cut.keep:
         case Fraction(rho):
