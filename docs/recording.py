@@ -25,7 +25,7 @@ SIZE = dict(width=1280, height=800)
 MOST = 2_000_000  # bytes
 COLOURS = 96
 STEP = 80  # milliseconds that a step of a drag is shown
-PROMPT = "When Mary and John went to the store, John gave a drink to"
+PROMPT = ("When Matthew and Elizabeth went to the market, Elizabeth gave a book to", " Matthew", " the")
 #: Screenshots have no pointer: this one follows the mouse.
 POINTER = """() => {
   const NS = "http://www.w3.org/2000/svg";
@@ -129,7 +129,7 @@ def main() -> None:
     out = parser.parse_args().out
     model = tlt.load_model("demo")
     with (
-        live.serving(exploration(model, [(PROMPT, " Mary", " the")], loaded="demo")) as door,
+        live.serving(exploration(model, [PROMPT], loaded="demo")) as door,
         live.browsing() as browser,
     ):
         context = browser.new_context(
@@ -138,9 +138,7 @@ def main() -> None:
         page = context.new_page()
         page.goto(door.address)
         live.rest(page)
-        page.wait_for_function(
-            "document.querySelector('.tlx-legend').textContent.includes('predicted')", timeout=300_000
-        )
+        page.locator(".tlx-legend", has_text="predicted change").wait_for(timeout=300_000)
         page.evaluate(POINTER)
         film = Film(page)
         for scene in scenes(film):

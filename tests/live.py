@@ -78,9 +78,10 @@ def place(page: Any, share: float) -> tuple[float, float]:
 
 def drag(page: Any, start: float, end: float, *, steps: int = 20, pause: float = 0) -> None:
     """Takes the knob from one share of its way to another, `pause` milliseconds between two steps."""
-    page.mouse.move(*place(page, start))
+    (left, height), (right, _) = place(page, start), place(page, end)
+    page.mouse.move(left, height)
     page.mouse.down()
     for step in range(1, steps + 1):
-        page.mouse.move(*place(page, start + (end - start) * step / steps))
+        page.mouse.move(left + (right - left) * step / steps, height)
         page.wait_for_timeout(pause)
     page.mouse.up()

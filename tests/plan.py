@@ -100,6 +100,9 @@ ONE_LEG = (
     # what makes it run on both.
     "report/",
     "test_plots.py",
+    # The live view as a hand meets it: what answers it is tested on both.
+    "explore/test_browser.py",
+    "explore/test_notebook.py",
     # The harness' own numbers as plain data: what asks a model is tested on both.
     "evals/test_changes.py",
     "tasks/test_tables.py::test_",
@@ -122,6 +125,8 @@ SLOW = (
     "surgery/test_states.py::test_compiled_models",
     "real/",
     "report/",
+    "explore/test_browser.py",
+    "explore/test_notebook.py",
     "runs/test_going_on.py",
     "runs/test_ray.py",
     "evals/test_benchmark.py",

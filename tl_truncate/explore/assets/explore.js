@@ -404,7 +404,7 @@ function letters(transport, others) {
 /** Builds the view in `el`; returns what takes it away again. */
 export function render({ transport, el, state }) {
   const now = { prompt: null, site: null, rule: null, amount: null, cuts: [], task: null, n: null, ...state.load() };
-  let world = null, prompt = null, mapped = null;
+  let world = null, prompt = null, mapped = null, reading = false;
   let wanted = null, flying = null, seen = 0, moves = 0, resting = null, typing = null, slow = null, evaluating = null;
 
   // What is on the page
@@ -500,7 +500,7 @@ export function render({ transport, el, state }) {
   function readPrompt() {
     const given = { text: text.value, in_context: answers.in_context.value || null, global: answers.global.value || null };
     clearTimeout(typing);
-    if (now.prompt && prompt && ["text", "in_context", "global"].every((each) => given[each] === now.prompt[each])) return;
+    if (now.prompt && (prompt || reading) && ["text", "in_context", "global"].every((each) => given[each] === now.prompt[each])) return;
     now.prompt = given;
     askPrompt();
   }
@@ -508,6 +508,7 @@ export function render({ transport, el, state }) {
   function askPrompt() {
     remember();
     prompt = null;
+    reading = true;
     wanted = null;
     root.classList.add("tlx-old");
     map.unknown("predicting what cuts would do …");
@@ -518,6 +519,7 @@ export function render({ transport, el, state }) {
     const id = post.ask({ kind: "prompt", ...asked }, (answer) => {
       if (answer.kind === "busy") { tellStatus("working"); return; }
       if (asked !== now.prompt) { tell(); return; } // typed on since
+      reading = false;
       if (answer.kind === "error") { complain(answer.message, answer.field); map.unknown(""); }
       else if (answer.kind === "prompt") { complain(); showPrompt(answer); }
       tell();
@@ -772,6 +774,7 @@ export function render({ transport, el, state }) {
   transport.watch((what) => {
     post.forget();
     flying = wanted = null;
+    reading = false;
     running(false);
     if (what === "lost") { tellStatus("connection lost, trying again"); return; }
     ask({ kind: "hello" }, (answer) => { if (answer.kind === "hello") greet(answer); });
