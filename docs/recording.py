@@ -1,7 +1,7 @@
 """Twenty seconds of the live view on the demo model, as docs/explore.gif.
 
-`make recording`. Chromium must be installed. A picture is taken when the model has answered; the steps of a drag
-are shown for as long as an answer takes on two cores.
+`make recording`. Chromium must be installed. A picture is taken when the model has answered, and the
+steps of a drag are shown for as long as an answer takes on two cores.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from PIL import Image
 import tl_truncate as tlt
 from tl_truncate.explore.show import exploration
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import live
 
 SIZE = dict(width=1280, height=800)
@@ -34,7 +34,8 @@ POINTER = """() => {
   path.setAttribute("fill", "black");
   path.setAttribute("stroke", "white");
   arrow.append(path);
-  Object.assign(arrow.style, {position: "fixed", zIndex: 9, pointerEvents: "none", width: "18px", height: "24px"});
+  const looks = {position: "fixed", zIndex: 9, pointerEvents: "none", width: "18px", height: "24px"};
+  Object.assign(arrow.style, looks);
   document.body.append(arrow);
   addEventListener("mousemove", ({clientX, clientY}) => {
     arrow.style.left = `${clientX}px`;
@@ -83,7 +84,7 @@ class Film:
         """The knob is taken from share to share, a picture at each step."""
         self.move(*live.place(self.page, shares[0]))
         self.page.mouse.down()
-        for start, end in zip(shares, shares[1:], strict=False):
+        for start, end in pairwise(shares):
             for step in range(1, steps + 1):
                 self.hand = live.place(self.page, start + (end - start) * step / steps)
                 self.page.mouse.move(*self.hand)
@@ -125,7 +126,7 @@ def scenes(film: Film) -> Iterator[str]:
 def main() -> None:
     """Plays the scenes and says how large the file is."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "explore.gif")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("explore.gif"))
     out = parser.parse_args().out
     model = tlt.load_model("demo")
     with (
@@ -144,9 +145,8 @@ def main() -> None:
         for scene in scenes(film):
             print(scene, flush=True)
         size = film.save(out)
-    print(
-        f"{len(film.pictures)} pictures, {sum(film.lasts) / 1000:.0f} seconds, {size / 1e6:.2f} MB in {out}"
-    )
+    length = sum(film.lasts) / 1000
+    print(f"{len(film.pictures)} pictures, {length:.0f} seconds, {size / 1e6:.2f} MB in {out}")
     if size > MOST:
         raise SystemExit(f"It must be no larger than {MOST / 1e6:.0f} MB: fewer steps or colours.")
 
