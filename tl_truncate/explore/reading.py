@@ -62,8 +62,11 @@ def read_prompt(model: Any, asked: PromptAsked) -> Read:
         )
     own = getattr(tokenizer, "bos_token_id", None)
     bos = bos_token(model, tokenizer, None)
-    if bos is not None and ids[:1] != [own]:
+    begins_with_bos = own is not None and ids[:1] == [own]
+    if bos is not None and not begins_with_bos:
         ids = [bos, *ids]
+    elif bos is None and begins_with_bos:
+        ids = ids[1:]
     _check_fit(model, ids)
     texts = tuple(str(tokenizer.decode([each])) for each in ids)
     return Read(tuple(ids), texts, one, other, tuple(notes))

@@ -1,5 +1,6 @@
 """Cuts evaluated on a task, some prompts at a time, so that a hand is answered meanwhile."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,9 +58,14 @@ def _told(task: Task, cut: Scores, random: Scores | None) -> Message:
         row["uncut"] = float((cut.baseline or cut).estimate(metric))
         if cut.baseline is not None:
             change = cut.change(metric)
-            row |= {"change": float(change), "low": change.low, "high": change.high}
+            row |= {"change": float(change), "low": _known(change.low), "high": _known(change.high)}
         if random is not None:
             row["control"] = float(random.change(metric))
         rows.append(row)
     control = "" if random is None else "; control: random subspaces of the same rank, 1 draw"
     return {"kind": "evaluated", "rows": rows, "said": f"{task.name}, {len(task)} prompts{control}"}
+
+
+def _known(value: float) -> float | None:
+    """JSON has no number for what is not known, such as the interval of one value."""
+    return value if math.isfinite(value) else None
