@@ -8,41 +8,15 @@ import numpy as np
 import pytest
 import torch
 from architectures import CASES
+from asking import PROMPT, Page, of
 
 import tl_truncate as tlt
 from tl_truncate.explore import scored, state
 from tl_truncate.explore.answers import probabilities, runs, sampled
 from tl_truncate.explore.asked import Unreadable, read
-from tl_truncate.explore.desk import Visitor
-from tl_truncate.explore.show import exploration
 from tl_truncate.tasks.encode import encode
 
-PROMPT = "When Mary and John went to the store , John gave a drink to"
 OTHER = "The capital of France is"
-
-
-class Page:
-    """A page that asks, and hears all answers at once."""
-
-    def __init__(self, model, prompts=None):
-        self.model = model
-        self.exploration = exploration(model, prompts)
-        self.visitor = Visitor(lambda message: None)
-
-    def ask(self, kind, **fields):
-        asked = read({"kind": kind, "id": 1, **fields})
-        return [each for each in self.exploration.answer(self.visitor, asked) if each is not None]
-
-    def prompt(self, text=PROMPT, in_context=" Mary", global_=" the"):
-        return self.ask("prompt", text=text, in_context=in_context, **{"global": global_})
-
-    def cut(self, *cuts, control=False):
-        (answer,) = self.ask("cut", cut=cuts[-1], cuts=list(cuts[:-1]), control=control)
-        return answer
-
-
-def of(site, amount=0.5, rule="largest", **fields):
-    return {"site": site, "rule": rule, "amount": amount, **fields}
 
 
 @pytest.fixture
@@ -337,7 +311,7 @@ def test_a_context_around_belongs_to_both_sides(precise_model):
     same(answer, after, before)
     with (
         tlt.truncated(model, tlt.Cut("blocks.1.attn.W_O", 0.25)),
-        pytest.raises(ValueError, match="blocks.1.attn.W_O"),
+        pytest.raises(ValueError, match="overlap|part|same"),
     ):
         page.cut(of("blocks.1.attn.W_O.2", 0.25))  # a part of what is cut already
 
