@@ -139,7 +139,7 @@ def main() -> None:
         page = context.new_page()
         page.goto(door.address)
         live.rest(page)
-        page.locator(".tlx-legend", has_text="predicted change").wait_for(timeout=300_000)
+        page.locator(".tlx-legend", has_text="predicted change").wait_for(timeout=1_200_000)
         page.evaluate(POINTER)
         film = Film(page)
         for scene in scenes(film):

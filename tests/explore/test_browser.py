@@ -72,6 +72,7 @@ def visit(chromium, server):
             viewport=dict(width=width, height=height), color_scheme=scheme, **options
         )
         contexts.append(context)
+        context.set_default_timeout(120_000)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda problem: said.append(str(problem)))

@@ -39,7 +39,7 @@ function number(value, digits = 3) {
   if (value > 0 && value < 0.5 * 10 ** -digits) return `<${(10 ** -digits).toFixed(digits)}`;
   return value.toFixed(digits).replace("-", "−");
 }
-const change = (value, digits = 3) => (known(value) && value >= 0 ? "+" : "") + number(value, digits);
+const change = (value, digits = 3) => (known(value) ? (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits) : "–");
 
 /** Three digits that count, for singular values and effects. */
 function short(value) {
