@@ -52,6 +52,9 @@ ONE_LEG = (
     "experiments/comparison/test_chosen.py::TestFamilies",
     "experiments/screening/test_parts.py::TestCompare::test_chosen",
     # Commands whose work has tests of its own on both.
+    "explore/test_server.py",
+    "explore/test_widget.py",
+    "explore/test_command.py",
     "test_cli.py::test_toys",
     "test_cli.py::test_dynamics_of_what_ships",
     "test_cli.py::test_as_a_process",
