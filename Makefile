@@ -16,7 +16,7 @@ GPU_WORKERS ?= 8
 DEVICE ?= cuda
 # --no-compile: Python compiles what is imported, and most of what is installed never is.
 
-.PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials coverage benchmarks gpu clean
+.PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials recording coverage benchmarks gpu clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -87,6 +87,9 @@ house:  ## The package's rooms, floors and imports, drawn into docs/CONTRIBUTING
 tutorials: .venv-4.3.0/ready  ## Run all tutorials and keep their outputs
 	.venv-4.3.0/bin/python tutorials/execute.py
 
+recording: .venv-4.3.0/ready  ## Twenty seconds of the live view, in docs/explore.gif
+	.venv-4.3.0/bin/python docs/recording.py
+
 coverage: .venv-4.3.0/ready  ## Which lines the tests reach, in htmlcov/
 	.venv-4.3.0/bin/python $(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
 
@@ -106,6 +109,7 @@ benchmarks: .venv-3.9.0/ready .venv-4.3.0/ready  ## Every claim of speed and exa
 	.venv-4.3.0/bin/python benchmarks/decompose.py
 	.venv-4.3.0/bin/python benchmarks/global_parts.py
 	.venv-4.3.0/bin/python benchmarks/report.py
+	.venv-4.3.0/bin/python benchmarks/explore.py
 	.venv-4.3.0/bin/python benchmarks/fitting.py
 	.venv-4.3.0/bin/python benchmarks/large.py
 	.venv-4.3.0/bin/python benchmarks/plan.py

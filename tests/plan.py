@@ -52,6 +52,9 @@ ONE_LEG = (
     "experiments/comparison/test_chosen.py::TestFamilies",
     "experiments/screening/test_parts.py::TestCompare::test_chosen",
     # Commands whose work has tests of its own on both.
+    "explore/test_server.py",
+    "explore/test_widget.py",
+    "explore/test_command.py",
     "test_cli.py::test_toys",
     "test_cli.py::test_dynamics_of_what_ships",
     "test_cli.py::test_as_a_process",
@@ -100,6 +103,9 @@ ONE_LEG = (
     # what makes it run on both.
     "report/",
     "test_plots.py",
+    # The live view as a hand meets it: what answers it is tested on both.
+    "explore/test_browser.py",
+    "explore/test_notebook.py",
     # The harness' own numbers as plain data: what asks a model is tested on both.
     "evals/test_changes.py",
     "tasks/test_tables.py::test_",
@@ -123,6 +129,8 @@ SLOW = (
     "surgery/test_states.py::test_compiled_models",
     "real/",
     "report/",
+    "explore/test_browser.py",
+    "explore/test_notebook.py",
     "runs/test_going_on.py",
     "runs/test_ray.py",
     "evals/test_benchmark.py",

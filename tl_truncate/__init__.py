@@ -47,6 +47,7 @@ from tl_truncate.experiments.training.dynamics import dynamics
 from tl_truncate.experiments.training.grid import Grid
 from tl_truncate.experiments.training.parts_over_training import Parts
 from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
+from tl_truncate.explore.show import explore
 from tl_truncate.export.adapter import Adapter, LargeAdapterWarning, export_adapter
 from tl_truncate.export.checkpoint import Checkpoint, export_checkpoint
 from tl_truncate.models import Checkpoints, LostKeysWarning, load_model
@@ -157,6 +158,7 @@ __all__ = [
     "dynamics",
     "evals",
     "evaluate",
+    "explore",
     "export_adapter",
     "export_checkpoint",
     "find_sites",

@@ -139,6 +139,7 @@ EXTRAS = {
     "export": ("peft",),
     "evals": ("lm_eval",),
     "ray": ("ray",),
+    "explore": ("anywidget", "tornado"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `tl-truncate demo | evaluate | sweep | search | learn | export | report | ...`."""
+"""The command line: `tl-truncate demo | explore | evaluate | sweep | search | export | report | ...`."""
 
 from tl_truncate.cli import (
     demo,
@@ -13,7 +13,7 @@ from tl_truncate.cli import (
 from tl_truncate.cli.elsewhere import export, lm_eval
 from tl_truncate.cli.inside import attribute, decompose, spectrum
 from tl_truncate.cli.machines import cache, merge, plan
-from tl_truncate.cli.pages import plot, report
+from tl_truncate.cli.pages import explore, plot, report
 from tl_truncate.cli.shared.app import app
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "demo",
     "dynamics",
     "evaluate",
+    "explore",
     "export",
     "learn",
     "lm_eval",

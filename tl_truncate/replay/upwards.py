@@ -148,7 +148,7 @@ class Replayer:
         """Logits at the answers' positions of each leaf, from what leaves the last block."""
         pairs = zip(resids, passed.parts, strict=True)
         return tuple(
-            self._unembed(resid[:, -part.positions :]) for resid, part in pairs if part.segment.is_leaf
+            self.read(resid[:, -part.positions :]) for resid, part in pairs if part.segment.is_leaf
         )
 
     def _last_block(self, resids: Streams, passed: Passed) -> Streams:
@@ -177,7 +177,8 @@ class Replayer:
             left.append(self._run(self.last, resid[:, -part.positions :], full))
         return tuple(left)
 
-    def _unembed(self, resid: Tensor) -> Tensor:
+    def read(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits read off a residual stream through the final norm and the unembedding."""
         norm = getattr(self.model, "ln_final", None)
         logits: Tensor = self.model.unembed(resid if norm is None else norm(resid))
         cap = float(getattr(self.model.cfg, "output_logits_soft_cap", 0) or 0)

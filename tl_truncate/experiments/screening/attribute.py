@@ -171,7 +171,7 @@ def _attribute(
         values[site], both[site] = spec.values(), sides(model, spec)
     by_prompt = {site: torch.zeros(len(task), values[site].max_rank) for site in chosen}
     for batch in tqdm(batches if chosen else [], "attribute", disable=not progress):
-        seen = _values_and_gradients(model, task, linears, batch, metric)
+        seen = values_and_gradients(model, task, linears, batch, metric)
         for site, (u, gradient) in seen.items():
             effects = component_effects(u, gradient, *both[site]).cpu()
             by_prompt[site] = by_prompt[site].to(effects.dtype).index_add(0, batch.prompts, effects)
@@ -197,7 +197,7 @@ def component_effects(
     return -((u @ readers) * (gradient @ vectors)).sum(1)
 
 
-def _values_and_gradients(
+def values_and_gradients(
     model: Any,
     task: Task,
     linears: dict[Site, Linear],

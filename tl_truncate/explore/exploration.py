@@ -1,0 +1,127 @@
+"""What there is to explore, and who answers which question."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tl_truncate.explore.asked import (
+    Asked,
+    CutAsked,
+    EvaluateAsked,
+    HelloAsked,
+    PromptAsked,
+    PythonAsked,
+    Unreadable,
+)
+from tl_truncate.explore.desk import Visitor
+from tl_truncate.explore.prompts import Example
+from tl_truncate.explore.python import as_python
+from tl_truncate.explore.rules import RULES
+from tl_truncate.explore.scored import evaluated
+from tl_truncate.explore.screened import screened
+from tl_truncate.explore.session import Message, Prepared, cut_answer, prepare, prompt_answer
+from tl_truncate.explore.tasks import TaskMaker
+from tl_truncate.weights.identity.provenance import source
+from tl_truncate.weights.locate import n_layers
+from tl_truncate.weights.site import MATRICES, Site
+from tl_truncate.weights.spoken import said_site, short_site
+
+#: Where a good first cut is, from the bottom to the top of a model.
+_DEPTH = 0.78
+Steps = Iterator[Message | None]
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """A model, with prompts and tasks to begin with.
+
+    Attributes:
+        model: a HookedTransformer or TransformerBridge.
+        sites: on the map.
+        prompts: to begin with.
+        tasks: by name.
+        loaded: the name by which `load_model` finds the model, if it was loaded so.
+    """
+
+    model: Any
+    sites: tuple[Site, ...]
+    prompts: tuple[Example, ...]
+    tasks: dict[str, TaskMaker]
+    loaded: str | None = None
+
+    def answer(self, visitor: Visitor, asked: Asked) -> Steps:
+        """The answers to a question, one at each step."""
+        match asked:
+            case HelloAsked():
+                yield self._hello()
+            case PromptAsked():
+                yield from self._prompt(visitor, asked)
+            case CutAsked():
+                yield self._cut(visitor, asked)
+            case PythonAsked():
+                yield self._python(visitor, asked)
+            case EvaluateAsked():
+                yield from self._evaluate(asked)
+
+    def _hello(self) -> Message:
+        matrices = [name for name in MATRICES if any(site.matrix == name for site in self.sites)]
+        return {
+            "kind": "hello",
+            "model": source(self.model),
+            "layers": n_layers(self.model),
+            "matrices": matrices,
+            "sites": [
+                dict(
+                    site=str(site),
+                    layer=site.layer,
+                    matrix=site.matrix,
+                    said=said_site(site),
+                    short=short_site(site),
+                )
+                for site in self.sites
+            ],
+            "prompts": [each.to_json() for each in self.prompts],
+            "tasks": list(self.tasks),
+            "rules": [rule.to_json() for rule in RULES.values()],
+            "cuts": [],
+            "start": {"site": str(self._start), "rule": "largest", "amount": 0.5},
+        }
+
+    @property
+    def _start(self) -> Site:
+        layer = round(_DEPTH * (n_layers(self.model) - 1))
+        here = [site for site in self.sites if site.layer == layer] or list(self.sites)
+        return next((site for site in here if site.matrix == "W_gate"), here[-1])
+
+    def _prompt(self, visitor: Visitor, asked: PromptAsked) -> Steps:
+        prepared = prepare(self.model, asked)
+        visitor.memory["prepared"] = prepared
+        yield prompt_answer(self.model, prepared)
+        for message in screened(self.model, prepared, self.sites):
+            if visitor.memory.get("prepared") is not prepared:
+                return  # there is a newer prompt
+            yield message
+
+    def _cut(self, visitor: Visitor, asked: CutAsked) -> Message:
+        prepared = self._prepared(visitor, thoroughly=asked.control)
+        return cut_answer(self.model, prepared, asked)
+
+    def _prepared(self, visitor: Visitor, *, thoroughly: bool) -> Prepared:
+        """The page's prompt, passed again if the model is no more what it was."""
+        prepared: Prepared | None = visitor.memory.get("prepared")
+        if prepared is None:
+            raise Unreadable("A prompt must be read before a cut, but none was.", field="text")
+        if not prepared.state.holds(self.model, thoroughly=thoroughly):
+            prepared = visitor.memory["prepared"] = prepare(self.model, prepared.asked)
+        return prepared
+
+    def _python(self, visitor: Visitor, asked: PythonAsked) -> Message:
+        prepared = self._prepared(visitor, thoroughly=False)
+        text = as_python(self.model, prepared, asked.cuts, loaded=self.loaded)
+        return {"kind": "python", "text": text}
+
+    def _evaluate(self, asked: EvaluateAsked) -> Steps:
+        if asked.task not in self.tasks:
+            raise Unreadable(f"The task must be one of {', '.join(self.tasks)}, got {asked.task!r}.")
+        task = self.tasks[asked.task](asked.n)
+        yield from evaluated(self.model, task, asked)

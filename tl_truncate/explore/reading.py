@@ -1,0 +1,112 @@
+"""A prompt and its answers in a model's tokens."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tl_truncate.explore.asked import PromptAsked, Unreadable
+from tl_truncate.tasks.encode import bos_token
+from tl_truncate.tasks.words import has_unknown, token_ids
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One token to follow."""
+
+    text: str
+    id: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As a page has it."""
+        return {"text": self.text, "id": self.id}
+
+
+@dataclass(frozen=True)
+class Read:
+    """A prompt in tokens.
+
+    Attributes:
+        tokens: with a BOS where the model has one.
+        texts: of the tokens.
+        in_context: its answer.
+        global_: the other one.
+        notes: what was done that was not asked.
+    """
+
+    tokens: tuple[int, ...]
+    texts: tuple[str, ...]
+    in_context: Answer | None
+    global_: Answer | None
+    notes: tuple[str, ...]
+
+
+def read_prompt(model: Any, asked: PromptAsked) -> Read:
+    """Tokens of a prompt and of its answers.
+
+    Raises:
+        Unreadable: if they are none of this model's.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise Unreadable("The model must have a tokenizer to read a prompt, got none.", field="text")
+    ids = token_ids(asked.text, tokenizer)
+    notes: list[str] = []
+    answers = {
+        field: _answer(tokenizer, asked.text, ids, given, field, notes)
+        for field, given in (("in_context", asked.in_context), ("global", asked.global_))
+    }
+    one, other = answers.values()
+    if one is not None and other is not None and one.id == other.id:
+        raise Unreadable(
+            f"The two answers must differ in their first token, got {one.text!r} for both.",
+            field="global",
+        )
+    own = getattr(tokenizer, "bos_token_id", None)
+    bos = bos_token(model, tokenizer, None)
+    begins_with_bos = own is not None and ids[:1] == [own]
+    if bos is not None and not begins_with_bos:
+        ids = [bos, *ids]
+    elif bos is None and begins_with_bos:
+        ids = ids[1:]
+    _check_fit(model, ids)
+    texts = tuple(str(tokenizer.decode([each])) for each in ids)
+    return Read(tuple(ids), texts, one, other, tuple(notes))
+
+
+def _answer(
+    tokenizer: Any, text: str, ids: list[int], given: str | None, field: str, notes: list[str]
+) -> Answer | None:
+    if given is None:
+        return None
+    # Most words are typed without the space that is a part of their token.
+    written = f" {given}" if given[0].isalnum() and text and not text[-1].isspace() else given
+    together = token_ids(text + written, tokenizer)
+    if together[: len(ids)] != ids or len(together) == len(ids):
+        raise Unreadable(
+            f"An answer must not change the tokens of its prompt, but {written!r} merges with its end. "
+            "End the prompt at a word.",
+            field=field,
+        )
+    rest = together[len(ids) :]
+    if has_unknown(rest[:1], tokenizer):
+        raise Unreadable(f"An answer must be known to the tokenizer, got {written!r}.", field=field)
+    first = str(tokenizer.decode([rest[0]]))
+    if len(rest) > 1:
+        notes.append(f"{written.strip()!r} is {len(rest)} tokens: the first, {first!r}, is followed")
+    return Answer(first, rest[0])
+
+
+def _check_fit(model: Any, ids: list[int]) -> None:
+    window = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    if not ids:
+        raise Unreadable("The prompt must have at least one token, got none.", field="text")
+    if window and len(ids) > window:
+        raise Unreadable(
+            f"The prompt must fit into the model's context of {window} tokens, got {len(ids)}.",
+            field="text",
+        )
+    vocabulary = int(getattr(model.cfg, "d_vocab", 0) or 0)
+    if vocabulary and max(ids) >= vocabulary:
+        raise Unreadable(
+            f"The tokenizer must fit the model's vocabulary of {vocabulary}, got token {max(ids)}.",
+            field="text",
+        )
