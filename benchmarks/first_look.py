@@ -1,7 +1,7 @@
-"""What a newcomer pays: `make first-look`, or `python benchmarks/first_look.py [--python python3.11]`.
+"""What a newcomer pays: `make first-look`, or `python benchmarks/first_look.py --python python3.11`.
 
-Clones this repository beside an empty home, makes the demo's environment, and goes on to the first picture,
-the first cut and the first task of one's own, as the README says. Prints minutes and gigabytes of each step.
+Clones this repository beside an empty home, makes the demo's environment, and goes on to the first
+picture, the first cut and the first task of one's own, as the README says. Prints minutes and gigabytes.
 Needs nothing but git, make and Python.
 """
 

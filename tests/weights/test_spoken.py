@@ -48,7 +48,9 @@ def test_numbers_of_numpy_are_ranks_and_fractions():
     assert said_keep(np.float64(0.25)) == "25% kept"
 
 
-@pytest.mark.parametrize("text", ["", "G(12)", "0.1 in 4 groups", "Rank(k=-1)", "PCA 0.1", "Energy(x=1)"])
+@pytest.mark.parametrize(
+    "text", ["", "G(12)", "0.1 in 4 groups", "Rank(k=-1)", "PCA 0.1", "Energy(x=1)"]
+)
 def test_other_text_stays_as_it_is(text):
     assert said_keep(text) == short_keep(text) == text
 
