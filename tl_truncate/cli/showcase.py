@@ -1,5 +1,6 @@
 """A cut that is worth it, on prompts that did not choose it: what the demo and the README begin with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ class Showcase:
             answers=(str(answers[0]), str(answers[1])),
             columns=self.columns,
             rows=self.rows,
-            message=f"{len(self.task)} prompts that did not choose the cut: change of p(name), 95%",
+            message=f"{len(self.task)} prompts that did not choose the cut: "
+            "change of p(name), 95% intervals",
         )
 
 
@@ -117,19 +119,16 @@ def make_showcase(
         each = tuple(float(draw.change("p_in_context")) for draw in whole.draws)
         rows.append(Row(name, whole.change("p_in_context"), each if len(each) > 1 else ()))
     place = _median_place(scores)
-    asked = (str(task.prompts[place]), scores.record.prepend_bos)
-    random = controls["random subspaces of its rank"][0]
+    asked = (model, str(task.prompts[place]), scores.record.prepend_bos)
+    random = controls["random subspaces of its rank"]
+    kept = said_keep(cut.keep)
     columns = (
-        Column("uncut", "the model as it is", _next_tokens(model, [], *asked)),
-        Column(
-            "cut",
-            f"{said_site(cut.site)}, {said_keep(cut.keep)}",
-            _next_tokens(model, [cut], *asked),
-        ),
+        Column("uncut", "the model as it is", _next_tokens(*asked, [[]])),
+        Column("cut", f"{said_site(cut.site)}, {kept}", _next_tokens(*asked, [[cut]])),
         Column(
             "control",
-            f"a random subspace, {said_keep(cut.keep)}",
-            _next_tokens(model, [random], *asked),
+            f"random subspaces, {kept}: mean of {draws}",
+            _next_tokens(*asked, [[each] for each in random]),
         ),
     )
     return Showcase(cut, task, scores, tuple(rows), columns, place)
@@ -143,9 +142,13 @@ def _median_place(scores: Scores) -> int:
 
 @torch.no_grad()
 def _next_tokens(
-    model: Any, cuts: list[SiteCut], prompt: str, bos: bool | None
+    model: Any, prompt: str, bos: bool | None, ways: Sequence[list[SiteCut]]
 ) -> tuple[tuple[str, float], ...]:
-    with truncated(model, cuts):
-        found = model(model.to_tokens(prompt, prepend_bos=bos))[0, -1].float().softmax(-1).topk(_TOKENS)
-    pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    """The likeliest next tokens, by their mean probability over several ways to cut."""
+    tokens, found = model.to_tokens(prompt, prepend_bos=bos), []
+    for cuts in ways:
+        with truncated(model, cuts):
+            found.append(model(tokens)[0, -1].float().softmax(-1))
+    top = torch.stack(found).mean(0).topk(_TOKENS)
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     return tuple((model.tokenizer.decode([index]), value) for index, value in pairs)

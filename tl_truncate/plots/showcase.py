@@ -85,7 +85,7 @@ def _bars(axis: "Axes", tokens: Sequence[tuple[str, float]], answers: tuple[str,
         shown = word.strip() or repr(word)
         axis.text(-0.02, place, shown, ha="right", va="center", fontsize=12, color=_INK, weight=weight)
         axis.text(value + 0.015, place, f"{value:.2f}", va="center", fontsize=11, color=_INK)
-    axis.set(xlim=(0, 1), ylim=(len(tokens) - 0.4, -0.6), xticks=[], yticks=[])
+    axis.set(xlim=(0, 1.12), ylim=(len(tokens) - 0.4, -0.6), xticks=[], yticks=[])
     axis.axis("off")
 
 

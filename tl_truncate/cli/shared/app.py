@@ -12,7 +12,7 @@ from tl_truncate.cli.shared.interrupts import told
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="markdown",
     help="Low-rank surgery on TransformerLens models while they run.",
 )
