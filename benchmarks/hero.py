@@ -2,8 +2,8 @@
 
 Layer 23's W_gate of the demo model, half of its spectrum kept, was found on prompts of seed 0. Here it
 is held against prompts of another seed: the paired change of p(name), beside random subspaces of its
-rank, random ones of its norm, and no W_gate at all. The bars are of the prompt whose
-change is the median.
+rank, random ones of its norm, and no W_gate at all. The bars are of the
+prompt where cut and control change p(name) most nearly as they do on average.
 """
 
 import argparse

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from tl_truncate.experiments.scoring.drawn import DrawnScores
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FOUND = Cut("blocks.23.mlp.W_gate", keep=0.5)
 FOUND_ON = 0
 _TOKENS = 5
+_OF_RANK = "random subspaces of its rank"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Showcase:
         scores: of the cut, paired with the uncut model.
         rows: the cut's change of p(name) first, then those of its controls.
         columns: what the model says next on one prompt.
-        place: which prompt that is: the one whose change is the median.
+        place: which prompt that is: where cut and control change p(name) most nearly as on average.
     """
 
     cut: Cut
@@ -101,12 +103,10 @@ def make_showcase(
         passes: further options of `sweep`.
 
     Returns:
-        The paired changes, and the next tokens of the prompt whose change is the median one.
+        The paired changes, and the next tokens of a prompt that is changed as most are.
     """
     controls: dict[str, list[SiteCut]] = {
-        "random subspaces of its rank": [
-            RandomSubspace(cut.site, cut.keep, seed) for seed in range(draws)
-        ],
+        _OF_RANK: [RandomSubspace(cut.site, cut.keep, seed) for seed in range(draws)],
         "random subspaces of its norm": [NormMatched(cut.site, cut.keep, seed) for seed in range(draws)],
         f"no {cut.site.matrix} at all": [Ablated(cut.site)],
     }
@@ -118,9 +118,10 @@ def make_showcase(
         whole = DrawnScores(tuple(result.scores_of(each) for each in drawn))
         each = tuple(float(draw.change("p_in_context")) for draw in whole.draws)
         rows.append(Row(name, whole.change("p_in_context"), each if len(each) > 1 else ()))
-    place = _median_place(scores)
+    of_random = [_changes(result.scores_of(each)) for each in controls[_OF_RANK]]
+    place = typical_place([_changes(scores), pd.concat(of_random, axis=1).mean(axis=1)])
     asked = (model, str(task.prompts[place]), scores.record.prepend_bos)
-    random = controls["random subspaces of its rank"]
+    random = controls[_OF_RANK]
     kept = said_keep(cut.keep)
     columns = (
         Column("uncut", "the model as it is", _next_tokens(*asked, [[]])),
@@ -134,10 +135,20 @@ def make_showcase(
     return Showcase(cut, task, scores, tuple(rows), columns, place)
 
 
-def _median_place(scores: Scores) -> int:
+def typical_place(changes: Sequence[pd.Series]) -> int:
+    """Where several changes are nearest to what they are on average, all in all: a prompt like most.
+
+    Examples:
+        >>> typical_place([pd.Series([0.0, 0.2, 0.4]), pd.Series([0.0, -0.1, 0.1])])
+        1
+    """
+    away = sum((each - each.mean()).abs() for each in changes)
+    return int(pd.Series(away).argmin())
+
+
+def _changes(scores: Scores) -> pd.Series:
     assert scores.baseline is not None
-    change = scores.frame["p_in_context"] - scores.baseline.frame["p_in_context"]
-    return int(change.argsort().iloc[len(change) // 2])
+    return scores.frame["p_in_context"] - scores.baseline.frame["p_in_context"]
 
 
 @torch.no_grad()
