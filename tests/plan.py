@@ -162,7 +162,14 @@ FIRST = (
 
 #: Files whose tests need nothing that is built for the file: each test is handed out by itself. Of other
 #: files all tests go to one worker, one after the other ...
-ALONE = ("test_tutorials.py", "test_docs.py", "test_shell_blocks.py", "test_cli.py", "test_doctests.py", "surgery/")
+ALONE = (
+    "test_tutorials.py",
+    "test_docs.py",
+    "test_shell_blocks.py",
+    "test_cli.py",
+    "test_doctests.py",
+    "surgery/",
+)
 #: ... and of these all with the same parameter, since a model of its own is trained or read for each.
 BY_PARAMETER = (
     "toys/recall/test_parts_of_recall",

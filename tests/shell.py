@@ -75,6 +75,9 @@ def in_small(words: list[str], model: str) -> list[list[str]]:
             _set(found, option, value)
     if "--model" in found:
         _set(found, "--model", _model(command, found[found.index("--model") + 1], model))
+    if "--delete-after" in found:  # of what was downloaded; the small models lie on this machine
+        found.remove("--delete-after")
+        del found[found.index("--cache-dir") : found.index("--cache-dir") + 2]
     if _nano(found) and "--layers" in found:
         _set(found, "--layers", "2-3")
     # Its rank is 32.

@@ -68,10 +68,10 @@ def showcase(
     figure = Figure(figsize=(11, 5.8), dpi=150, facecolor=_GROUND)
     figure.text(0.03, 0.925, f"“{prompt} …”", fontsize=15, color=_INK, style="italic")
     for place, column in enumerate(columns):
-        left = 0.09 + 0.325 * place
-        figure.text(left - 0.06, 0.84, column.title, fontsize=13, color=_INK, weight="bold")
-        figure.text(left - 0.06, 0.795, column.words, fontsize=11, color=_SOFT)
-        _bars(figure.add_axes((left, 0.49, 0.225, 0.27)), column.tokens, answers)
+        left = 0.1 + 0.325 * place
+        figure.text(left - 0.07, 0.84, column.title, fontsize=13, color=_INK, weight="bold")
+        figure.text(left - 0.07, 0.795, column.words, fontsize=11, color=_SOFT)
+        _bars(figure.add_axes((left, 0.49, 0.215, 0.27)), column.tokens, answers)
     figure.text(0.03, 0.4, message, fontsize=13, color=_INK, weight="bold")
     _forest(figure.add_axes((0.03, 0.06, 0.94, 0.31)), rows)
     return figure
