@@ -13,7 +13,7 @@ SIZES = {
     "plan": {"--n": "8"},
     "attribute": {"--n": "8", "--layers": "28-29"},
     "search": {"--n": "12"},
-    "learn": {"--n": "8", "--steps": "2", "--components": "4"},
+    "learn": {"--n": "24", "--steps": "2", "--components": "4"},
     "dynamics": {"--n": "8", "--steps": "64,2000"},
     "decompose": {"--words": "300", "--layers": "28"},
     "toy": {"--steps": "2"},
