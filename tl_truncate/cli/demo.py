@@ -124,10 +124,21 @@ def _verdict(effects: LayerEffects, task: str) -> str:
         extreme("fall", "p(global)", rows["p_global"], float(base.p_global)),
     ]
     return (
-        f"Without its MLP weight, the in-context answer gains and the global one loses at layers "
-        f"{helped or 'none'}; the global answer gains at layers {against or 'none'}.\n"
+        f"Without its MLP weight, the in-context answer gains and the global one loses at "
+        f"{_layers(helped)}; the global answer gains at {_layers(against)}.\n"
         f"{' '.join(extremes)}\n"
     )
+
+
+def _layers(found: list[int]) -> str:
+    """Layers in words.
+
+    Examples:
+        >>> _layers([27, 28]), _layers([27]), _layers([])
+        ('layers 27, 28', 'layer 27', 'no layer')
+    """
+    named = ", ".join(map(str, found))
+    return f"layer{'s' if len(found) > 1 else ''} {named}" if found else "no layer"
 
 
 def extreme(way: Literal["rise", "fall"], name: str, found: pd.Series, uncut: float) -> str:
