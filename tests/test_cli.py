@@ -237,7 +237,7 @@ def test_the_demo_writes_a_table_a_record_and_a_picture(tmp_path, monkeypatch, d
 def test_the_demo_asks_for_its_packages_before_it_works(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = run("demo", "-m", "no-such-model", "--out", tmp_path / "out", code=2)
-    assert "pip install 'tl-truncate[plots]'" in " ".join(result.stderr.split())
+    assert "pip install '.[plots]'" in " ".join(result.stderr.split())
     assert not (tmp_path / "out").exists()
 
 

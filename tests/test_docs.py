@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import architectures
 import documents
 import pytest
 import quantised_models
+import shell
 import tomllib
 import torch
 import typer
@@ -52,24 +52,14 @@ def test_the_page_on_quantised_and_offloaded_models_runs(tokens, drinks, tmp_pat
     assert any(parameter.is_meta for parameter in found["model"].parameters())
 
 
-def commands(page):
-    """Shell commands of a page, continued lines joined, comments left out."""
-    for block in documents.blocks(page, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            for start in [0, *(place + 1 for place, word in enumerate(words) if word == "&&")]:
-                rest = words[start:]
-                yield rest[: rest.index("&&")] if "&&" in rest else rest
-
-
 @pytest.mark.parametrize("page", SHELL, ids=documents.name)
 def test_shell_blocks_name_what_exists(page):
     """Command lines parse as they stand, targets are in the Makefile, and extras in pyproject.toml."""
     makefile = (documents.ROOT / "Makefile").read_text()
     project = tomllib.loads((documents.ROOT / "pyproject.toml").read_text())["project"]
     looked_at = 0
-    for words in commands(page):
-        if words[:1] == ["tl-truncate"]:
+    for words in shell.commands(page):
+        if words and words[0].endswith("tl-truncate"):
             parse(words[1:])
         elif words[:1] == ["make"]:
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
@@ -88,7 +78,7 @@ def test_shell_blocks_name_what_exists(page):
 def parse(words):
     """Takes a command line apart as the program would, and runs nothing."""
     command = typer.main.get_command(app)
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and not words[0].startswith("-"):
         command, words = command.commands[words[0]], words[1:]
     command.make_context(command.name, list(words))
 

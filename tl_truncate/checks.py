@@ -139,7 +139,8 @@ EXTRAS = {
     "export": ("peft",),
     "evals": ("lm_eval",),
     "ray": ("ray",),
-    "explore": ("anywidget", "tornado"),
+    "explore": ("tornado",),
+    "widget": ("anywidget",),
 }
 
 
@@ -171,5 +172,6 @@ def require_extra(extra: str, *, otherwise: str = "") -> None:
         verb = "is" if len(missing) == 1 else "are"
         raise ModuleNotFoundError(
             f"{' and '.join(EXTRAS[extra])} must be installed for this, but {' and '.join(missing)} "
-            f"{verb} not. Run: pip install 'tl-truncate[{extra}]'.{otherwise and ' ' + otherwise}"
+            f"{verb} not. Run in a clone of tl_truncate: pip install '.[{extra}]'."
+            f"{otherwise and ' ' + otherwise}"
         )

@@ -160,7 +160,7 @@ class TestModels:
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name, *a: None if name == "lm_eval" else real(name, *a)
         )
-        wording = r"lm_eval must be installed for this, but lm_eval is not. Run: pip install 'tl-truncate\[evals\]'"
+        wording = r"lm_eval must be installed for this, but lm_eval is not. Run in a clone of tl_truncate: pip install '\.\[evals\]'"
         for call in (lambda: run(model, place), lambda: tlt.evals.TruncatedLM):
             with pytest.raises(ModuleNotFoundError, match=wording):
                 call()

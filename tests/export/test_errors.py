@@ -247,7 +247,7 @@ def test_an_adapter_asks_for_peft_before_it_works(model, out, monkeypatch):
         "importlib.util.find_spec", lambda name, *rest: None if name == "peft" else original(name, *rest)
     )
     refused(lambda: tlt.export_adapter(torch.nn.Linear(2, 2), CUT, out), ModuleNotFoundError,
-            r"peft must be installed for this, but peft is not\. Run: pip install 'tl-truncate\[export\]'", out)  # fmt: skip
+            r"peft must be installed for this, but peft is not\. Run in a clone of tl_truncate: pip install '\.\[export\]'", out)  # fmt: skip
     tlt.export_checkpoint(model, CUT, out)
 
 

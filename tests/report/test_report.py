@@ -297,7 +297,7 @@ class TestFiles:
 
     def test_a_missing_package_is_named(self, sweep, tmp_path, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'tl-truncate\[report\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[report\]'"):
             tlt.write_report(sweep, tmp_path / "report.html")
 
 

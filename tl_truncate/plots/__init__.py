@@ -1,4 +1,4 @@
-"""Figures from result objects. Needs matplotlib: `pip install 'tl-truncate[plots]'`."""
+"""Figures from result objects. Needs matplotlib: in a clone, `pip install '.[plots]'`."""
 
 from tl_truncate.plots.attributions import attribution
 from tl_truncate.plots.families import families
