@@ -12,7 +12,13 @@ PAGES = sorted(
     ]
 )
 #: Pages whose Python asks for models of its own; tests of their own run it, here and in `tests/real`.
-OTHERS = ("README.md", "docs/decomposition.md", "docs/training.md", "docs/guides/large-models.md")
+OTHERS = (
+    "README.md",
+    "docs/decomposition.md",
+    "docs/gallery.md",
+    "docs/training.md",
+    "docs/guides/large-models.md",
+)
 
 
 def name(page: Path) -> str:
