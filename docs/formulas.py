@@ -16,9 +16,7 @@ _MARKED = re.compile(
 )
 #: They have no base of their own.
 _PROBLEMS = tuple(
-    each
-    for each in vars(exceptions).values()
-    if isinstance(each, type) and issubclass(each, Exception)
+    each for each in vars(exceptions).values() if isinstance(each, type) and issubclass(each, Exception)
 )
 #: A command, or a column of a table outside of one, that came through untranslated.
 _LEFT = re.compile(r"\\[A-Za-z]+|(?<=<mi>)&(?=</mi>)")
@@ -33,10 +31,10 @@ def mathml(latex: str, *, display: bool = False) -> str:
     Examples:
         >>> mathml("x^2")[:5]
         '<math'
-        >>> mathml(r"\frobnicate x")
+        >>> mathml(r"\frob x")
         Traceback (most recent call last):
         ...
-        ValueError: A formula must be LaTeX that latex2mathml knows; of '\\frobnicate x' it left '\\frobnicate'.
+        ValueError: A formula must be LaTeX that latex2mathml knows; of '\\frob x' it left '\\frob'.
     """
     try:
         found = convert(latex, display="block" if display else "inline")
