@@ -105,6 +105,7 @@ ONE_LEG = (
     "tasks/test_tables.py::test_",
     # Static: the names in the documentation, and what an import loads.
     "test_docs.py::test_it_builds_strictly",
+    "test_site.py",
     "test_docs.py::test_shell_blocks",
     # A Bridge around an offloaded model is new in TransformerLens 4.
     "test_docs.py::test_the_page_on_quantised",
@@ -131,6 +132,7 @@ SLOW = (
     "test_clusters.py",
     "test_slurm.py",
     "test_docs.py",
+    "test_site.py",
     "test_extras.py",
     "test_models.py",
     "test_tutorials.py::test_it_runs",

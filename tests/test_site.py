@@ -30,9 +30,13 @@ OVER_THE_EDGE = """() => {
     const hides = ['hidden', 'clip'].includes(style.overflowX) && style.textOverflow != 'ellipsis';
     if (hides && e.clientWidth && e.scrollWidth > e.clientWidth + 1) told('cut off', e);
     if (box.right <= width + 1) continue;
+    // A table that scrolls may itself stand in a frame that does.
+    const fits = (frame) =>
+      ['auto', 'scroll'].includes(getComputedStyle(frame).overflowX) &&
+      frame.getBoundingClientRect().right <= width + 1;
     let frame = e.parentElement;
-    while (frame && !['auto', 'scroll'].includes(getComputedStyle(frame).overflowX)) frame = frame.parentElement;
-    if (!frame || frame.getBoundingClientRect().right > width + 1) told('over the edge', e);
+    while (frame && !fits(frame)) frame = frame.parentElement;
+    if (!frame) told('over the edge', e);
   }
   return found;
 }"""
