@@ -157,7 +157,7 @@ def documented_costs(task: str = "ioi") -> list[tuple[str, float, float]]:
 
 def costs(found: list[tuple[str, float, float]], uncut: float = 33.9) -> "Figure":
     """Gain against what running text pays."""
-    figure, axis = panel("As much gain, at three times the price")
+    figure, axis = panel("Dropping gains what the targeted cut gains, at three times the price")
     for family, change, perplexity in found:
         axis.plot(perplexity, change, "o", color=REAL, markersize=7)
         told(axis, perplexity, change, family)
