@@ -6,6 +6,7 @@ A hook of mkdocs: arithmatex finds `$...$` and `$$...$$`, and what it marks is t
 import html
 import re
 from typing import Any
+from xml.etree import ElementTree
 
 from latex2mathml import exceptions
 from latex2mathml.converter import convert
@@ -20,6 +21,9 @@ _PROBLEMS = tuple(
 )
 #: A command, or a column of a table outside of one, that came through untranslated.
 _LEFT = re.compile(r"\\[A-Za-z]+|(?<=<mi>)&(?=</mi>)")
+
+#: How many parts these have; browsers draw nothing of use where one is missing.
+_PARTS = {"mfrac": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
 
 
 def mathml(latex: str, *, display: bool = False) -> str:
@@ -47,6 +51,12 @@ def mathml(latex: str, *, display: bool = False) -> str:
         raise ValueError(
             f"A formula must be LaTeX that latex2mathml knows; of {latex!r} it left {left[0]!r}."
         )
+    for element in ElementTree.fromstring(found).iter():
+        name = element.tag.rpartition("}")[2]
+        if len(element) != _PARTS.get(name, len(element)):
+            raise ValueError(
+                f"A formula must be LaTeX that latex2mathml knows; of {latex!r} it made a {name} of {len(element)} part."
+            )
     return found
 
 
