@@ -15,6 +15,7 @@ PAGES = sorted(
 OTHERS = (
     "README.md",
     "docs/decomposition.md",
+    "docs/gallery.md",
     "docs/training.md",
     "docs/guides/large-models.md",
     "docs/guides/library.md",

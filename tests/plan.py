@@ -112,6 +112,7 @@ ONE_LEG = (
     "tasks/test_tables.py::test_",
     # Static: the names in the documentation, and what an import loads.
     "test_docs.py::test_it_builds_strictly",
+    "test_site.py",
     "test_docs.py::test_shell_blocks",
     "test_shell_blocks.py",
     "test_readme.py",
@@ -145,6 +146,7 @@ SLOW = (
     "test_docs.py",
     "test_shell_blocks.py",
     "test_readme.py::test_what_is_built",
+    "test_site.py",
     "test_extras.py",
     "test_models.py",
     "test_tutorials.py::test_it_runs",

@@ -23,6 +23,13 @@ def test_it_carries_the_outputs_of_a_whole_run(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_its_run_said_on_the_way_is_not_published(path):
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert [output for output in outputs if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_says_what_will_be_known_and_what_is_not_shown(path):
     cells = nbformat.read(path, as_version=4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
@@ -65,3 +72,9 @@ class TestProblems:
         assert execute.problems(self.notebook(error)) == ["cell 1: an error, ValueError"]
         assert "a warning" in execute.problems(self.notebook(warning))[0]
         assert execute.problems(self.notebook(said)) == []
+
+    def test_the_rest_of_an_output_stays(self):
+        said = nbformat.v4.new_output("stream", name="stderr", text="sweep: about 200 MB")
+        printed = nbformat.v4.new_output("stream", name="stdout", text="1")
+        found = execute.without_stderr(self.notebook(said, printed))
+        assert [output.text for output in found.cells[0].outputs] == ["1"]

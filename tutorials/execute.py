@@ -2,7 +2,7 @@
 
 `python tutorials/execute.py [NAME ...]` runs notebooks whose names begin so (all by default) and writes
 them back. `--check` runs nothing: it fails if a cell was not run, in order, or if an output holds a path
-of the machine or a warning.
+of the machine or a warning. What runs say on their way (stderr) is not kept.
 """
 
 import argparse
@@ -54,6 +54,14 @@ def run(path: Path, *, folder: Path = FOLDER, timeout: int = 900) -> Any:
     return notebook
 
 
+def without_stderr(notebook: Any) -> Any:
+    """The notebook as it is published: what its runs said on their way is of no use to a reader."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+    return notebook
+
+
 def problems(notebook: Any) -> list[str]:
     """What is wrong with the outputs that a notebook carries."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -98,10 +106,10 @@ def main() -> int:
     for path in notebooks(options.names):
         start = time.perf_counter()
         notebook = nbformat.read(path, as_version=4) if options.check else run(path)
-        if not options.check:
-            nbformat.write(notebook, path)
-            print(f"{path.name}: {time.perf_counter() - start:.0f} s", flush=True)
         complaints = problems(notebook)
+        if not options.check:
+            nbformat.write(without_stderr(notebook), path)
+            print(f"{path.name}: {time.perf_counter() - start:.0f} s", flush=True)
         bad += bool(complaints)
         for complaint in complaints:
             print(f"{path.name}: {complaint}", file=sys.stderr)
