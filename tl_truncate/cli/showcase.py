@@ -56,6 +56,7 @@ class Showcase:
 
     def draw(self) -> "Figure":
         """The picture."""
+        assert self.task.global_ is not None  # which the names of this task are compared with
         answers = (self.task.in_context[self.place], self.task.global_[self.place])
         return showcase(
             str(self.task.prompts[self.place]),

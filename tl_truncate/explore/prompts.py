@@ -72,7 +72,7 @@ def as_examples(prompts: Any) -> tuple[Example, ...]:
 def _of_task(task: Task) -> tuple[Example, ...]:
     if task.in_tokens:
         raise TypeError(f"A task must be of texts to be shown, but {task.name!r} is of token numbers.")
-    rows = zip(task.prompts, task.in_context, task.global_, strict=True)
+    rows = zip(*filter(None, (task.prompts, task.in_context, task.global_)), strict=True)
     return tuple(Example(*map(str, row)) for row, _ in zip(rows, range(_OF_A_TASK), strict=False))
 
 
