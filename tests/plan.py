@@ -52,6 +52,7 @@ ONE_LEG = (
     "experiments/comparison/test_chosen.py::TestFamilies",
     "experiments/screening/test_parts.py::TestCompare::test_chosen",
     # Commands whose work has tests of its own on both.
+    "cli/",
     "test_cli.py::test_toys",
     "test_cli.py::test_dynamics_of_what_ships",
     "test_cli.py::test_as_a_process",
@@ -126,6 +127,8 @@ SLOW = (
     "runs/test_ray.py",
     "evals/test_benchmark.py",
     "runs/test_folder.py::test_killed",
+    "cli/test_nonsense.py",
+    "cli/test_tables.py",
     "test_cli.py",
     "test_checkpoints.py",
     "test_clusters.py",
