@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,7 @@ def _of_a_library(filename: str) -> bool:
         (True, False)
     """
     parts = Path(filename).parts
-    return any(
-        place.endswith("-packages") and name in TALKATIVE
-        for place, name in zip(parts, parts[1:], strict=False)
-    )
+    return any(place.endswith("-packages") and name in TALKATIVE for place, name in pairwise(parts))
 
 
 def _no_remark(record: logging.LogRecord) -> bool:
