@@ -341,7 +341,8 @@ def test_search_writes_cuts_that_side_effects_reads(folder, tmp_path):
     task = pairs_in(tmp_path)
     out = tmp_path / "search"
     arguments = ["search", "-m", folder, "--task", tmp_path / "pairs.json", "--layers", "1-2",
-                 "--keep", "0.0", "--keep", "0.5", "--greedy", 2, "--out", out]  # fmt: skip
+                 "--keep", "0.0", "--keep", "0.5", "--greedy", 2, "--out", out,
+                 "--objective", "logit_diff", "--max-perplexity-ratio", "none"]  # fmt: skip
     data = json.loads(run(*arguments, "--json").stdout)
     model = tlt.load_model(folder)
     found = tlt.search(
@@ -350,6 +351,8 @@ def test_search_writes_cuts_that_side_effects_reads(folder, tmp_path):
         sites=tlt.find_sites(model, ("W_in", "W_gate", "W_out"), [1, 2]),
         keeps=[0.0, 0.5],
         greedy=2,
+        objective="logit_diff",
+        max_perplexity_ratio=None,
         progress=False,
     )
     assert data["cuts"] == [cut.to_json() for cut in found.cuts]
@@ -536,7 +539,7 @@ class TestDecompose:
     @pytest.mark.parametrize(
         ("more", "wording"),
         [
-            (["--method", "guess"], "--method must be one of token_mean"),
+            (["--method", "guess"], "--method must be token_mean, context_ablation"),
             (["--layers", "9", "--method", "own_path"], "0..3"),
             (["--answers", " Mary Mary", " the", "--method", "own_path"], "must be one token"),
         ],

@@ -27,6 +27,7 @@ from tl_truncate.cli.shared.options import (
     WithControls,
 )
 from tl_truncate.cli.shared.printing import PrintOptions
+from tl_truncate.cli.shared.quiet import without_bars
 from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.workers import RayOptions
@@ -103,7 +104,8 @@ def dynamics_command(
     divided = _parts(parts, corpus)
     checkpoints, on = read_steps(steps, model), ray.read()
     run = loading.checkpoints(model, cache_dir=cache_dir, delete_after=delete_after)
-    with contextlib.redirect_stdout(sys.stderr):  # so that stdout is the result
+    # So that stdout is the result.
+    with contextlib.redirect_stdout(sys.stderr), without_bars(verbose=loading.verbose):
         first = _readable(run, checkpoints)  # its tokenizer and its shapes are those of all
         asked = [prompts.make(each, first) for each in names]
         named = _named(first, cuts, controls, prompts.seed)

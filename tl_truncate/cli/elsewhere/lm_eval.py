@@ -1,5 +1,6 @@
 """`tl-truncate lm-eval`: tasks of lm-evaluation-harness, uncut and cut on the same samples."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from tl_truncate.checks import require_extra
+from tl_truncate.checks import natural, positive, require_extra
 from tl_truncate.cli.shared.app import app, kind, say
 from tl_truncate.cli.shared.changes import style_of
 from tl_truncate.cli.shared.cuts import CutOptions
@@ -48,8 +49,20 @@ class AskingOptions:
     ] = None
 
     def to_arguments(self) -> dict[str, Any]:
-        """As the library takes them."""
+        """As the library takes them.
+
+        Raises:
+            ValueError: if one of them does not fit.
+        """
         limit = self.limit
+        if limit is not None and not 0 < limit < math.inf:
+            raise ValueError(f"--limit must be a positive number of samples or a share, got {limit}.")
+        if self.num_fewshot is not None:
+            natural("--num-fewshot", self.num_fewshot)
+        if self.max_gen_toks is not None:
+            positive("--max-gen-toks", self.max_gen_toks)
+        if self.include_path is not None and not self.include_path.is_dir():
+            raise ValueError(f"--include-path must be a folder that exists, got {self.include_path}.")
         return dict(
             include_path=self.include_path,
             num_fewshot=self.num_fewshot,
@@ -89,12 +102,16 @@ def lm_eval_command(
     """
     require_extra("evals")
     check_new(out, resume)
+    positive("--batch-size", batch_size)
+    if draws is not None:
+        positive("--draws", draws)
+    asked = asking.to_arguments()
     chosen = cutting.read()
     found = benchmark(
         source.load(),
         chosen,
         tasks=[name.strip() for name in tasks.split(",") if name.strip()],
-        **asking.to_arguments(),
+        **asked,
         controls=controls,
         draws=draws,
         seed=seed,

@@ -70,6 +70,8 @@ def decompose_command(
     check_figures(figures, "plots")
     one_of("--method", method, get_args(Method))
     positive("--words", words)
+    if means is not None and method != "token_mean":
+        raise ValueError(f"--means must go with --method token_mean, got {method!r}.")
     chosen, rule = read_layers(layers), parse_keep(keep)
     if corpus is not None:
         next(read_passages(corpus))  # a file without passages is found before a model is loaded

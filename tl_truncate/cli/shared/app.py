@@ -89,7 +89,8 @@ def say(text: str, *, style: str | None = None) -> None:
 def say_error(text: str) -> None:
     """Says in one line what was wrong."""
     errors.print("[bold red]error:[/]", end=" ")
-    errors.print(" ".join(text.split()), markup=False, soft_wrap=True)
+    line = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    errors.print(line, markup=False, soft_wrap=True)
 
 
 def _say_warning(text: str) -> None:

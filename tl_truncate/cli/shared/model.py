@@ -21,6 +21,7 @@ from tl_truncate.cli.shared.options import (
     ModelName,
     Verbose,
 )
+from tl_truncate.cli.shared.quiet import without_bars
 from tl_truncate.models import Backend, Checkpoints, load_model
 from tl_truncate.runs.workers.sending import placed
 
@@ -68,7 +69,8 @@ class LoadOptions:
         options: dict[str, Any] = dict(
             dtype=self.dtype, device=check_device(self.device), checkpoint=step
         )
-        with contextlib.redirect_stdout(sys.stderr if self.verbose else io.StringIO()):
+        shown = sys.stderr if self.verbose else io.StringIO()
+        with contextlib.redirect_stdout(shown), without_bars(verbose=self.verbose):
             return load_model(name, backend=cast(Backend, self.backend), **options)
 
     def checkpoints(

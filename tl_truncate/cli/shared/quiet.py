@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ TALKATIVE = ("transformers", "huggingface_hub", "transformer_lens", "accelerate"
 
 @contextmanager
 def quiet(say: Callable[[str], None], *, verbose: bool = False) -> Iterator[None]:
-    """Within it libraries neither log nor warn nor draw bars, and other warnings are one line each.
+    """Within it libraries neither log nor warn, and other warnings are one line each.
 
     Args:
         say: shows a line.
@@ -24,7 +25,6 @@ def quiet(say: Callable[[str], None], *, verbose: bool = False) -> Iterator[None
         return
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]
-    bars = _without_bars()
     root = logging.getLogger()
     told: set[str] = set()
 
@@ -45,28 +45,39 @@ def quiet(say: Callable[[str], None], *, verbose: bool = False) -> Iterator[None
             root.removeFilter(_no_remark)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-            if bars is not None:
-                bars.enable_progress_bar()
 
 
-def _without_bars() -> Any:
-    """The module of transformers that has its bars, if they were on and are off now."""
-    from transformers.utils import logging as bars
+@contextmanager
+def without_bars(*, verbose: bool = False) -> Iterator[None]:
+    """Within it transformers draws no bars of loading and gives no advice; bars of downloads stay.
 
-    if not bars.is_progress_bar_enabled():
-        return None
-    bars.disable_progress_bar()
-    return bars
+    Apart from `quiet`, since it imports transformers, which commands that load no model do without.
+    """
+    if verbose:
+        yield
+        return
+    from transformers.utils import logging as speech
+
+    shown, level = speech.is_progress_bar_enabled(), speech.get_verbosity()
+    speech.disable_progress_bar()
+    speech.set_verbosity_error()  # its import sets what `quiet` has set before
+    try:
+        yield
+    finally:
+        speech.set_verbosity(level)
+        if shown:
+            speech.enable_progress_bar()
 
 
 def _of_a_library(filename: str) -> bool:
-    """Whether a file belongs to one of them.
+    """Whether a file belongs to one of them, as it was installed.
 
     Examples:
-        >>> _of_a_library("/x/site-packages/transformers/utils/hub.py"), _of_a_library("/x/mine.py")
+        >>> _of_a_library("/x/site-packages/torch/hub.py"), _of_a_library("/torch/mine.py")
         (True, False)
     """
-    return any(part in TALKATIVE for part in Path(filename).parts)
+    parts = Path(filename).parts
+    return any(place.endswith("-packages") and name in TALKATIVE for place, name in pairwise(parts))
 
 
 def _no_remark(record: logging.LogRecord) -> bool:
