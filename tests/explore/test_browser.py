@@ -354,7 +354,7 @@ class TestTakenElsewhere:
         page = visit()
         choose(page, SITE)
         slide(page, 0.25)
-        page.get_by_label("on", exact=True).select_option(task.name)
+        page.locator(".tlx-evaluation select").select_option(task.name)
         page.get_by_role("button", name="Evaluate").click()
         page.locator(".tlx table tbody tr").first.wait_for()
         uncut = tlt.evaluate(model, task, progress=False)

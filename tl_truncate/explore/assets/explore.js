@@ -133,7 +133,7 @@ const LEAST = 1e-6; // on the axis of a lens
 /** The probability of an answer, read after every layer. */
 function lensChart(name) {
   const left = 44, right = 44, top = 18, bottom = 16;
-  return picture(88, `${name} answer after each layer`, (svg, width, height, { uncut, cut, layer }) => {
+  return picture(84, `${name} answer after each layer`, (svg, width, height, { uncut, cut, layer }) => {
     const last = Math.max(uncut.length - 1, 1);
     const x = (place) => left + (place / last) * (width - left - right);
     const y = (p) => top - (within(Math.log10(Math.max(p, LEAST)), Math.log10(LEAST), 0) / -Math.log10(LEAST)) * (height - top - bottom);
