@@ -17,13 +17,18 @@ EXTREMES = {"the six largest rises": False, "the six largest falls": True}
 _MOST = 6
 
 
-def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Chart:
+def heat_chart(
+    frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str], has_global: bool = True
+) -> Chart:
     """The change from the uncut model for every layer (rows) and amount kept (columns)."""
     tables = {task: heat_frame(frame, task) for task in tasks}
     matrices = list(dict.fromkeys(name for each in tables.values() for name in each["matrix"]))
     kinds = list(dict.fromkeys(frame["kind"]))
     choices = _choices(
-        task=tasks, matrix=matrices, metric=[label_of(metric).short for metric in metrics], kind=kinds
+        task=tasks,
+        matrix=matrices,
+        metric=[label_of(metric, has_global).short for metric in metrics],
+        kind=kinds,
     )
     panels = []
     for task, matrix, metric, kind in product(tasks, matrices, metrics, kinds):
@@ -31,13 +36,15 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
         own = table[(table["matrix"] == matrix) & (table["kind"] == kind)]
         if own.empty:
             continue
-        key = _key(choices, task=task, matrix=matrix, metric=label_of(metric).short, kind=kind)
-        panels.append(dict(key=key, **heat_panel(own, metric, task)))
+        key = _key(
+            choices, task=task, matrix=matrix, metric=label_of(metric, has_global).short, kind=kind
+        )
+        panels.append(dict(key=key, **heat_panel(own, metric, task, has_global)))
     label = "Heatmap: the change from the uncut model, by layer and amount kept. A table follows."
     return Chart("heat", "heat", label, choices, tuple(panels))
 
 
-def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
+def heat_panel(own: pd.DataFrame, metric: str, task: str, has_global: bool = True) -> dict[str, Any]:
     """The cells of one matrix, from rows with layer, keep, rank and the metric's change."""
     kept = own["keep"].map(kept_text)
     keeps, layers = list(dict.fromkeys(kept)), sorted(set(own["layer"]))
@@ -67,7 +74,7 @@ def heat_panel(own: pd.DataFrame, metric: str, task: str) -> dict[str, Any]:
         size=size,
         cells=cells,
         task=task,
-        unit=label_of(metric).short,
+        unit=label_of(metric, has_global).short,
     )
 
 
@@ -78,23 +85,28 @@ def setting_name(site: str, keep: object, kind: str) -> str:
 
 
 def rank_chart(
-    frame: pd.DataFrame, baselines: Mapping[str, ShownScores], metrics: Sequence[str]
+    frame: pd.DataFrame,
+    baselines: Mapping[str, ShownScores],
+    metrics: Sequence[str],
+    has_global: bool = True,
 ) -> Chart:
     """Each metric against the number of components kept, with 95% intervals."""
     tasks = list(baselines)
     cuts = frame[frame["kind"] == "Cut"]
     sites = list(dict.fromkeys(cuts["site"]))
     names = [*EXTREMES, *sites] if len(sites) > 1 else sites
-    choices = _choices(task=tasks, metric=[label_of(metric).short for metric in metrics], site=names)
+    choices = _choices(
+        task=tasks, metric=[label_of(metric, has_global).short for metric in metrics], site=names
+    )
     panels = []
     for task, metric, name in product(tasks, metrics, names):
         own = frame[frame["task"] == task]
         shown = _extreme(own, metric, falling=EXTREMES[name]) if name in EXTREMES else [name]
         panels.append(
             dict(
-                key=_key(choices, task=task, metric=label_of(metric).short, site=name),
+                key=_key(choices, task=task, metric=label_of(metric, has_global).short, site=name),
                 x="components kept",
-                y=label_of(metric).short,
+                y=label_of(metric, has_global).short,
                 series=list(_rank_series(own, shown, metric)),
                 level=_level(baselines[task], metric),
             )

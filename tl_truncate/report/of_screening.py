@@ -63,7 +63,12 @@ def _predicted(screen: Attribution) -> Chart:
     panels = [
         dict(
             key=[matrix] if len(matrices) > 1 else [],
-            **heat_panel(frame[frame["matrix"] == matrix], screen.metric, screen.record.task),
+            **heat_panel(
+                frame[frame["matrix"] == matrix],
+                screen.metric,
+                screen.record.task,
+                screen.record.has_global,
+            ),
         )
         for matrix in matrices
     ]
