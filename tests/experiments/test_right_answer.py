@@ -134,7 +134,7 @@ def test_the_command_line_takes_tables_without_a_global_column(tmp_path, monkeyp
     table = tmp_path / "gift.csv"
     table.write_text("prompt,in_context\nJohn gave a drink to, Mary\nMary gave a drink to, John\n")
     monkeypatch.setattr(models.ModelOptions, "load", lambda self: toy)
-    asked = ["evaluate", "--task", str(table), "--cut", f"{SITE}=0.3", "--json"]
+    asked = ["evaluate", "--model", "toy", "--task", str(table), "--cut", f"{SITE}=0.3", "--json"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout[done.stdout.index("{") :])

@@ -20,7 +20,9 @@ EXTREMES = {"the six largest rises": False, "the six largest falls": True}
 _MOST = 6
 
 
-def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]) -> Chart:
+def heat_chart(
+    frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str], has_global: bool = True
+) -> Chart:
     """The change from the uncut model for every layer (rows) and amount kept (columns)."""
     tables = {task: heat_frame(frame, task) for task in tasks}
     matrices = list(dict.fromkeys(name for each in tables.values() for name in each["matrix"]))
@@ -28,7 +30,7 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
     choices = _choices(
         task=tasks,
         matrix=matrices,
-        metric=[label_of(metric).short for metric in metrics],
+        metric=[label_of(metric, has_global).short for metric in metrics],
         kind=list(map(said_kind, kinds)),
     )
     panels = []
@@ -38,16 +40,23 @@ def heat_chart(frame: pd.DataFrame, tasks: Sequence[str], metrics: Sequence[str]
         if own.empty:
             continue
         key = _key(
-            choices, task=task, matrix=matrix, metric=label_of(metric).short, kind=said_kind(kind)
+            choices,
+            task=task,
+            matrix=matrix,
+            metric=label_of(metric, has_global).short,
+            kind=said_kind(kind),
         )
         # All matrices of a metric have the same colours, as in a figure of them.
         same = table[table["kind"] == kind][f"{metric}_change"]
-        panels.append(dict(key=key, **heat_panel(own, metric, task, end=scale_end(same))))
+        panel = heat_panel(own, metric, task, has_global, end=scale_end(same))
+        panels.append(dict(key=key, **panel))
     label = "Heatmap: the change from the uncut model, by layer and amount kept. A table follows."
     return Chart("heat", "heat", label, choices, tuple(panels))
 
 
-def heat_panel(own: pd.DataFrame, metric: str, task: str, *, end: float) -> dict[str, Any]:
+def heat_panel(
+    own: pd.DataFrame, metric: str, task: str, has_global: bool = True, *, end: float
+) -> dict[str, Any]:
     """The cells of one matrix, from rows with layer, keep, rank and the metric's change."""
     kept = own["keep"].map(kept_text)  # as text, in which the rank 1 and all of it differ
     keeps, layers = list(dict.fromkeys(kept)), sorted(set(own["layer"]))
@@ -77,12 +86,15 @@ def heat_panel(own: pd.DataFrame, metric: str, task: str, *, end: float) -> dict
         size=end,
         cells=cells,
         task=task,
-        unit=label_of(metric).short,
+        unit=label_of(metric, has_global).short,
     )
 
 
 def rank_chart(
-    frame: pd.DataFrame, baselines: Mapping[str, ShownScores], metrics: Sequence[str]
+    frame: pd.DataFrame,
+    baselines: Mapping[str, ShownScores],
+    metrics: Sequence[str],
+    has_global: bool = True,
 ) -> Chart:
     """Each metric against the number of components kept, with 95% intervals."""
     tasks = list(baselines)
@@ -91,7 +103,7 @@ def rank_chart(
     names = [*EXTREMES, *sites] if len(sites) > 1 else sites
     choices = _choices(
         task=tasks,
-        metric=[label_of(metric).short for metric in metrics],
+        metric=[label_of(metric, has_global).short for metric in metrics],
         site=[each if each in EXTREMES else said_site(each) for each in names],
     )
     panels = []
@@ -100,9 +112,14 @@ def rank_chart(
         shown = _extreme(own, metric, falling=EXTREMES[name]) if name in EXTREMES else [name]
         panels.append(
             dict(
-                key=_key(choices, task=task, metric=label_of(metric).short, site=said_site(name)),
+                key=_key(
+                    choices,
+                    task=task,
+                    metric=label_of(metric, has_global).short,
+                    site=said_site(name),
+                ),
                 x="components kept",
-                y=label_of(metric).short,
+                y=label_of(metric, has_global).short,
                 series=list(_rank_series(own, shown, metric)),
                 level=_level(baselines[task], metric),
             )

@@ -81,6 +81,7 @@ def _predicted(screen: Attribution, frame: pd.DataFrame) -> Chart:
                 frame[frame["matrix"] == matrix],
                 screen.metric,
                 screen.record.task,
+                screen.record.has_global,
                 end=scale_end(frame[f"{screen.metric}_change"]),
             ),
         )

@@ -1,6 +1,5 @@
 """The report of a sweep."""
 
-import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together
@@ -61,8 +60,8 @@ def _found(result: ShownSweep, tasks: list[str], metrics: list[str]) -> list[Sec
             "heatmap",
             "Every cut",
             told,
-            (heat_chart(frame, tasks, metrics),),
-            _tables(frame, tasks, metrics),
+            (heat_chart(frame, tasks, metrics, result.has_global),),
+            _tables(result, tasks, metrics),
         )
     ]
     if (frame["kind"] == "Cut").any():
@@ -70,29 +69,31 @@ def _found(result: ShownSweep, tasks: list[str], metrics: list[str]) -> list[Sec
             "<p>Bars are 95% intervals over prompts, the band is the uncut model's. Dotted "
             "lines are controls, where there are some. The six sites are picked by what is shown.</p>"
         )
-        chart = rank_chart(frame, result.baselines, metrics)
+        chart = rank_chart(frame, result.baselines, metrics, result.has_global)
         sections.append(Section("ranks", "How much has to stay", told, (chart,)))
-    sections.append(Section("controls", "Controls", _controls(result.beside, tasks, metrics[0])))
+    sections.append(Section("controls", "Controls", _controls(result, tasks, metrics[0])))
     told = Markup("<p>What the model says to each prompt, without and with one of the settings.</p>")
     sections.append(Section("prompts", "Prompt by prompt", told, prompts=True))
     return sections
 
 
-def _tables(frame: pd.DataFrame, tasks: list[str], metrics: list[str]) -> Markup:
+def _tables(result: ShownSweep, tasks: list[str], metrics: list[str]) -> Markup:
     """The heatmaps of probabilities as tables, for readers and printers; the chart has all metrics."""
+    frame = result.frame
     few = [metric for metric in metrics if metric in PROBABILITIES] or metrics[:1]
     parts = []
     for task in tasks:
         cells = heat_frame(frame[frame["kind"] == "Cut"], task)
         for matrix in dict.fromkeys(cells["matrix"]):
             for metric in few:
-                title = f"{matrix}: change of {label_of(metric).short} on {task}"
+                title = f"{matrix}: change of {label_of(metric, result.has_global).short} on {task}"
                 parts.append(heat_table(cells[cells["matrix"] == matrix], metric, title))
     return details("The same as tables", join(parts)) if parts else Markup("")
 
 
-def _controls(beside: pd.DataFrame, tasks: list[str], metric: str) -> Markup:
+def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
     """The cuts that change most, each beside its controls."""
+    beside = result.beside
     if beside.empty:
         return Markup(
             "<p>None were scored. Without them a change may come from how much was removed, and not "
@@ -100,6 +101,7 @@ def _controls(beside: pd.DataFrame, tasks: list[str], metric: str) -> Markup:
             "same rank and norm-matched ones beside each cut.</p>"
         )
     columns = ["site", "kept", "cut", "control", "its mean", "spread", "draws", "cut less a draw", "q"]
+    name = label_of(metric, result.has_global).short
     parts = []
     for task in tasks:
         own = beside[(beside["task"] == task) & (beside["metric"] == metric)]
@@ -120,7 +122,7 @@ def _controls(beside: pd.DataFrame, tasks: list[str], metric: str) -> Markup:
             for _, row in own.loc[order[:_BESIDE]].iterrows()
         ]
         caption = (
-            f"{task}: the cuts that change {label_of(metric).short} most, beside parts of no particular "
+            f"{task}: the cuts that change {name} most, beside parts of no particular "
             "meaning that remove as much: the mean of their draws and its standard deviation, and "
             "whether the cut could be one more draw (95% intervals over prompts and draws)"
         )

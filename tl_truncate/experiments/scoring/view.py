@@ -89,7 +89,8 @@ def prompts_table(scores: ShownScores) -> Markup:
 
 def record_table(record: Mapping[str, Any]) -> Markup:
     """Where a result comes from, one fact a row."""
-    rows = [(name, _fact(value)) for name, value in record.items()]
+    # Whether there are global answers is seen from the answers.
+    rows = [(name, _fact(value)) for name, value in record.items() if name != "has_global"]
     return table(["what", "value"], rows, caption="Where this comes from", texts=2, kind="facts")
 
 
