@@ -83,11 +83,11 @@ class TestBrackets:
         run("sites", "-m", model, "--out", out)
         told = run("sites", "-m", model, "--out", out).stdout
         assert f"Written: {out}/table.csv, record.json" in told
-        again = run("sweep", "-m", model, "--out", out, code=2).stderr
+        again = run("search", "-m", model, "--out", out, code=2).stderr
         assert str(out) in again
 
     def test_of_what_is_not_there(self):
-        for arguments in (["sites", "-m", self.NAME], ["report", self.NAME], ["evaluate", self.NAME]):
+        for arguments in (["report", self.NAME], ["evaluate", "-m", "x", "--task", self.NAME]):
             assert self.NAME in run(*arguments, code=2).stderr
 
 

@@ -1,5 +1,9 @@
 """Every option of every command with a value that means nothing: one line on stderr, and exit 2."""
 
+import inspect
+import typing
+from pathlib import Path
+
 import architectures
 import pytest
 import typer
@@ -7,6 +11,8 @@ from typer.testing import CliRunner
 
 import tl_truncate as tlt
 from tl_truncate.cli import app
+from tl_truncate.cli.machines.cache import cache_app
+from tl_truncate.cli.toy import toy
 
 #: What each command needs beside the option, on a model that is at hand.
 NEEDED = {
@@ -50,28 +56,39 @@ def commands():
             yield from ((f"{name} {each}", one) for each, one in inner.items())
 
 
-def nonsense(option):
+def kinds_of():
+    """By command and name of an option, of which kind its value is."""
+    found = {}
+    for prefix, group in (("", app), ("toy ", toy), ("cache ", cache_app)):
+        for each in group.registered_commands:
+            name = each.name or each.callback.__name__
+            for option in inspect.signature(each.callback).parameters.values():
+                annotation, *_ = typing.get_args(option.annotation)
+                kinds = {annotation, *typing.get_args(annotation)}
+                kinds |= {inner for each in kinds for inner in typing.get_args(each)}
+                known = [kind for kind in (bool, int, float, Path, str) if kind in kinds]
+                found[prefix + name, option.name] = known[0]
+    return found
+
+
+def nonsense(option, kind):
     """Values that mean nothing, by what the option is of."""
+    words = {bool: [], int: ["x", "-7"], float: ["x", "-7", "nan"], str: ["no[sense] /x"],
+             Path: ["FILE/in [a] file"]}  # fmt: skip
     if option.name in FREE:
         return []
-    if getattr(option, "is_flag", False):
-        return [[f"{option.opts[0]}=x"]]
-    kind = option.type.name.lower()
-    if kind.startswith("int"):
-        return [[option.opts[0], "x"], [option.opts[0], "-7"]]
-    if kind.startswith("float"):
-        return [[option.opts[0], "x"], [option.opts[0], "-7"], [option.opts[0], "nan"]]
-    if kind.startswith("text") or kind == "string":
-        return [[option.opts[0], "no[sense] /x"]]
-    return [[option.opts[0], "FILE/in [a] file"]]
+    return (
+        [[f"{option.opts[0]}=x"]] if kind is bool else [[option.opts[0], each] for each in words[kind]]
+    )
 
 
 def cases():
+    kinds = kinds_of()
     for name, command in commands():
         if name not in ELSEWHERE:
             for option in command.params:
                 if option.opts[0].startswith("-") and option.name not in ("help", "verbose"):
-                    for place, words in enumerate(nonsense(option)):
+                    for place, words in enumerate(nonsense(option, kinds[name, option.name])):
                         yield pytest.param(name, words, id=f"{name}-{option.name}-{place}")
 
 
