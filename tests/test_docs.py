@@ -78,7 +78,10 @@ def test_shell_blocks_name_what_exists(page):
 def parse(words):
     """Takes a command line apart as the program would, and runs nothing."""
     command = typer.main.get_command(app)
-    while hasattr(command, "commands") and not words[0].startswith("-"):
+    if words[0].startswith("-"):  # of the program itself, which would do it at once
+        assert any(words[0] in option.opts for option in command.params), words
+        return
+    while hasattr(command, "commands"):
         command, words = command.commands[words[0]], words[1:]
     command.make_context(command.name, list(words))
 
