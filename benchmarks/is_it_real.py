@@ -16,6 +16,7 @@ import tl_truncate as tlt
 from tl_truncate import plots
 from tl_truncate.plots.shared.style import COLOURS
 from tl_truncate.statistics import Estimate, estimate_mean, q_values
+from tl_truncate.weights.spoken import said_keep, said_site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 GROUND, GREY, INK = "#f6f6f3", "#8b8b86", "#2b2b29"
 REAL, OTHER = COLOURS[3], COLOURS[0]
 CUTS = {
-    "layer 23, W_gate, 50% kept": tlt.Cut("blocks.23.mlp.W_gate", keep=0.5),
-    "layer 27, W_out, 10% kept": tlt.Cut("blocks.27.mlp.W_out", keep=0.1),
+    f"{said_site(cut.site)}, {said_keep(cut.keep)}": cut
+    for cut in (tlt.Cut("blocks.23.mlp.W_gate", keep=0.5), tlt.Cut("blocks.27.mlp.W_out", keep=0.1))
 }
 PROMPTS = 50
 #: Of the changes of p from prompt to prompt, as they are on the demo model.

@@ -55,8 +55,8 @@ def mathml(latex: str, *, display: bool = False) -> str:
         name = element.tag.rpartition("}")[2]
         if len(element) != _PARTS.get(name, len(element)):
             raise ValueError(
-                f"A formula must be LaTeX that latex2mathml knows; of {latex!r} it made a {name} of "
-                f"{len(element)} part."
+                f"A formula must be LaTeX that latex2mathml knows; of {latex!r} it made a {name} "
+                f"with {len(element)} of {_PARTS[name]} parts."
             )
     return found
 
