@@ -11,8 +11,8 @@ SPEC.loader.exec_module(house)
 
 #: The ground first. A room may import from those that stand before it in this list.
 FLOORS = [
-    ["weights", "statistics", "checks", "checkpoints"],
-    ["surgery", "tasks", "corpora", "markup", "models"],
+    ["weights", "statistics", "checks", "checkpoints", "drawing"],
+    ["surgery", "tasks", "corpora", "markup", "colours", "models"],
     ["replay", "runs"],
     ["decompose", "toys"],
     ["experiments"],

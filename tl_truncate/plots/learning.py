@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.metrics import label_of
-from tl_truncate.plots.shared.needs import needs_matplotlib
-from tl_truncate.plots.shared.style import COLOURS
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import COLOURS, sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@needs_matplotlib
+@draws(LearnedMask)
 def learning(found: LearnedMask) -> "Figure":
     """The change of the objective on the watched prompts and the size of the mask, against the step.
 
@@ -23,9 +23,8 @@ def learning(found: LearnedMask) -> "Figure":
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.4, 3.0), layout="constrained", dpi=130)
+    figure = sheet(7.4, 3.0)
     worth, size = figure.subplots(1, 2)
     history, goal = found.history, label_of(found.objective)
     worth.plot(history["step"], history["change"], color=COLOURS[0], label="change from uncut")
