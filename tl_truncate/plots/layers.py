@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# The first two are those that are told apart best.
+_OF_KEEPS = tuple(COLOURS[place] for place in (0, 3, 2, 4, 1, 5))
+
+
 @draws(pd.DataFrame, own=False, columns=("task", "layer", "matrix", "kind", "keep"))
 def layer_effects(
     frame: pd.DataFrame,
@@ -60,14 +64,15 @@ def layer_effects(
 def _panel(axis: "Axes", frame: pd.DataFrame, metric: str) -> None:
     keeps, layers = list(dict.fromkeys(frame["keep"])), sorted(set(frame["layer"]))
     kinds = list(dict.fromkeys(frame["kind"]))
-    groups = [(keep, kind) for keep in keeps for kind in kinds]
+    there = set(zip(frame["keep"], frame["kind"], strict=True))
+    groups = [(keep, kind) for keep in keeps for kind in kinds if (keep, kind) in there]
     step = 0.7 / len(groups)
     for place, (keep, kind) in enumerate(groups):
         part = frame[(frame["kind"] == kind) & (frame["keep"] == keep)]
         values, low, high = (
             part[f"{metric}_change{end}"].to_numpy(float) for end in ("", "_low", "_high")
         )
-        cut, colour = kind == "Cut", COLOURS[3 * keeps.index(keep) % len(COLOURS)]
+        cut, colour = kind == "Cut", _OF_KEEPS[keeps.index(keep) % len(COLOURS)]
         beside = step * (place - (len(groups) - 1) / 2)
         axis.errorbar(
             [layers.index(layer) + beside for layer in part["layer"]],

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tl_truncate.colours import ORIGIN
 from tl_truncate.plots.shared.kinds import draws
-from tl_truncate.plots.shared.style import changes_map, sheet
+from tl_truncate.plots.shared.style import changes_map, legend_below, sheet
 from tl_truncate.toys.recall.train import RecallRun
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def recall(run: RecallRun) -> "Figure":
 
     top = run.config.n_layers - 1
     table = run.history
-    figure = sheet(11.5, 3.2)
+    figure = sheet(11.5, 4.2)
     panels = (
         ("p(correct), p(noise)", {"p_correct": "p(correct)", "p_noise": "p(noise)"}),
         (
@@ -68,7 +68,7 @@ def recall(run: RecallRun) -> "Figure":
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("training step", fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.legend(fontsize=7)
+        legend_below(axis)
     figure.suptitle(
         f"noisy in-context recall, alpha {run.config.data.alpha}, seed {run.config.seed}", fontsize=9
     )
@@ -133,7 +133,7 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
 
     groups = list(table.groupby(["length", "alpha"]))
     count = len(groups) + (margins is not None)
-    figure = sheet(3.6 * count + 0.4, 3.2)
+    figure = sheet(3.6 * count + 0.4, 4.2)
     axes = figure.subplots(1, count, squeeze=False)[0]
     for axis, ((length, alpha), part) in zip(axes, groups, strict=False):
         for (matrix, direction), line in part.groupby(["matrix", "direction"]):
@@ -148,7 +148,7 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
         axis.set_xlabel("sequences in a batch", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].set_ylabel("mean / std of the first gradient", fontsize=8)
-    axes[0].legend(fontsize=7, frameon=False)
+    legend_below(axes[0])
     if margins is not None:
         axis = axes[-1]
         axis.plot(margins["alpha"], margins["predicted"], "--", color="0.5", label="predicted")
@@ -156,5 +156,5 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
         axis.set_title("margin of the noise after one step", fontsize=9)
         axis.set_xlabel("alpha", fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.legend(fontsize=7, frameon=False)
+        legend_below(axis)
     return figure

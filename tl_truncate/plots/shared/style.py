@@ -1,11 +1,12 @@
 """Colours and ground that all figures share: those of pages, in the order that tells families apart."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tl_truncate.colours import DIVERGING
 from tl_truncate.markup import LESS, MORE, PALETTE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
@@ -31,3 +32,10 @@ def changes_map() -> "Colormap":
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("changes", DIVERGING)
+
+
+def legend_below(axis: "Axes", **options: Any) -> None:
+    """The names of a panel's lines under it, where no data are."""
+    axis.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7, frameon=False, ncols=1, **options
+    )

@@ -47,7 +47,8 @@ def dynamics(history: Dynamics) -> "Figure":
         for axis, name in zip(axes, names, strict=True):
             _draw_probabilities(axis, own, name)
         axes[0].set_ylabel("probability" if len(tasks) == 1 else f"{task}: probability", fontsize=8)
-    rows[0, 0].legend(fontsize=8, frameon=False)
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     run = history.manifest["model"]
     whose = "" if run is None else f", {Path(run).name}"
     told = " and ".join(

@@ -98,7 +98,10 @@ def settings_over_training(
         axis.tick_params(labelsize=7)
     for axis in axes[len(sites) :]:
         axis.set_axis_off()
-    axes[0].legend(title="kept", fontsize=6, title_fontsize=6, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title="kept", loc="outside lower center", ncols=4, fontsize=7, frameon=False
+    )
     figure.supylabel(label_of(metric).title, fontsize=8)
     figure.suptitle(f"{table['task'].iloc[0]} over training, under each cut", fontsize=9)
     return figure
