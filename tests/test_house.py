@@ -11,7 +11,7 @@ SPEC.loader.exec_module(house)
 
 #: The ground first. A room may import from those that stand before it in this list.
 FLOORS = [
-    ["weights", "statistics", "checks", "checkpoints"],
+    ["weights", "statistics", "checks", "checkpoints", "drawing"],
     ["surgery", "tasks", "corpora", "markup", "colours", "models"],
     ["replay", "runs"],
     ["decompose", "toys"],

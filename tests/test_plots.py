@@ -7,6 +7,7 @@ from samples import pairs
 
 import tl_truncate as tlt
 from tl_truncate import plots
+from tl_truncate.plots.shared import kinds
 from tl_truncate.weights.keep.noise import fit_bulk
 
 
@@ -53,10 +54,16 @@ def test_rank_curves_show_the_values(result):
     site = "blocks.1.mlp.W_out"
     figure = plots.ranks(result, [site], metrics=["p_in_context"])
     axis = figure.axes[0]
+    cut, control = axis.containers
     own = result.frame[(result.frame["site"] == site) & (result.frame["kind"] == "Cut")]
-    line = next(each for each in axis.lines if len(each.get_xdata()) == 3)
-    assert list(line.get_xdata()) == own["rank"].tolist()
-    assert list(line.get_ydata()) == pytest.approx(own["p_in_context"].tolist())
+    assert list(map(int, cut.lines[0].get_xdata())) == [0, 1, 2]
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels == list(map(str, sorted(own["rank"])))
+    assert list(cut.lines[0].get_ydata()) == pytest.approx(own["p_in_context_change"].tolist())
+    # The bars are those of the paired change.
+    ends = np.array([segment[:, 1] for segment in cut.lines[2][0].get_segments()])
+    assert ends == pytest.approx(own[["p_in_context_change_low", "p_in_context_change_high"]].to_numpy())
+    assert control.lines[0].get_markerfacecolor() == "none"
     assert len(plots.ranks(result).axes) == 2
 
 
@@ -194,3 +201,54 @@ def test_learning_shows_its_history(shared):
     assert worth.lines[0].get_ydata() == pytest.approx(history["change"].to_numpy())
     assert size.lines[0].get_ydata() == pytest.approx(history["components"].to_numpy())
     assert worth.lines[-1].get_xdata()[0] == found.best_step
+
+
+def test_layers_show_paired_changes_and_no_line_joins_them(result):
+    table = result.frame[result.frame["matrix"] == "W_out"]
+    axis = plots.layer_effects(table, result.baselines).axes[0]
+    first, control = axis.containers[:2]
+    own = table[(table["kind"] == "Cut") & (table["keep"] == 0.0)]
+    assert list(first.lines[0].get_ydata()) == pytest.approx(own["p_in_context_change"].tolist())
+    assert {each.lines[0].get_linestyle() for each in axis.containers} == {"None"}
+    assert control.lines[0].get_markerfacecolor() == "none"
+    assert first.lines[0].get_markerfacecolor() != "none"
+
+
+@pytest.mark.parametrize("name", sorted(kinds.takes()))
+def test_every_figure_refuses_what_it_does_not_draw(result, name):
+    wrong = result.scores("blocks.1.mlp.W_out", 0.5)
+    if name == "scores":
+        wrong = result
+    with pytest.raises(
+        TypeError, match=rf"plots\.{name} must have a .* as its first argument, got a"
+    ) as told:
+        getattr(plots, name)(wrong)
+    assert "or result.plot()" in str(told.value)
+
+
+def test_a_table_must_have_its_columns(result):
+    with pytest.raises(TypeError, match=r"columns n, alpha, time, ratio, got one without n, alpha"):
+        plots.phases(result.frame)
+
+
+def test_results_draw_themselves(result):
+    assert len(images(result.plot(metrics=["p_in_context"]))) == 3
+    scores = result.scores("blocks.1.mlp.W_out", 0.5)
+    left, right = scores.plot().axes
+    drawn = [float(each.lines[0].get_xdata()[0]) for axis in (left, right) for each in axis.containers]
+    wanted = [float(scores.change(m)) for m in ("accuracy", "p_in_context", "p_global", "logit_diff")]
+    assert drawn == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("smallest", [False, True])
+def test_the_best_setting_is_a_cut_and_says_how_it_was_chosen(result, smallest):
+    found = result.best("p_in_context", smallest=smallest)
+    table = result.frame[result.frame["kind"] == "Cut"]
+    place = table["p_in_context_change"].idxmin() if smallest else table["p_in_context_change"].idxmax()
+    row = table.loc[place]
+    assert (str(found.cut.site), found.cut.label) == (row["site"], row["keep"])
+    assert float(found.change) == pytest.approx(row["p_in_context_change"])
+    assert found.q == pytest.approx(row["p_in_context_change_q"])
+    assert "Chosen on these prompts" in str(found)
+    with pytest.raises(ValueError, match="must be one of accuracy"):
+        result.best("rank")

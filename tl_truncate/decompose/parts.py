@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tl_truncate.decompose.readout import Readout
 from tl_truncate.decompose.view import decomposition_html
+from tl_truncate.drawing import Drawn
 from tl_truncate.statistics import Estimate, estimate_ratio, shown
 
 Method = Literal["token_mean", "context_ablation", "own_path", "spectral"]
@@ -29,7 +30,7 @@ MEANING: dict[Method, str] = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MLPDecomposition:
+class MLPDecomposition(Drawn):
     """One MLP's output in two parts, `mlp_out = global_ + in_context`, to rounding.
 
     Attributes:

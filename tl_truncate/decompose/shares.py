@@ -11,6 +11,7 @@ from torch import Tensor
 from tl_truncate.checks import whole
 from tl_truncate.decompose.fits.origin import is_of_another_weight, require_processing
 from tl_truncate.decompose.means.token_means import TokenMeans
+from tl_truncate.drawing import Drawn
 from tl_truncate.surgery.controls import RandomSubspace
 from tl_truncate.surgery.cut import SiteCut, fill
 from tl_truncate.surgery.edit import Edit, Projection
@@ -22,7 +23,7 @@ from tl_truncate.weights.spectra.spectrum import shared_spectrum
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ComponentShares:
+class ComponentShares(Drawn):
     """The global share of each singular component of a site.
 
     Attributes:

@@ -1,6 +1,14 @@
 """Figures from result objects. Needs matplotlib: in a clone, `pip install '.[plots]'`."""
 
 from tl_truncate.plots.attributions import attribution
+from tl_truncate.plots.changes import cost, scores, searched
+from tl_truncate.plots.components import (
+    decomposition,
+    memory,
+    plan,
+    shares,
+    value_gradients,
+)
 from tl_truncate.plots.families import families
 from tl_truncate.plots.layers import layer_effects
 from tl_truncate.plots.learning import learning
@@ -17,20 +25,28 @@ from tl_truncate.plots.training.swept import settings_over_training, sweep_over_
 __all__ = [
     "attribution",
     "comparison",
+    "cost",
+    "decomposition",
     "dynamics",
     "families",
     "gradient_noise",
     "heatmap",
     "layer_effects",
     "learning",
+    "memory",
     "parts",
     "parts_over_training",
     "phases",
+    "plan",
     "ranks",
     "recall",
     "save",
+    "scores",
+    "searched",
     "settings_over_training",
+    "shares",
     "shots",
     "spectrum",
     "sweep_over_training",
+    "value_gradients",
 ]

@@ -6,13 +6,14 @@ import numpy as np
 
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.attribution import Attribution
-from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import changes_map, sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@needs_matplotlib
+@draws(Attribution)
 def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
     """The predicted change when the components of one part of a spectrum are removed.
 
@@ -27,7 +28,6 @@ def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
         A matplotlib figure, with a panel for each matrix.
     """
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     frame = screen.frame[screen.frame["head"].isna()]
     matrices = list(dict.fromkeys(frame["matrix"]))
@@ -37,14 +37,14 @@ def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
     sums = frame.assign(part=part).groupby(["matrix", "layer", "part"])["effect"].sum()
     limit = max(float(sums.abs().max()), 1e-9)
     size = (4.4 * len(matrices) + 0.8, 1.0 + 0.16 * len(layers))
-    figure = Figure(figsize=(size[0], max(size[1], 2.6)), layout="constrained", dpi=130)
+    figure = sheet(size[0], max(size[1], 2.6))
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
     for axis, matrix in zip(axes, matrices, strict=True):
         values = np.full((len(layers), len(edges) - 1), np.nan)
         for (layer, place), value in sums[matrix].items():
             values[layers.index(layer), place] = value
         norm = Normalize(-limit, limit)
-        image = axis.imshow(values, aspect="auto", origin="lower", cmap="RdBu_r", norm=norm)
+        image = axis.imshow(values, aspect="auto", origin="lower", cmap=changes_map(), norm=norm)
         axis.set_title(matrix, fontsize=9)
         axis.set_xticks(range(len(edges) - 1), [str(edge) for edge in edges[:-1]], fontsize=7)
         axis.set_xlabel("from component", fontsize=8)

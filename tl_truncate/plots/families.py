@@ -9,15 +9,15 @@ import pandas as pd
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.together import families_of, objective_of
 from tl_truncate.experiments.scoring.metrics import label_of
-from tl_truncate.plots.shared.needs import needs_matplotlib
-from tl_truncate.plots.shared.style import COLOURS
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import COLOURS, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-@needs_matplotlib
+@draws(ChosenComparison, own=False, several=True)
 def families(found: ChosenComparison | Sequence[ChosenComparison]) -> "Figure":
     """The change of the objective on prompts that had no say, of each family's chosen cut, by task, and
     the perplexity that it costs.
@@ -34,13 +34,10 @@ def families(found: ChosenComparison | Sequence[ChosenComparison]) -> "Figure":
     Raises:
         ValueError: if there is nothing to show, or objectives differ.
     """
-    from matplotlib.figure import Figure
 
     several = [found] if isinstance(found, ChosenComparison) else list(found)
     objective, names = objective_of(several), families_of(several)
-    figure = Figure(
-        figsize=(1.8 + 2.2 * (len(several) + 1), 0.3 * len(names) + 1.4), layout="constrained", dpi=130
-    )
+    figure = sheet(1.8 + 2.2 * (len(several) + 1), 0.3 * len(names) + 1.4)
     *axes, cost = figure.subplots(1, len(several) + 1, sharey=True, squeeze=False)[0]
     for axis, each in zip(axes, several, strict=True):
         _changes(axis, each.frame, names, objective)

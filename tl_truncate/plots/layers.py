@@ -1,93 +1,106 @@
-"""What is left of each metric when one layer is cut."""
+"""How each metric changes when one layer is cut."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Scores
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of, metrics_of
-from tl_truncate.plots.shared.needs import needs_matplotlib
-from tl_truncate.plots.shared.style import COLOURS
+from tl_truncate.experiments.scoring.metrics import (
+    PROBABILITIES,
+    Metric,
+    column_of,
+    label_of,
+    metrics_of,
+)
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import COLOURS, QUIET, sheet
+from tl_truncate.weights.spoken import said_keep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-@needs_matplotlib
+# The first two are those that are told apart best.
+_OF_KEEPS = tuple(COLOURS[place] for place in (0, 3, 2, 4, 1, 5))
+
+
+@draws(pd.DataFrame, own=False, columns=("task", "layer", "matrix", "kind", "keep"))
 def layer_effects(
     frame: pd.DataFrame,
     baselines: Mapping[str, Scores],
     *,
     metrics: tuple[Metric, ...] | None = None,
 ) -> "Figure":
-    """What is left of each metric when one layer is cut: a row for each task, a column for each metric.
+    """How each metric changes when one layer is cut: a row for each task, a column for each metric.
+
+    Full marks are cuts, hollow ones of the same colour the controls of the same rank beside them. Bars
+    are 95% intervals of the change, paired prompt by prompt. No line joins layers: each is cut alone.
 
     Args:
         frame: from `sweep`.
         baselines: the uncut scores, from the same call.
-        metrics: which to show, by default the probabilities of the answers; `p_global` has a logarithmic
-            axis, since its falls are by factors.
+        metrics: which to show; by default the probabilities of the answers.
 
     Returns:
-        A matplotlib figure; bars are 95% intervals, grey the controls, the line the uncut
-        model.
+        A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
     tasks = list(dict.fromkeys(frame["task"]))
-    metrics = (
-        metrics_of([baselines[each] for each in tasks], PROBABILITIES) if metrics is None else metrics
-    )
-    size = (4.8 * len(metrics), 3.0 * len(tasks) + 0.6)
-    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    if metrics is None:
+        metrics = metrics_of([baselines[each] for each in tasks], PROBABILITIES)
+    figure = sheet(4.8 * len(metrics), 2.7 * len(tasks) + 0.9)
     axes = figure.subplots(len(tasks), len(metrics), squeeze=False, sharex=True)
     for row, task in zip(axes, tasks, strict=True):
         for axis, metric in zip(row, metrics, strict=True):
-            axis.axhline(
-                float(baselines[task].estimate(metric)), color="black", linewidth=1, label="uncut"
+            axis.axhline(0, color=QUIET, linewidth=1)
+            _panel(axis, frame[frame["task"] == task], column_of(metric))
+            uncut = float(baselines[task].estimate(metric))
+            axis.set_title(
+                f"{task}: change of the {label_of(metric, baselines[task].has_global).title}, "
+                f"uncut {uncut:.3g}",
+                fontsize=9,
             )
-            _panel(axis, frame[frame["task"] == task], metric)
-            axis.set_title(f"{task}: {label_of(metric, baselines[task].has_global).title}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("layer that is cut", fontsize=8)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     matrices = ", ".join(dict.fromkeys(frame["matrix"]))
-    figure.suptitle(f"What the model says when the {matrices} of one layer is cut", fontsize=11)
+    figure.suptitle(f"What changes when the {matrices} of one layer is cut", fontsize=11)
     return figure
 
 
-def _panel(axis: "Axes", frame: pd.DataFrame, metric: Metric) -> None:
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-
-    groups = list(dict.fromkeys(zip(frame["kind"], frame["keep"], strict=True)))
-    keeps = list(dict.fromkeys(frame["keep"]))
-    for place, (kind, keep) in enumerate(groups):
+def _panel(axis: "Axes", frame: pd.DataFrame, metric: str) -> None:
+    keeps, layers = list(dict.fromkeys(frame["keep"])), sorted(set(frame["layer"]))
+    kinds = list(dict.fromkeys(frame["kind"]))
+    there = set(zip(frame["keep"], frame["kind"], strict=True))
+    groups = [(keep, kind) for keep in keeps for kind in kinds if (keep, kind) in there]
+    step = 0.7 / len(groups)
+    for place, (keep, kind) in enumerate(groups):
         part = frame[(frame["kind"] == kind) & (frame["keep"] == keep)]
-        value = part[metric]
-        control = kind != "Cut"
-        shade = keeps.index(keep)
-        name = f"{float(keep):.0%} of the spectrum kept"
-        axis.errorbar(
-            part["layer"] + 0.07 * (place - (len(groups) - 1) / 2),
-            value,
-            yerr=[value - part[f"{metric}_low"], part[f"{metric}_high"] - value],
-            label=f"random subspace of that rank ({float(keep):.0%})" if control else name,
-            color=str(0.45 + 0.12 * shade) if control else COLOURS[shade % len(COLOURS)],
-            marker="x" if control else "o",
-            markersize=4,
-            linewidth=1,
-            linestyle=":" if control else "-",
-            elinewidth=0.8,
-            zorder=1 if control else 2,
+        values, low, high = (
+            part[f"{metric}_change{end}"].to_numpy(float) for end in ("", "_low", "_high")
         )
-    if metric == "p_global":
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+        cut, colour = kind == "Cut", _OF_KEEPS[keeps.index(keep) % len(COLOURS)]
+        beside = step * (place - (len(groups) - 1) / 2)
+        axis.errorbar(
+            [layers.index(layer) + beside for layer in part["layer"]],
+            values,
+            yerr=np.nan_to_num(np.stack([values - low, high - values]).clip(min=0)),
+            label=said_keep(keep) if cut else f"{said_keep(keep)}, {_control(kind)}",
+            color=colour,
+            marker="o",
+            markersize=4,
+            markerfacecolor=colour if cut else "none",
+            linestyle="none",
+            elinewidth=0.9,
+            zorder=2 if cut else 1,
+        )
+    axis.set_xticks(range(len(layers)), list(map(str, layers)))
     axis.tick_params(labelsize=8)
     axis.grid(axis="y", linewidth=0.3)
+
+
+def _control(kind: str) -> str:
+    return {"RandomSubspace": "random subspace", "NormMatched": "norm-matched"}.get(kind, kind)

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.metrics import label_of
-from tl_truncate.plots.shared.needs import needs_matplotlib
-from tl_truncate.plots.shared.style import COLOURS
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import COLOURS, legend_below, sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@needs_matplotlib
+@draws(LearnedMask)
 def learning(found: LearnedMask) -> "Figure":
     """The change of the objective on the watched prompts and the size of the mask, against the step.
 
@@ -23,9 +23,8 @@ def learning(found: LearnedMask) -> "Figure":
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.4, 3.0), layout="constrained", dpi=130)
+    figure = sheet(7.4, 3.6)
     worth, size = figure.subplots(1, 2)
     history, goal = found.history, label_of(found.objective)
     worth.plot(history["step"], history["change"], color=COLOURS[0], label="change from uncut")
@@ -33,11 +32,11 @@ def learning(found: LearnedMask) -> "Figure":
         history["step"], history["worth"], color=COLOURS[0], linestyle=":", label="less the price"
     )
     worth.set_ylabel(goal.short, fontsize=8)
-    worth.legend(fontsize=7, frameon=False)
+    legend_below(worth)
     size.plot(history["step"], history["components"], color=COLOURS[1], label="components removed")
     moved = history["entered"] + history["left"]
     size.bar(history["step"], moved, color=COLOURS[3], label="entered or left")
-    size.legend(fontsize=7, frameon=False)
+    legend_below(size)
     for axis in (worth, size):
         axis.axvline(found.best_step, color="grey", linewidth=0.8, linestyle=":")
         axis.set_xlabel("step", fontsize=8)

@@ -6,22 +6,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from tl_truncate.colours import ORIGIN
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, title_of
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
-from tl_truncate.plots.shared.needs import needs_matplotlib
-from tl_truncate.plots.shared.style import COLOURS, GLOBAL, IN_CONTEXT
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import COLOURS, GLOBAL, IN_CONTEXT, changes_map, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 _NAMES = {"global": "global part", "in_context": "in-context part"}
 
 
-@needs_matplotlib
+@draws(PartAttribution)
 def parts(found: PartAttribution) -> "Figure":
     """What each layer's global and in-context part adds to the answers: a heat map and curves.
 
@@ -31,9 +33,8 @@ def parts(found: PartAttribution) -> "Figure":
     Returns:
         A matplotlib figure; left layers x (part, answer), right the same with 95% intervals.
     """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, max(3.2, 0.2 * len(found.layers) + 1.6)), layout="constrained", dpi=130)
+    figure = sheet(10, max(3.2, 0.2 * len(found.layers) + 1.6))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
     table = found.frame
     _map(left, table, found.layers)
@@ -68,7 +69,7 @@ def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
     wide = table.pivot_table(index="layer", columns=["part", "answer"], values="logits")
     values = wide.loc[list(layers), columns].to_numpy()
     size = float(np.abs(values).max()) or 1.0
-    image = axis.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size, aspect="auto")
+    image = axis.imshow(values, cmap=changes_map(), vmin=-size, vmax=size, aspect="auto", origin=ORIGIN)
     names = [f"{part.replace('_', '-')}\nto {answer.replace('_', '-')}" for part, answer in columns]
     axis.set_xticks(range(len(columns)), names, fontsize=6)
     step = max(1, len(layers) // 15)
@@ -77,7 +78,7 @@ def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
     axis.figure.colorbar(image, ax=axis, shrink=0.7).ax.tick_params(labelsize=7)
 
 
-@needs_matplotlib
+@draws(Comparison, ChosenComparison)
 def comparison(
     found: Comparison | ChosenComparison, *, metrics: tuple[str, ...] | None = None
 ) -> "Figure":
@@ -90,14 +91,11 @@ def comparison(
     Returns:
         A matplotlib figure; the line is the uncut model, crosses are controls.
     """
-    from matplotlib.figure import Figure
 
     table = found.frame
     metrics = tuple(each for each in PROBABILITIES if each in table) if metrics is None else metrics
     ways = [way for way in table.index if way != "uncut"]
-    figure = Figure(
-        figsize=(3.2 + 3.4 * len(metrics), 0.22 * len(ways) + 1.3), layout="constrained", dpi=130
-    )
+    figure = sheet(3.2 + 3.4 * len(metrics), 0.22 * len(ways) + 1.3)
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axis, metric in zip(axes, metrics, strict=True):
         for place, way in enumerate(ways):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from tl_truncate.plots.shared.needs import needs_matplotlib
-from tl_truncate.plots.shared.style import COLOURS
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import COLOURS, sheet
 from tl_truncate.weights.keep import Keep, OutsideBulk, as_keep
 from tl_truncate.weights.keep.noise import Bulk, fit_bulk
 from tl_truncate.weights.spectra.spectrum import SingularValues
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 _KEPT, _REST = COLOURS[0], "0.7"
 
 
-@needs_matplotlib
+@draws(SingularValues)
 def spectrum(
     spec: SingularValues, keep: Keep | SupportsIndex | float | None = None, *, bins: int = 60
 ) -> "Figure":
@@ -45,13 +46,12 @@ def spectrum(
         >>> [axis.get_xlabel() for axis in figure.axes]
         ['singular value', 'component']
     """
-    from matplotlib.figure import Figure
 
     rule = OutsideBulk() if keep is None else as_keep(keep)
     inside = torch.zeros(spec.max_rank, dtype=torch.bool)
     inside[spec.kept(rule)] = True
     bulk = fit_bulk(spec.S, spec.shape) if spec.max_rank == min(spec.shape) else None
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained", dpi=130)
+    figure = sheet(9.6, 3.6)
     left, right = figure.subplots(1, 2)
     _histogram(left, spec.S.double(), inside, bulk, bins)
     _one_by_one(right, spec.S.double(), inside, bulk)

@@ -5,17 +5,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.colours import ORIGIN
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import changes_map, legend_below, sheet
 from tl_truncate.toys.recall.train import RecallRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 # Colours beyond this ratio, in powers of two, are too dark for black figures.
 _DARK = 2.6
 
 
-@needs_matplotlib
+@draws(RecallRun)
 def recall(run: RecallRun) -> "Figure":
     """A recall model over training: its predictions, in full and without its last MLP, and its probes.
 
@@ -25,11 +28,10 @@ def recall(run: RecallRun) -> "Figure":
     Returns:
         A matplotlib figure of three panels.
     """
-    from matplotlib.figure import Figure
 
     top = run.config.n_layers - 1
     table = run.history
-    figure = Figure(figsize=(11.5, 3.2), layout="constrained", dpi=130)
+    figure = sheet(11.5, 4.2)
     panels = (
         ("p(correct), p(noise)", {"p_correct": "p(correct)", "p_noise": "p(noise)"}),
         (
@@ -66,19 +68,19 @@ def recall(run: RecallRun) -> "Figure":
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("training step", fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.legend(fontsize=7)
+        legend_below(axis)
     figure.suptitle(
         f"noisy in-context recall, alpha {run.config.data.alpha}, seed {run.config.seed}", fontsize=9
     )
     return figure
 
 
-@needs_matplotlib
+@draws(pd.DataFrame, own=False, columns=("n", "alpha", "time", "ratio"))
 def phases(table: pd.DataFrame) -> "Figure":
     """Which end of the memory's spectrum holds the noise, by n and alpha, a panel for each time.
 
-    Red: the noise is in the top direction, and dropping the top denoises. Blue: it is in the smallest,
-    and keeping the top does.
+    Orange: the noise is in the top direction, and dropping the top denoises. Blue: it is in the
+    smallest, and keeping the top does.
 
     Args:
         table: of `memory_phases`.
@@ -87,15 +89,18 @@ def phases(table: pd.DataFrame) -> "Figure":
         A matplotlib figure.
     """
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     times = sorted(set(table["time"]))
-    figure = Figure(figsize=(3.6 * len(times) + 1, 3.4), layout="constrained", dpi=130)
+    figure = sheet(3.6 * len(times) + 1, 3.4)
     axes = figure.subplots(1, len(times), squeeze=False, sharey=True)[0]
     for axis, time in zip(axes, times, strict=True):
         part = table[table["time"] == time].pivot(index="n", columns="alpha", values="ratio")
         image = axis.imshow(
-            np.log2(part.to_numpy()), origin="lower", aspect="auto", cmap="RdBu_r", norm=Normalize(-4, 4)
+            np.log2(part.to_numpy()),
+            origin=ORIGIN,
+            aspect="auto",
+            cmap=changes_map(),
+            norm=Normalize(-4, 4),
         )
         for row, values in enumerate(part.to_numpy()):
             for column, value in enumerate(values):
@@ -113,7 +118,7 @@ def phases(table: pd.DataFrame) -> "Figure":
     return figure
 
 
-@needs_matplotlib
+@draws(pd.DataFrame, own=False, columns=("length", "alpha", "batch_size", "snr"))
 def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> "Figure":
     """Signal-to-noise of the first gradient against batch size, and the margins after one step.
 
@@ -124,12 +129,11 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
     groups = list(table.groupby(["length", "alpha"]))
     count = len(groups) + (margins is not None)
-    figure = Figure(figsize=(3.6 * count + 0.4, 3.2), layout="constrained", dpi=130)
+    figure = sheet(3.6 * count + 0.4, 4.2)
     axes = figure.subplots(1, count, squeeze=False)[0]
     for axis, ((length, alpha), part) in zip(axes, groups, strict=False):
         for (matrix, direction), line in part.groupby(["matrix", "direction"]):
@@ -144,7 +148,7 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
         axis.set_xlabel("sequences in a batch", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].set_ylabel("mean / std of the first gradient", fontsize=8)
-    axes[0].legend(fontsize=7, frameon=False)
+    legend_below(axes[0])
     if margins is not None:
         axis = axes[-1]
         axis.plot(margins["alpha"], margins["predicted"], "--", color="0.5", label="predicted")
@@ -152,5 +156,5 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
         axis.set_title("margin of the noise after one step", fontsize=9)
         axis.set_xlabel("alpha", fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.legend(fontsize=7, frameon=False)
+        legend_below(axis)
     return figure

@@ -14,6 +14,7 @@ from tl_truncate.decompose.covariances.factors import CurvatureFactors
 from tl_truncate.decompose.covariances.moments import OutputMoments
 from tl_truncate.decompose.covariances.removed import removed_share
 from tl_truncate.decompose.means.token_means import TokenMeans
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.comparison.families import (
     FITTED,
     LEARNED,
@@ -60,7 +61,7 @@ class Size:
 
 
 @dataclass(frozen=True, repr=False)
-class ChosenComparison(Saved):
+class ChosenComparison(Drawn, Saved):
     """The best cut of each family, chosen on some prompts and reported on others.
 
     Attributes:

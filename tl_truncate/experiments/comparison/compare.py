@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tl_truncate.decompose.means.token_means import TokenMeans
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.comparison.families import TO_COMPARE, Ways, last_token
 from tl_truncate.experiments.comparison.rows import row_of, with_q
 from tl_truncate.experiments.scoring.drawn import DrawnScores
@@ -23,7 +24,7 @@ from tl_truncate.tasks.task import Task
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(Saved):
+class Comparison(Drawn, Saved):
     """Many ways at one layer, each alone, paired with the uncut model.
 
     Attributes:

@@ -6,6 +6,7 @@ from textwrap import wrap
 
 import pandas as pd
 
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.planning.machine import Machine
 from tl_truncate.experiments.scoring.memory import amount
 from tl_truncate.experiments.sweep.work.memory import Memory
@@ -86,7 +87,7 @@ class Footprint:
 
 
 @dataclass(frozen=True, repr=False)
-class RunPlan:
+class RunPlan(Drawn):
     """What a run will take, known before it from the model's configuration alone.
 
     Attributes:

@@ -9,6 +9,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.scoring.answers import Batch, Outcome, Sheet, plan_batches
 from tl_truncate.experiments.scoring.estimates import estimate_changes, estimate_values
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
@@ -31,7 +32,7 @@ from tl_truncate.weights.spectra.cache import forgetting
 
 
 @dataclass(frozen=True, repr=False)
-class Scores(Saved):
+class Scores(Drawn, Saved):
     """A model's scores on a task, with intervals, and paired with the uncut model's.
 
     Attributes:

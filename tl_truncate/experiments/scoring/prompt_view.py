@@ -83,33 +83,18 @@ class PromptView:
         answer: orange pushes it, blue pushes it down.
 
         Args:
-            answer: the first one by default.
+            answer: all by default, below one another and in one scale of colours.
 
         Raises:
             ValueError: if it is none of the answers.
         """
         names = list(self.answers.values())
-        chosen = names[0] if answer is None else answer
-        if chosen not in names:
-            raise ValueError(f"The answer must be one of {names}, got {chosen!r}.")
+        if answer is not None and answer not in names:
+            raise ValueError(f"The answer must be one of {names}, got {answer!r}.")
+        chosen = names if answer is None else [answer]
         table = self.frame
-        table = table[table["answer"] == chosen]
-        size = float(table["logits"].abs().max()) or 1.0
-        rows = [
-            (
-                str(layer),
-                str(part).replace("_", "-"),
-                Markup(
-                    '<td style="font-family:monospace;white-space:pre-wrap;text-align:left">{}</td>'
-                ).format(coloured_tokens(list(own["text"]), list(own["logits"]), size)),
-            )
-            for (layer, part), own in table.groupby(["layer", "part"], sort=False)
-        ]
-        caption = (
-            f"Logits that each MLP's parts add to {chosen!r} at each token; the strongest colour is "
-            f"{size:.2f} nats"
-        )
-        return markup.table(["layer", "part", "tokens"], rows, caption=caption, texts=2)
+        size = float(table.loc[table["answer"].isin(chosen), "logits"].abs().max()) or 1.0
+        return markup.join(_coloured(table, each, size) for each in chosen)
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -122,6 +107,26 @@ class PromptView:
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _coloured(table: pd.DataFrame, answer: str, size: float) -> Markup:
+    """One answer's table, in the scale that it shares with the others."""
+    table = table[table["answer"] == answer]
+    rows = [
+        (
+            str(layer),
+            str(part).replace("_", "-"),
+            Markup(
+                '<td style="font-family:monospace;white-space:pre-wrap;text-align:left">{}</td>'
+            ).format(coloured_tokens(list(own["text"]), list(own["logits"]), size)),
+        )
+        for (layer, part), own in table.groupby(["layer", "part"], sort=False)
+    ]
+    caption = (
+        f"Logits that each MLP's parts add to {answer!r} at each token; the strongest colour is "
+        f"{size:.2f} nats"
+    )
+    return markup.table(["layer", "part", "tokens"], rows, caption=caption, texts=2)
 
 
 def view_prompt(

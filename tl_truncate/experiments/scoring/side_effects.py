@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
 from tl_truncate.corpora.corpus import Row, batches, rows_hash
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.scoring.evaluate import check_model
 from tl_truncate.experiments.scoring.running_text import encode_passages, passages_that_fit, text_effects
 from tl_truncate.experiments.scoring.view import ShownCost, cost_table
@@ -34,7 +35,7 @@ _COLUMNS = ["text", "tokens", "loss", "uncut_loss", "kl", "agreement"]
 
 
 @dataclass(frozen=True, repr=False)
-class SideEffects(Saved):
+class SideEffects(Drawn, Saved):
     """The cut model against the uncut one on running text.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.runs.record import Record
 from tl_truncate.runs.saved import Saved, required_result
@@ -26,7 +27,7 @@ _COLUMNS = ["site", "layer", "matrix", "head", "component", "singular_value", "e
 
 
 @dataclass(frozen=True, repr=False)
-class Attribution(Saved):
+class Attribution(Drawn, Saved):
     """First-order predictions: what removing a component would change, if changes were small.
 
     Every number here is an **estimate**, exact only to first order in what is removed. Known limits: the

@@ -15,6 +15,7 @@ from tl_truncate.decompose.decompose import decompose
 from tl_truncate.decompose.means.token_means import TokenMeans
 from tl_truncate.decompose.parts import PARTS, Method
 from tl_truncate.decompose.split import Split
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.scoring.evaluate import check_model, check_task
 from tl_truncate.experiments.scoring.memory import factor_bytes, logit_bytes, rows_that_fit
 from tl_truncate.runs.codec import plain, read
@@ -35,7 +36,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PartAttribution(Saved):
+class PartAttribution(Drawn, Saved):
     """What the parts of MLP outputs add to the logits of the answers, where the answer is said.
 
     Attributes:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_truncate.checks import positive
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.scoring.differentiable import Differentiable
 from tl_truncate.experiments.screening.attribute import attribute
 from tl_truncate.experiments.screening.attribution import Attribution
@@ -23,7 +24,7 @@ from tl_truncate.weights.site import Site
 
 
 @dataclass(frozen=True, repr=False)
-class SingularValueGradients(Saved):
+class SingularValueGradients(Drawn, Saved):
     """The gradient of a metric with respect to every singular value of every site.
 
     `d metric / d S_i = u_i^T (d metric / dW) v_i = sum_t (x_t . u_i)(g_t . v_i) = - effect_i / S_i`,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores
 from tl_truncate.experiments.scoring.drawn import verdict as drawn_verdict
 from tl_truncate.experiments.scoring.estimates import estimate_changes
@@ -38,7 +39,7 @@ from tl_truncate.surgery.spoken import said_cut, said_kind
 
 
 @dataclass(frozen=True, repr=False)
-class SearchResult:
+class SearchResult(Drawn):
     """A composition of cuts, chosen on validation prompts and reported on untouched test prompts.
 
     Attributes:

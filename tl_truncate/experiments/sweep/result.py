@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.drawn import draws_together, spreads, table_columns
 from tl_truncate.experiments.scoring.evaluate import Scores, score_frame
 from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric, column_of
 from tl_truncate.experiments.sweep.beside import beside_controls
+from tl_truncate.experiments.sweep.best import Best
 from tl_truncate.experiments.sweep.grid import SWEEP, setting_key
 from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
 from tl_truncate.runs.codec import read
@@ -42,7 +44,7 @@ class Setting:
 
 
 @dataclass(frozen=True, repr=False)
-class SweepResult:
+class SweepResult(Drawn):
     """Every cut of a grid, each alone, paired with the uncut model.
 
     Attributes:
@@ -196,6 +198,37 @@ class SweepResult:
         cuts = (*base.record.cuts, cut.to_json())
         record = Record(**{**base.record.__dict__, "cuts": cuts})
         return Scores(frame, record, base, resamples=self.resamples)
+
+    def best(self, metric: Metric, *, task: str | None = None, smallest: bool = False) -> Best:
+        """The cut with the largest rise of a metric; no control is looked at.
+
+        It is chosen on the prompts that it is shown on, so its change is flattered: test it on others.
+
+        Args:
+            metric: one of the sweep's.
+            task: its name; may be left away if there is one task.
+            smallest: takes the largest fall.
+
+        Raises:
+            ValueError: if the metric or the task is not the sweep's, or no cut has been scored.
+        """
+        if metric not in self.metrics:
+            raise ValueError(f"The metric must be one of {', '.join(self.metrics)}, got {metric!r}.")
+        names = [each.name for each in self.tasks]
+        name = self.baseline.record.task if task is None else task
+        if name not in names:
+            raise ValueError(f"The task must be one of {', '.join(names)}, got {name!r}.")
+        place = names.index(name)
+        groups = draws_together([setting.cut for setting in self.settings])
+        cuts = [self.settings[group[0]].cut for group in groups]
+        table, column = self._task_table(place, self.tasks[place]), f"{column_of(metric)}_change"
+        own = table[[not is_control(cut) for cut in cuts]]
+        if own.empty or own[column].isna().all():
+            raise ValueError(f"A cut must have been scored for {metric} on {name}, but none has.")
+        row = own[column].idxmin() if smallest else own[column].idxmax()
+        cut = cuts[int(row)]
+        change = self.scores_of(cut, task=name).change(metric)
+        return Best(cut, name, metric, change, float(own.loc[row, f"{column}_q"]))
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str]) -> "SweepResult":

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tl_truncate.checks import positive
+from tl_truncate.drawing import Drawn
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
@@ -40,7 +41,7 @@ class MissingStepsWarning(UserWarning):
 
 
 @dataclass(frozen=True, repr=False)
-class Dynamics:
+class Dynamics(Drawn):
     """One task or several over training.
 
     Attributes:

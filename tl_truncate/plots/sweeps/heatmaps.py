@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tl_truncate.experiments.scoring.keeps import kept_text
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of, metrics_of
+from tl_truncate.colours import ORIGIN, scale_end
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
-from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import QUIET, changes_map, sheet
 from tl_truncate.statistics import clear
+from tl_truncate.weights.spoken import short_keep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-_COLOURS = "RdBu_r"
 
-
-@needs_matplotlib
+@draws(SweepResult)
 def heatmap(
     result: SweepResult,
     *,
@@ -30,15 +30,15 @@ def heatmap(
 ) -> "Figure":
     """The change from the uncut model for every layer and keep: a row for each matrix.
 
-    Red is more, blue is less; a dot marks a change that is not clear of zero among all (q of .05 or
-    more). The colours of one metric are the same in all its panels; a tenth of its changes, the largest,
-    are beyond their ends.
+    Orange is more, blue is less, layer 0 is at the bottom; a dot marks a change that is not clear of
+    zero among all (q of .05 or more). The colours of one metric are the same in all its panels; a tenth
+    of its changes, the largest, are beyond their ends.
 
     Args:
         result: of a sweep.
         task: its name; may be left away if there is one task.
         kind: `Cut`, or a control that was swept.
-        metrics: one column of panels each; by default the probabilities of the answers.
+        metrics: one column of panels each; by default the probabilities that the sweep has.
 
     Returns:
         A matplotlib figure.
@@ -48,21 +48,20 @@ def heatmap(
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
-    metrics = metrics_of(result, PROBABILITIES) if metrics is None else metrics
+    metrics = asked_of(result) if metrics is None else metrics
     table = sweep_table(result, task=task, kind=kind, metrics=metrics)
     matrices = list(dict.fromkeys(table["matrix"]))
-    keeps = list(dict.fromkeys(table["keep"].map(kept_text)))
+    keeps = list(dict.fromkeys(table["keep"].map(short_keep)))
     layers = sorted(set(table["layer"]))
     size = (
         1.2 + 0.62 * len(keeps) * len(metrics),
-        0.9 + (0.4 + 0.08 * max(len(layers), 12)) * len(matrices),
+        1.1 + (0.4 + 0.08 * max(len(layers), 12)) * len(matrices),
     )
-    figure = Figure(figsize=(max(size[0], 6.4), size[1]), layout="constrained", dpi=130)
+    figure = sheet(max(size[0], 3.2 * len(metrics)), size[1])
     axes = figure.subplots(len(matrices), len(metrics), squeeze=False)
     for column, metric in enumerate(metrics):
-        limit = max(float(table[f"{metric}_change"].abs().quantile(0.9)), 1e-9)
+        limit = scale_end(table[f"{metric}_change"])
         norm = Normalize(-limit, limit)
         for row, matrix in enumerate(matrices):
             part = table[table["matrix"] == matrix]
@@ -70,7 +69,7 @@ def heatmap(
             axes[row][column].set_title(
                 f"{matrix}: {label_of(metric, result.has_global).title}", fontsize=8
             )
-        scale = ScalarMappable(norm, _COLOURS)
+        scale = ScalarMappable(norm, changes_map())
         bar = figure.colorbar(scale, ax=list(axes[:, column]), shrink=0.6, pad=0.02, extend="both")
         bar.ax.tick_params(labelsize=7)
     for axis in axes[-1]:
@@ -83,6 +82,11 @@ def heatmap(
         fontsize=9,
     )
     return figure
+
+
+def asked_of(result: SweepResult) -> tuple[Metric, ...]:
+    """What is shown of a sweep where nothing is asked: its probabilities, else what it has."""
+    return tuple(each for each in PROBABILITIES if each in result.metrics) or result.metrics[:2]
 
 
 def sweep_table(
@@ -123,14 +127,14 @@ def _panel(
     values = np.full((len(layers), len(keeps)), np.nan)
     unsure: list[tuple[int, int]] = []
     for row in part.itertuples():
-        place = layers.index(row.layer), keeps.index(kept_text(row.keep))
+        place = layers.index(row.layer), keeps.index(short_keep(row.keep))
         values[place] = getattr(row, f"{metric}_change")
         if not clear(getattr(row, f"{metric}_change_q")):
             unsure.append(place)
-    axis.imshow(values, aspect="auto", origin="lower", cmap=_COLOURS, norm=norm)
+    axis.imshow(values, aspect="auto", origin=ORIGIN, cmap=changes_map(), norm=norm)
     if unsure:
         y, x = zip(*unsure, strict=True)
-        axis.scatter(x, y, s=2, color="0.4", linewidths=0)
+        axis.scatter(x, y, s=2, color=QUIET, linewidths=0)
     axis.set_xticks(range(len(keeps)), keeps, fontsize=7)
     step = max(1, len(layers) // 10)
     axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=7)

@@ -11,8 +11,8 @@ from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import Metric, column_of, label_of
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.result import SweepResult
-from tl_truncate.plots.shared.needs import needs_matplotlib
-from tl_truncate.plots.shared.style import COLOURS
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import COLOURS, sheet
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 _MOST = 6
 _STEP = 0.05
 _OF_CONTROLS: dict[str, Any] = dict(color="0.6", marker="x", linestyle=":", zorder=1)
 
 
-@needs_matplotlib
+@draws(SweepResult, own=False)
 def shots(
     result: SweepResult,
     cuts: Sequence[SiteCut] | None = None,
@@ -53,7 +54,6 @@ def shots(
 
     Source: the few-shot study of GSM8K of Chen, Bruna and Bietti 2024 (arXiv 2406.03068).
     """
-    from matplotlib.figure import Figure
 
     table = _table(result, metrics)
     settings = [setting.cut for setting in result.settings]
@@ -62,7 +62,7 @@ def shots(
     looks = _looks(chosen, swept)
     tasks = list(dict.fromkeys(table["of"]))
     size = 4.8 * len(metrics), 0.6 + 3.2 * len(tasks)
-    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    figure = sheet(*size)
     axes = figure.subplots(len(tasks), len(metrics), squeeze=False)
     for row, task in zip(axes, tasks, strict=True):
         for axis, metric in zip(row, metrics, strict=True):

@@ -11,17 +11,18 @@ from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.plots.shared.needs import needs_matplotlib
-from tl_truncate.plots.shared.style import GLOBAL, IN_CONTEXT
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import GLOBAL, IN_CONTEXT, sheet
 from tl_truncate.surgery.cut import SiteCut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 _COLOURS = {"p_global": GLOBAL, "p_in_context": IN_CONTEXT}
 
 
-@needs_matplotlib
+@draws(Dynamics)
 def dynamics(history: Dynamics) -> "Figure":
     """p(global) and p(in-context) against the training step: a panel for the uncut model and each cut.
 
@@ -35,18 +36,18 @@ def dynamics(history: Dynamics) -> "Figure":
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
 
     names, tasks = history.names, [task.name for task in history.tasks]
     size = (4.2 * len(names) + 0.6, 2.9 * len(tasks) + 0.3)
-    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    figure = sheet(*size)
     rows = figure.subplots(len(tasks), len(names), squeeze=False, sharey=True)
     for axes, task in zip(rows, tasks, strict=True):
         own = history.of(task)
         for axis, name in zip(axes, names, strict=True):
             _draw_probabilities(axis, own, name)
         axes[0].set_ylabel("probability" if len(tasks) == 1 else f"{task}: probability", fontsize=8)
-    rows[0, 0].legend(fontsize=8, frameon=False)
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     run = history.manifest["model"]
     whose = "" if run is None else f", {Path(run).name}"
     told = " and ".join(
@@ -91,7 +92,7 @@ def _mark_missing(axis: Any, steps: pd.Series) -> None:
         )
 
 
-@needs_matplotlib
+@draws(Dynamics, own=False)
 def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) -> "Figure":
     """What each layer's global and in-context part adds to the answers, against the training step.
 
@@ -108,14 +109,13 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
     Raises:
         ValueError: if the history has no parts, or is of several tasks: take `history.of(name)`.
     """
-    from matplotlib.figure import Figure
 
     task, frame = history.task, history.parts_frame
     chosen = list(dict.fromkeys(frame["layer"])) if layers is None else list(layers)
     answers = list(dict.fromkeys(frame["answer"]))
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.4, 2.3 * rows + 0.8), layout="constrained", dpi=130)
+    figure = sheet(2.9 * columns + 0.4, 2.3 * rows + 0.8)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axis, layer in zip(axes, chosen, strict=False):
         for part, answer in ((p, a) for p in PARTS for a in answers):

@@ -8,22 +8,21 @@ import pandas as pd
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import Metric, label_of
 from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.plots.shared.needs import needs_matplotlib
+from tl_truncate.plots.shared.kinds import draws
+from tl_truncate.plots.shared.style import changes_map, sheet
 from tl_truncate.statistics import clear
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = "RdBu_r"
 
-
-@needs_matplotlib
+@draws(Dynamics, own=False)
 def sweep_over_training(
     history: Dynamics, *, task: str | None = None, metric: Metric = "p_in_context"
 ) -> "Figure":
     """The change from the uncut model for every setting (rows) and training step (columns).
 
-    Red is more, blue is less; a dot marks a change that is not clear of zero among all of its step. A
+    Orange is more, blue is less; a dot marks a change that is not clear of zero among all of its step. A
     step that is missing is grey.
 
     Args:
@@ -37,7 +36,6 @@ def sweep_over_training(
     Raises:
         ValueError: if no grid was swept, or the metric was not asked of it.
     """
-    from matplotlib.figure import Figure
 
     table = _table(history, task, metric)
     steps, settings = sorted(set(table["step"])), list(dict.fromkeys(table["setting"]))
@@ -47,10 +45,10 @@ def sweep_over_training(
     values = wide.reindex(index=settings, columns=steps).to_numpy(float)
     limit = max(float(np.nanquantile(np.abs(values), 0.9)), 1e-9)
     size = (2.4 + 0.3 * max(len(steps), 8), 1.2 + 0.16 * max(len(settings), 6))
-    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    figure = sheet(*size)
     axis = figure.subplots()
     axis.set_facecolor("0.8")
-    drawn = axis.imshow(values, aspect="auto", cmap=_COLOURS, vmin=-limit, vmax=limit)
+    drawn = axis.imshow(values, aspect="auto", cmap=changes_map(), vmin=-limit, vmax=limit)
     unsure = table[table[f"{metric}_change"].notna() & ~table[f"{metric}_change_q"].map(clear)]
     x, y = unsure["step"].map(steps.index), unsure["setting"].map(settings.index)
     axis.scatter(x, y, s=2, color="0.4", linewidths=0)
@@ -64,7 +62,7 @@ def sweep_over_training(
     return figure
 
 
-@needs_matplotlib
+@draws(Dynamics, own=False)
 def settings_over_training(
     history: Dynamics, *, task: str | None = None, metric: Metric = "p_in_context"
 ) -> "Figure":
@@ -83,13 +81,12 @@ def settings_over_training(
     Raises:
         ValueError: if no grid was swept, or the metric was not asked of it.
     """
-    from matplotlib.figure import Figure
 
     table = _table(history, task, metric)
     sites = list(dict.fromkeys(table["site"]))
     columns = min(3, len(sites))
     rows = -(-len(sites) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 2.6 * rows + 0.5), layout="constrained", dpi=130)
+    figure = sheet(3.6 * columns + 0.6, 2.6 * rows + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axis, site in zip(axes, sites, strict=False):
         for setting, own in table[table["site"] == site].groupby("kept", sort=False):
@@ -101,7 +98,10 @@ def settings_over_training(
         axis.tick_params(labelsize=7)
     for axis in axes[len(sites) :]:
         axis.set_axis_off()
-    axes[0].legend(title="kept", fontsize=6, title_fontsize=6, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title="kept", loc="outside lower center", ncols=4, fontsize=7, frameon=False
+    )
     figure.supylabel(label_of(metric).title, fontsize=8)
     figure.suptitle(f"{table['task'].iloc[0]} over training, under each cut", fontsize=9)
     return figure

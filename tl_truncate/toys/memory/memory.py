@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tl_truncate.checks import positive, probability
+from tl_truncate.drawing import Drawn
 from tl_truncate.weights.keep import Keep, as_keep
 
 Embeddings = Literal["orthonormal", "gaussian"]
@@ -23,7 +24,7 @@ _TOLERANCE: dict[str, Any] = dict(method="DOP853", rtol=1e-11, atol=1e-12)
 
 
 @dataclass(frozen=True)
-class MemorySpectrum:
+class MemorySpectrum(Drawn):
     """The singular components of the memory, largest first.
 
     Attributes:

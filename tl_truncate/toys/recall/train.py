@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tl_truncate.drawing import Drawn
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.runs.manifests import make_manifest
 from tl_truncate.tasks.task import Task
@@ -27,7 +28,7 @@ NOISE_LEARNT, RECALL_LEARNT = 0.4, 0.25
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RecallRun:
+class RecallRun(Drawn):
     """A trained recall model and its history.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tl_truncate.drawing import Drawn
 from tl_truncate.weights.holding.offloaded import real
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.locate import circuit_factors, locate
@@ -22,7 +23,7 @@ from tl_truncate.weights.spectra.vectors import Side
 from tl_truncate.weights.unembedding import unembedding
 
 
-class SingularValues(ABC):
+class SingularValues(Drawn, ABC):
     """What can be said of a spectrum from its singular values alone.
 
     Attributes:
