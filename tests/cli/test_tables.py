@@ -47,7 +47,8 @@ def places(tmp_path_factory):
     (folder / "file").write_text("the store in Paris\n\nMary gave a drink to John\n")
     prompts = [f"{first} gave a drink to" for first in ("Mary", "John", "When Mary", "When John", "the",
                "Paris", "London", "Rome")]  # fmt: skip
-    task = tlt.Task("a_task_with_a_long_name", prompts, [" John", " Mary"] * 4, " the")
+    prompts += [f"{each} the store and" for each in prompts]  # a mask is watched on some of one half
+    task = tlt.Task("a_task_with_a_long_name", prompts, [" John", " Mary"] * 8, " the")
     task.save(folder / "task.json")
     return {"MODEL": folder / "gpt2", "STEPS": folder / "steps", "TASK": folder / "task.json",
             "TEXT": folder / "file"}  # fmt: skip
