@@ -34,8 +34,6 @@ TABLES = {
     "sites": ["sites", "-m", "MODEL"],
     "cache info": ["cache", "info"],
     "plan": ["plan", *ASKED, "--device", "h100"],
-    "toy gradients": ["toy", "gradients", "--n", "8", "--length", "16", "--out", "OUT", "--no-figures"],
-    "lm-eval": ["lm-eval", "-m", "MODEL", *CUT, "--tasks", "tl_truncate_sums", "--limit", "1"],
 }  # fmt: skip
 
 
@@ -130,7 +128,7 @@ class TestLong:
         assert "[bold]changes[/bold]" in text
 
     def test_what_has_no_room_is_named(self, terminal, capsys):
-        terminal(80)
+        terminal(70)
         say_table(self.columns())
         assert "No room for: rank. --csv has all." in capsys.readouterr().out
 
