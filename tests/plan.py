@@ -140,7 +140,6 @@ SLOW = (
     "runs/test_ray.py",
     "evals/test_benchmark.py",
     "runs/test_folder.py::test_killed",
-    "cli/test_nonsense.py",
     "cli/test_tables.py",
     "test_cli.py",
     "test_checkpoints.py",

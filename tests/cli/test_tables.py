@@ -34,8 +34,6 @@ TABLES = {
     "sites": ["sites", "-m", "MODEL"],
     "cache info": ["cache", "info"],
     "plan": ["plan", *ASKED, "--device", "h100"],
-    "toy gradients": ["toy", "gradients", "--n", "8", "--length", "16", "--out", "OUT", "--no-figures"],
-    "lm-eval": ["lm-eval", "-m", "MODEL", *CUT, "--tasks", "tl_truncate_sums", "--limit", "1"],
 }  # fmt: skip
 
 
@@ -47,7 +45,8 @@ def places(tmp_path_factory):
     (folder / "file").write_text("the store in Paris\n\nMary gave a drink to John\n")
     prompts = [f"{first} gave a drink to" for first in ("Mary", "John", "When Mary", "When John", "the",
                "Paris", "London", "Rome")]  # fmt: skip
-    task = tlt.Task("a_task_with_a_long_name", prompts, [" John", " Mary"] * 4, " the")
+    prompts += [f"{each} the store and" for each in prompts]  # a mask is watched on some of one half
+    task = tlt.Task("a_task_with_a_long_name", prompts, [" John", " Mary"] * 8, " the")
     task.save(folder / "task.json")
     return {"MODEL": folder / "gpt2", "STEPS": folder / "steps", "TASK": folder / "task.json",
             "TEXT": folder / "file"}  # fmt: skip
@@ -129,7 +128,7 @@ class TestLong:
         assert "[bold]changes[/bold]" in text
 
     def test_what_has_no_room_is_named(self, terminal, capsys):
-        terminal(80)
+        terminal(70)
         say_table(self.columns())
         assert "No room for: rank. --csv has all." in capsys.readouterr().out
 
