@@ -20,7 +20,7 @@ SIZES = {
     "lm-eval": {"--tasks": "tl_truncate_sums", "--limit": "1", "--max-gen-toks": "2"},
 }
 #: Of a number that would be too much for the small model, or ask for a card.
-VALUES = {"--shots": "0,1", "--num-fewshot": "1", "--device": "cpu", "--ray": "1"}
+VALUES = {"--shots": "0,1", "--num-fewshot": "1", "--device": "cpu"}
 GRIDS = ("sweep", "search")
 GRID = {"--layers": "28-29", "--keep": "0.5"}
 #: What a page takes for granted: commands that are run before its own.
@@ -31,12 +31,13 @@ BEFORE = {
     "docs/guides/elsewhere.md": ["tl-truncate search --model demo --task ioi --out searches/ioi"],
 }
 #: Arguments that make a benchmark small: enough that it prints a row.
+#: Ray has tests of its own and takes longer to start than all of these.
 SCRIPTS = {
     "few_shot.py": "--threads 1 --models neox --shared 4 --layers 1 --keeps 0.1 --prompts 2 --plain 2 --tasks",
     "hero.py": "--model nano-pythia --site blocks.3.mlp.W_in --n 8 --draws 2 --out hero.png",
     "memory.py": "--shapes 14m --works evaluate --prompts 4 --length 8 --times 1",
     "plan.py": "--threads 1 --shapes 70m --n 2 --sites 1 --keeps 0.5",
-    "ray.py": "--model nano-pythia --prompts 2 --workers 1 --rounds 1",
+    "ray.py": "--help",
 }
 
 
@@ -78,6 +79,8 @@ def in_small(words: list[str], model: str) -> list[list[str]]:
     if "--delete-after" in found:  # of what was downloaded; the small models lie on this machine
         found.remove("--delete-after")
         del found[found.index("--cache-dir") : found.index("--cache-dir") + 2]
+    if "--ray" in found:  # whose tests are in tests/runs/test_ray.py: the same work, here in one process
+        del found[found.index("--ray") : found.index("--ray") + 2]
     if _nano(found) and "--layers" in found:
         _set(found, "--layers", "2-3")
     # Its rank is 32.
