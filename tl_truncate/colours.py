@@ -4,6 +4,8 @@ Blue is less than the uncut model, orange is more, and a quiet grey is no change
 bottom and the last layer on top, as the residual stream flows.
 """
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -16,7 +18,7 @@ DIVERGING_DARK = ("#4AA3DF", "#262B31", "#EF7D3C")
 #: The share of changes that lie within the ends of the scale.
 WITHIN = 0.9
 #: Where the first row of a heatmap of layers lies, as matplotlib says it: layer 0 at the bottom.
-ORIGIN = "lower"
+ORIGIN: Literal["lower"] = "lower"
 
 
 def scale_end(changes: ArrayLike) -> float:

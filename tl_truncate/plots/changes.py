@@ -32,7 +32,10 @@ def scores(found: Scores) -> "Figure":
     """
     cut = found.baseline is not None
     there = [metric for metric in SCORED if metric in found.frame]
-    groups = [[m for m in there if m != "logit_diff"], [m for m in there if m == "logit_diff"]]
+    groups: list[list[Metric]] = [
+        [m for m in there if m != "logit_diff"],
+        [m for m in there if m == "logit_diff"],
+    ]
     groups = [group for group in groups if group]
     figure = sheet(4.4 * len(groups), 2.4)
     axes = figure.subplots(1, len(groups), squeeze=False)[0]

@@ -42,7 +42,8 @@ def _laid_out(figure: "Figure") -> "RendererBase":
 
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    return canvas.get_renderer()
+    renderer: RendererBase = canvas.get_renderer()
+    return renderer
 
 
 def _wrap(text: "Text", room: float, renderer: "RendererBase") -> None:

@@ -38,9 +38,9 @@ def draws(
         @functools.wraps(draw)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             require_extra("plots")
-            first = args[0] if args else next(iter(kwargs.values()), None)
+            first: Any = args[0] if args else next(iter(kwargs.values()), None)
             several_given = several and isinstance(first, (list, tuple)) and bool(first)
-            for each in first if several_given else [first]:  # type: ignore[union-attr]
+            for each in first if several_given else [first]:
                 _check(name, each, kinds, columns)
             return finish(draw(*args, **kwargs))  # type: ignore[arg-type, return-value]
 
@@ -78,7 +78,8 @@ def _check(name: str, given: Any, kinds: tuple[type, ...], columns: Sequence[str
             f"plots.{name} must have a {wanted} as its first argument, got a {_named(given)}."
             f"{_instead(given)}"
         )
-    missing = [column for column in columns if column not in given]
+    table: Any = given
+    missing = [column for column in columns if column not in table]
     if missing:
         raise TypeError(
             f"plots.{name} must have a table with the columns {', '.join(columns)}, got one without "
