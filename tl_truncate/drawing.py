@@ -16,7 +16,7 @@ class Drawn:
     """
 
     def plot(self, **options: Any) -> "Figure":
-        """The figure that shows this result best. Needs matplotlib: `pip install 'tl-truncate[plots]'`.
+        """The figure that shows this result best. Needs matplotlib: the extra `plots`.
 
         Args:
             **options: those of the function of `tl_truncate.plots` that draws it.

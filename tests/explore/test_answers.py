@@ -273,6 +273,28 @@ def _twice(output):
     return (2 * output[0], *output[1:]) if isinstance(output, tuple) else 2 * output
 
 
+@pytest.mark.parametrize("place", [1, 3])
+@pytest.mark.parametrize("block", [1, 2])
+def test_a_hook_that_goes_by_the_position_sees_whole_rows(fresh, block, place):
+    """The last block runs at the last token alone, where a position is another one."""
+    model = fresh()
+
+    def hook(module, args, output):
+        value = (output[0] if isinstance(output, tuple) else output).clone()
+        if value.shape[1] > place:
+            value[:, place] *= 3
+        return (value, *output[1:]) if isinstance(output, tuple) else value
+
+    model.blocks[block].attn.register_forward_hook(hook)
+    page = Page(model)
+    (first,) = (each for each in page.prompt() if each["kind"] == "prompt")
+    answer = page.cut(of("blocks.0.mlp.W_out", 0.25))
+    assert any("hook" in note for note in first["notes"])
+    before = direct(model)
+    with tlt.truncated(model, tlt.Cut("blocks.0.mlp.W_out", 0.25)):
+        same(answer, direct(model), before)
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [case for case in CASES if case[1] in ("gpt2", "llama-grouped")]
 )

@@ -71,4 +71,4 @@ def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(checks.EXTRAS, "explore", ("no_such_package",))
     result = CliRunner().invoke(app, ["explore"])
     assert result.exit_code == 2
-    assert "pip install 'tl-truncate[explore]'" in result.stderr
+    assert "pip install '.[explore]'" in result.stderr

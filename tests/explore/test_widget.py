@@ -110,8 +110,8 @@ def test_the_function_stays_the_function():
 
 
 def test_without_the_extra(model, monkeypatch):
-    monkeypatch.setitem(checks.EXTRAS, "explore", ("anywidget", "no_such_package"))
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tl-truncate\[explore\]'"):
+    monkeypatch.setitem(checks.EXTRAS, "widget", ("anywidget", "no_such_package"))
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[widget\]'"):
         tlt.explore(model)
 
 

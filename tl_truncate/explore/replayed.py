@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.experiments.scoring.together.courses import reason_against
+from tl_truncate.experiments.scoring.together.courses import HOOKS_ACT, reason_against
+from tl_truncate.replay.acting import watch_hooks
 from tl_truncate.replay.calls import last_logits
 from tl_truncate.replay.passed import Passed, passed_alone
 from tl_truncate.replay.recording import record
@@ -18,6 +19,8 @@ from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.hooks import truncated
 from tl_truncate.weights.identity.hooks import hooks_at
 from tl_truncate.weights.locate import n_layers
+
+_OTHER_LOGITS = "its blocks, called again one by one, do not give the logits of a whole pass"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,15 @@ class Passes:
         self._passed: Passed | None = None
         self._entering: list[Tensor] = []
         self.reason = reason_against(model)
-        self.uncut = self._climb() if self.reason is None else self._whole(())
+        found = None
+        if self.reason is None:
+            with watch_hooks(model) as acting:
+                found = self._climb()
+            self.reason = HOOKS_ACT if acting.now else _OTHER_LOGITS if found is None else None
+        if found is None or self.reason is not None:
+            self._passed, self._entering = None, []
+            found = self._whole(())
+        self.uncut = found
 
     def cut(self, cuts: Sequence[SiteCut]) -> Ends:
         """The pass under some cuts.
@@ -67,8 +78,9 @@ class Passes:
         if self._passed is None:
             return self._whole(cuts)
         layer = min(cut.site.layer for cut in cuts)
-        with torch.no_grad(), truncated(self._model, *cuts):
-            return self._from(layer)
+        with torch.no_grad(), truncated(self._model, *cuts), watch_hooks(self._model) as acting:
+            found = self._from(layer)
+        return self._whole(cuts) if acting.now else found
 
     def read(self, left: Float[Tensor, "blocks d_model"]) -> Float[Tensor, "blocks d_vocab"] | None:
         """Logits read off a residual stream through the final norm; None where hooks would see it."""
@@ -77,12 +89,11 @@ class Passes:
         with torch.no_grad():
             return self._replayer.read(left[:, None])[:, 0]
 
-    def _climb(self) -> Ends:
-        """The uncut pass block by block, if that is the model's own pass."""
+    def _climb(self) -> Ends | None:
+        """The uncut pass block by block; None if that is not the model's own pass."""
         seen = record(self._model, self._tokens, 1)
         if seen is None or not self._replayer.accepts(seen):
-            self.reason = "its blocks, called again one by one, do not give the logits of a whole pass"
-            return self._whole(())
+            return None
         for _ in range(2):
             self._passed = passed_alone(seen, 1)
             self._entering = [seen.start]
@@ -91,9 +102,7 @@ class Passes:
                 return found
             if not self._replayer.widens():
                 break
-        self._passed, self._entering = None, []
-        self.reason = "its blocks, called again one by one, do not give the logits of a whole pass"
-        return self._whole(())
+        return None
 
     def _from(self, layer: int, *, keep: bool = False) -> Ends:
         """The blocks from one on."""

@@ -37,7 +37,7 @@ def explore(model: Any, prompts: Any = None, *, fresh: bool = False) -> Any:
         A widget, which shows itself at the end of a cell. Its `state` is what is on the page.
 
     Raises:
-        ModuleNotFoundError: without the extra `tl-truncate[explore]`.
+        ModuleNotFoundError: without the extra `widget`.
         TypeError: if the model or the prompts are of the wrong kind.
         ValueError: if the model has no tokenizer, or active dropout.
 
@@ -46,7 +46,7 @@ def explore(model: Any, prompts: Any = None, *, fresh: bool = False) -> Any:
         >>> view.state
         {}
     """
-    require_extra("explore")
+    require_extra("widget")
     from tl_truncate.explore.widget import Explorer
 
     found = exploration(model, prompts)
