@@ -47,6 +47,7 @@ PLAIN = {
     "spectrum": ["-m", "FOLDER", "--site", "blocks.1.mlp.W_out"],
     "sites": ["-m", "FOLDER", "--out", "OUT"],
     "plan": ["-m", "FOLDER", "--task", "TASK", "--device", "h100"],
+    "explore": None,  # serves until it is stopped, with an extra of its own: its own tests
     "merge": None,  # joins what another command has begun: its own tests
     "cache info": [],
     "cache clear": [],

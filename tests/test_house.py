@@ -18,7 +18,7 @@ FLOORS = [
     ["experiments"],
     ["export"],
     ["evals"],
-    ["plots", "report"],
+    ["plots", "report", "explore"],
     ["cli"],
 ]
 

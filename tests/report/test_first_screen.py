@@ -414,7 +414,7 @@ class TestTwoRuns:
         with pytest.raises(ValueError, match="must have a metric in common, got rank and accuracy"):
             tlt.write_report([few, less], out)
         goal = dataclasses.replace(results["search"], objective="accuracy")
-        with pytest.raises(ValueError, match="same objective, got accuracy and logit_diff"):
+        with pytest.raises(ValueError, match="same objective, got accuracy and p_in_context"):
             tlt.write_report([results["search"], goal], out)
         assert not list(tmp_path.iterdir())
 
@@ -493,7 +493,7 @@ class TestWords:
         text = " ".join(str(each.before) for each in page.sections)
         assert "p(global)" not in text + page.answer.sentence + str(page.answer.picture)
         (group,) = page.prompts
-        assert group["titles"] == ["prompt", "in-context answer"]
+        assert group["titles"] == ["prompt", "right answer"]
         assert "p_global" not in group["series"][0]
 
 

@@ -1,5 +1,6 @@
 """`tl-truncate export`: cuts as an adapter or as a checkpoint, which need nothing of this package."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from tl_truncate.export.checkpoint import export_checkpoint
 from tl_truncate.weights.files import as_path
 
 _KINDS = ("adapter", "checkpoint")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @app.command("export")
@@ -54,6 +56,10 @@ def export_command(
     if link and as_ == "adapter":
         raise ValueError("--link must go with --as checkpoint: an adapter has no files of the base.")
     require_new(out)
+    if base is not None and not as_path(base).is_dir() and not _HUB_NAME.fullmatch(base):
+        raise ValueError(
+            f"--base must be a folder, or a name on the hub such as org/name, got {base!r}."
+        )
     cuts = cutting.read()
     if not cuts:
         raise ValueError("At least one cut must be given: --cut SITE=KEEP, or --cuts FILE.")

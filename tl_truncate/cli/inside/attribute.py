@@ -55,7 +55,8 @@ def attribute_command(
     figures = figures and out is not None and part is None
     check_figures(figures, "plots")
     check_task_name(task)
-    one_of("--metric", metric, get_args(Differentiable))
+    if metric is not None:
+        one_of("--metric", metric, get_args(Differentiable))
     positive("--top", top)
     grid = cutting.read(GENTLE)
     model = source.load()

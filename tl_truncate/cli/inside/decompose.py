@@ -70,6 +70,7 @@ def decompose_command(
     check_figures(figures, "plots")
     one_of("--method", method, get_args(Method))
     positive("--words", words)
+    passes.check()
     if means is not None and method != "token_mean":
         raise ValueError(f"--means must go with --method token_mean, got {method!r}.")
     chosen, rule = read_layers(layers), parse_keep(keep)

@@ -19,6 +19,7 @@ from tl_truncate.cli.shared.options import (
     SeveralShots,
     TaskNames,
     WithControls,
+    can_be_made,
 )
 from tl_truncate.cli.shared.printing import PrintOptions
 from tl_truncate.cli.shared.tasks import DrawnOptions, check_task_name, read_shots
@@ -68,7 +69,13 @@ def plan_command(
         typer.Option(help="Training steps, at each of which the sweep is made, as for `dynamics`."),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", help="The folder that the planned run is to write to.", **PATH)
+        Path,
+        typer.Option(
+            "--out",
+            help="The folder that the planned run is to write to.",
+            callback=can_be_made,
+            **PATH,
+        ),
     ] = Path("runs/sweep"),
     prompts: DrawnOptions,
     shots: SeveralShots = None,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from tl_truncate.checks import meant
+from tl_truncate.checks import meant, positive
 from tl_truncate.cli.shared.options import (
     BackendName,
     BatchSize,
@@ -114,6 +114,15 @@ class PassOptions:
 
     batch_size: BatchSize = 32
     max_memory: MaxMemory = None
+
+    def check(self) -> None:
+        """That they mean something, where a command may have no use for them.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        positive("--batch-size", self.batch_size)
+        self.to_arguments()
 
     def to_arguments(self) -> dict[str, Any]:
         """As the library takes them, the memory in bytes."""

@@ -87,12 +87,25 @@ Keeps = Annotated[
 ]
 WithControls = Annotated[bool, typer.Option(help="Score controls of the same ranks too.")]
 
+
+def can_be_made(folder: Path | None) -> Path | None:
+    """That no file is in the way of a folder, or of one that it lies in."""
+    for place in () if folder is None else (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise typer.BadParameter(f"it must be a folder, but {place} is a file.")
+    return folder
+
+
 # what is left of it
 Out = Annotated[
-    Path | None, typer.Option(help="A folder for tables (CSV), a record (JSON) and pictures.", **PATH)
+    Path | None,
+    typer.Option(
+        help="A folder for tables (CSV), a record (JSON) and pictures.", callback=can_be_made, **PATH
+    ),
 ]
 RunFolder = Annotated[
-    Path, typer.Option("--out", help="The folder to write to, made if need be.", **PATH)
+    Path,
+    typer.Option("--out", help="The folder to write to, made if need be.", callback=can_be_made, **PATH),
 ]
 Resume = Annotated[bool, typer.Option(help="Go on with the run in the folder.")]
 ShardText = Annotated[
