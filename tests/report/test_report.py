@@ -200,7 +200,7 @@ def test_a_search(visit, shared, tmp_path):
     )
     assert found.cuts
     page = visit(tlt.write_report(tmp_path / "search", tmp_path / "search.html"))
-    change, chosen = found.change(), found.validation[many.name].change("logit_diff")
+    change, chosen = found.change(), found.validation[many.name].change(found.objective)
     plot = "document.querySelector('[data-chart=splits] .plot').data[0]"
     assert page.evaluate(f"{plot}.x")[:2] == pytest.approx([float(chosen), float(change)], rel=1e-3)
     text = page.locator("main").inner_text()
