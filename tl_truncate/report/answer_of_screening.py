@@ -26,7 +26,7 @@ def screen_answer(screen: Attribution, frame: pd.DataFrame) -> Answer:
         screen: that predicts.
         frame: of its grid: site, layer, matrix, keep, and the metric's change with ends and q.
     """
-    change, goal = f"{screen.metric}_change", label_of(screen.metric)
+    change, goal = f"{screen.metric}_change", label_of(screen.metric, screen.record.has_global)
     best = frame.loc[frame[change].idxmax()]
     q = float(best[f"{change}_q"])
     told = shown_in(best, change, signed=True)
@@ -63,7 +63,7 @@ def screen_answer(screen: Attribution, frame: pd.DataFrame) -> Answer:
 def gradients_answer(found: SingularValueGradients) -> Answer:
     """The site that most speaks for a reduction."""
     sites, screen = found.sites, found.screen
-    goal = label_of(screen.metric)
+    goal = label_of(screen.metric, screen.record.has_global)
     best = sites.iloc[0]
     sentence = (
         f"On {screen.record.task}, {goal.told} would rise fastest if singular values of "

@@ -74,7 +74,7 @@ def shots(
             lines += [(own[own["line"] == place], look) for place, look in looks.items()]
             for beside, (part, look) in zip(_beside(len(lines)), lines, strict=True):
                 _line(axis, part, name, numbers, beside, **look)
-            axis.set_title(f"{task}: {label_of(metric).title}", fontsize=9)
+            axis.set_title(f"{task}: {label_of(metric, result.has_global).title}", fontsize=9)
             axis.set_xticks(range(len(numbers)), list(map(str, numbers)))
             axis.tick_params(labelsize=8)
             axis.grid(axis="y", linewidth=0.3)

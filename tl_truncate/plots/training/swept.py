@@ -58,7 +58,10 @@ def sweep_over_training(
     bar = figure.colorbar(drawn, shrink=0.8, extend="both")
     bar.ax.tick_params(labelsize=7)
     name = table["task"].iloc[0]
-    figure.suptitle(f"{name}: change of {label_of(metric).told} by one cut, over training", fontsize=9)
+    figure.suptitle(
+        f"{name}: change of {label_of(metric, history.has_global).told} by one cut, over training",
+        fontsize=9,
+    )
     return figure
 
 
@@ -102,7 +105,7 @@ def settings_over_training(
     figure.legend(
         handles, labels, title="kept", loc="outside lower center", ncols=4, fontsize=7, frameon=False
     )
-    figure.supylabel(label_of(metric).title, fontsize=8)
+    figure.supylabel(label_of(metric, history.has_global).title, fontsize=8)
     figure.suptitle(f"{table['task'].iloc[0]} over training, under each cut", fontsize=9)
     return figure
 
