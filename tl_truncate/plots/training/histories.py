@@ -8,7 +8,7 @@ import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.scoring.keeps import kept_text
-from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.metrics import answer_name, label_of
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.plots.shared.kinds import draws
@@ -123,7 +123,8 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
             own = own[own["answer"] == answer]
             colour = _COLOURS[f"p_{answer}"]
             style = "-" if part == "global" else ":"
-            label = f"{part.replace('_', '-')} part to the {answer.replace('_', '-')} answer"
+            told = answer_name(answer, history.has_global)
+            label = f"{part.replace('_', '-')} part to the {told}"
             axis.plot(
                 own["step"], own["logits"], style, color=colour, label=label, marker="o", markersize=2
             )
