@@ -6,6 +6,7 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric, label_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.search.result import SearchResult, paired
+from tl_truncate.experiments.search.view import column_told
 from tl_truncate.plots.shared.forest import Row, forest
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import sheet
@@ -70,7 +71,13 @@ def searched(found: SearchResult, *, metric: Metric | None = None) -> "Figure":
         figure.subplots(1, len(tasks), squeeze=False)[0], tasks, columns, strict=True
     ):
         tried = list(own)[:2]
-        forest(axis, [Row(name, paired(each, chosen), name not in tried) for name, each in own.items()])
+        forest(
+            axis,
+            [
+                Row(column_told(name), paired(each, chosen), name not in tried)
+                for name, each in own.items()
+            ],
+        )
         axis.set_title(task, fontsize=8)
     told = label_of(chosen, found.has_global).title
     figure.suptitle(f"Change of the {told} by the cuts that were found", fontsize=9)

@@ -16,6 +16,7 @@ from tl_truncate.plots.shared.style import COLOURS, sheet
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.spoken import short_site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +141,7 @@ def _looks(chosen: Sequence[int], swept: Sequence[SiteCut]) -> dict[int, dict[st
     for place, line in enumerate(chosen):
         cut = swept[line]
         kind = "" if type(cut).__name__ == "Cut" else f"{type(cut).__name__} "
-        label = f"{kind}{cut.site}, {kept_text(cut.label)} kept"
+        label = f"{kind}{short_site(cut.site)}, {kept_text(cut.label)} kept"
         looks[line] = dict(color=COLOURS[place % len(COLOURS)], marker="o", label=label)
         for other, control in enumerate(swept):
             if is_control(control) and _asked(control) == _asked(cut):

@@ -14,6 +14,7 @@ from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import GLOBAL, IN_CONTEXT, sheet
 from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.weights.spoken import short_site
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,4 +160,4 @@ def _title(history: Dynamics, name: str) -> str:
     if not cuts:
         return name
     more = f" + {len(cuts) - 1}" if len(cuts) > 1 else ""
-    return f"{name}: {cuts[0].site} {kept_text(cuts[0].label)}{more}"
+    return f"{name}: {short_site(cuts[0].site)}, {kept_text(cuts[0].label)}{more}"
