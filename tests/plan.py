@@ -105,6 +105,9 @@ ONE_LEG = (
     # what makes it run on both.
     "report/",
     "test_plots.py",
+    "test_plots_layout.py",
+    "test_plots_of_results.py",
+    "test_plots_of_sweeps.py",
     # The live view as a hand meets it: what answers it is tested on both.
     "explore/test_browser.py",
     "explore/test_notebook.py",

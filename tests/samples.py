@@ -1,6 +1,7 @@
 """Tasks in the words of the small tokenizer, and results that no model had to be asked for."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,21 +40,31 @@ def all_sites(model) -> list[tlt.Site]:
     return [*tlt.find_sites(model, MATRICES), tlt.Site(1, "W_O", 2), tlt.Site(0, "W_V", 1)]
 
 
-def large_sweep(*, layers: int = 30, prompts: int = 60, controls: bool = False) -> tlt.SweepResult:
-    """A sweep of every MLP matrix of a deep model at seven ranks, with made-up scores."""
+KEEPS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.9)
+
+
+def large_sweep(
+    *,
+    layers: int = 30,
+    prompts: int = 60,
+    controls: bool = False,
+    keeps: tuple[float, ...] = KEEPS,
+    name: str = "ioi",
+) -> tlt.SweepResult:
+    """A sweep of every MLP matrix of a deep model at some ranks, with made-up scores."""
     random = np.random.default_rng(0)
-    task = tlt.tasks.ioi(n=prompts, seed=0)
+    task = replace(tlt.tasks.ioi(n=prompts, seed=0), name=name)
 
     def outcome(shift: float) -> Outcome:
         scores = [tuple(map(float, random.normal(-1 + shift, 1, prompts))) for _ in range(2)]
         return Outcome(*scores, tuple(map(float, random.integers(0, 2, prompts))))
 
-    keeps, matrices = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.9), ("W_in", "W_gate", "W_out")
+    matrices = ("W_in", "W_gate", "W_out")
     sites = [tlt.Site(layer, matrix) for layer in range(layers) for matrix in matrices]
     grid: list = [tlt.Cut(site, keep) for site in sites for keep in keeps]
     if controls:
         kinds = (tlt.RandomSubspace, tlt.NormMatched)
-        grid += [kind(site, keep) for kind in kinds for site in sites for keep in keeps[1:]]
+        grid += [kind(site, keep) for kind in kinds for site in sites for keep in keeps if keep]
     settings = [Setting(cut, round(576 * cut.label), (outcome(-0.1),)) for cut in grid]
     facts = dict(model="made up", model_class="none", n_layers=layers, dtype="float32", device="cpu")
     facts |= dict(weights="raw", prepend_bos=False, seed=0, cuts=(), versions={"tl-truncate": "0"})

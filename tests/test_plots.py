@@ -152,7 +152,7 @@ def test_dynamics_show_the_means_and_their_intervals(drinks_task):
     cut = tlt.Cut("blocks.1.mlp.W_in", 0.25)
     history = tlt.dynamics(load, [0, 1, 8], drinks_task, {"quarter": cut}, name="a/run", progress=False)
     figure = plots.dynamics(history)
-    assert [axis.get_title() for axis in figure.axes] == ["uncut", "quarter: blocks.1.mlp.W_in 25%"]
+    assert [axis.get_title() for axis in figure.axes] == ["uncut", "quarter: 1 W_in, 25%"]
     for axis, name in zip(figure.axes, ("uncut", "quarter"), strict=True):
         table = history.frame[history.frame["cut"] == name]
         lines = {line.get_label(): line for line in axis.lines}

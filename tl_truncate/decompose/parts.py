@@ -194,7 +194,7 @@ def _row(term: str, space: str, value: Estimate) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class LogitAttribution:
+class LogitAttribution(Drawn):
     """What the parts of an MLP's output add to logits, in nats.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
-from tl_truncate.experiments.scoring.metrics import LABELS, SCORED
+from tl_truncate.experiments.scoring.metrics import SCORED, label_of
 from tl_truncate.explore.asked import EvaluateAsked
 from tl_truncate.explore.session import Message
 from tl_truncate.surgery.controls import controls_of
@@ -54,7 +54,10 @@ def _told(task: Task, cut: Scores, random: Scores | None) -> Message:
     for metric in SCORED:
         if metric not in cut.frame:
             continue
-        row: Message = {"metric": LABELS[metric].short, "cut": float(cut.estimate(metric))}
+        row: Message = {
+            "metric": label_of(metric, cut.has_global).short,
+            "cut": float(cut.estimate(metric)),
+        }
         row["uncut"] = float((cut.baseline or cut).estimate(metric))
         if cut.baseline is not None:
             change = cut.change(metric)

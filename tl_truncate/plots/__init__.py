@@ -18,6 +18,7 @@ from tl_truncate.plots.spectra import spectrum
 from tl_truncate.plots.sweeps.heatmaps import heatmap
 from tl_truncate.plots.sweeps.rank_curves import ranks
 from tl_truncate.plots.sweeps.shots import shots
+from tl_truncate.plots.tokens import logits, one_step
 from tl_truncate.plots.toys import gradient_noise, phases, recall
 from tl_truncate.plots.training.histories import dynamics, parts_over_training
 from tl_truncate.plots.training.swept import settings_over_training, sweep_over_training
@@ -33,7 +34,9 @@ __all__ = [
     "heatmap",
     "layer_effects",
     "learning",
+    "logits",
     "memory",
+    "one_step",
     "parts",
     "parts_over_training",
     "phases",

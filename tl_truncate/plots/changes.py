@@ -6,6 +6,7 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import SCORED, Metric, label_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.search.result import SearchResult, paired
+from tl_truncate.experiments.search.view import column_told
 from tl_truncate.plots.shared.forest import Row, forest
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import sheet
@@ -40,7 +41,10 @@ def scores(found: Scores) -> "Figure":
     figure = sheet(4.4 * len(groups), 2.4)
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
     for axis, group in zip(axes, groups, strict=True):
-        rows = [Row(label_of(m).short, found.change(m) if cut else found.estimate(m)) for m in group]
+        rows = [
+            Row(label_of(m, found.has_global).short, found.change(m) if cut else found.estimate(m))
+            for m in group
+        ]
         forest(axis, rows, zero=cut)
     told = "change under the cuts" if cut else "uncut"
     record = found.record
@@ -67,9 +71,15 @@ def searched(found: SearchResult, *, metric: Metric | None = None) -> "Figure":
         figure.subplots(1, len(tasks), squeeze=False)[0], tasks, columns, strict=True
     ):
         tried = list(own)[:2]
-        forest(axis, [Row(name, paired(each, chosen), name not in tried) for name, each in own.items()])
+        forest(
+            axis,
+            [
+                Row(column_told(name), paired(each, chosen), name not in tried)
+                for name, each in own.items()
+            ],
+        )
         axis.set_title(task, fontsize=8)
-    told = label_of(chosen).title
+    told = label_of(chosen, found.has_global).title
     figure.suptitle(f"Change of the {told} by the cuts that were found", fontsize=9)
     return figure
 

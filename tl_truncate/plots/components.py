@@ -57,7 +57,7 @@ def value_gradients(found: SingularValueGradients, *, sites: int = 12) -> "Figur
     axis.set_ylim(len(table) - 0.5, -0.5)
     axis.set_xlabel("score: how fast it would rise", fontsize=8)
     axis.tick_params(axis="x", labelsize=7)
-    told = label_of(found.screen.metric).title
+    told = label_of(found.screen.metric, found.screen.record.has_global).title
     figure.suptitle(f"{found.screen.record.task}: {told} as values shrink (first order)", fontsize=9)
     return figure
 

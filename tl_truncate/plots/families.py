@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
-from tl_truncate.experiments.comparison.together import families_of, objective_of
+from tl_truncate.experiments.comparison.together import families_of, has_global_of, objective_of
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import COLOURS, sheet
@@ -53,7 +53,7 @@ def families(found: ChosenComparison | Sequence[ChosenComparison]) -> "Figure":
         axis.grid(axis="x", linewidth=0.3)
     axes[0].set_yticks(range(len(names)), names, fontsize=7)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
-    told = label_of(objective).title
+    told = label_of(objective, has_global_of(several)).title
     figure.suptitle(f"Change of the {told} by each family's chosen cut, on other prompts", fontsize=9)
     return figure
 

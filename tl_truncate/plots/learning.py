@@ -26,7 +26,7 @@ def learning(found: LearnedMask) -> "Figure":
 
     figure = sheet(7.4, 3.6)
     worth, size = figure.subplots(1, 2)
-    history, goal = found.history, label_of(found.objective)
+    history, goal = found.history, label_of(found.objective, found.has_global)
     worth.plot(history["step"], history["change"], color=COLOURS[0], label="change from uncut")
     worth.plot(
         history["step"], history["worth"], color=COLOURS[0], linestyle=":", label="less the price"

@@ -10,7 +10,7 @@ from tl_truncate.colours import ORIGIN
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, title_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, answer_name, title_of
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import COLOURS, GLOBAL, IN_CONTEXT, changes_map, sheet
@@ -50,7 +50,7 @@ def parts(found: PartAttribution) -> "Figure":
             markersize=3,
             linewidth=1,
             elinewidth=0.7,
-            label=f"{_NAMES[part]} to the {answer.replace('_', '-')} answer",
+            label=f"{_NAMES[part]} to the {answer_name(answer, found.record.has_global)}",
         )
     right.axvline(0, color="black", linewidth=0.8)
     right.set_ylim(left.get_ylim()[0] + found.layers[0], left.get_ylim()[1] + found.layers[0])
@@ -70,7 +70,11 @@ def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
     values = wide.loc[list(layers), columns].to_numpy()
     size = float(np.abs(values).max()) or 1.0
     image = axis.imshow(values, cmap=changes_map(), vmin=-size, vmax=size, aspect="auto", origin=ORIGIN)
-    names = [f"{part.replace('_', '-')}\nto {answer.replace('_', '-')}" for part, answer in columns]
+    both = len(columns) > len(PARTS)
+    names = [
+        f"{part.replace('_', '-')}\nto {answer_name(answer, both).removesuffix(' answer')}"
+        for part, answer in columns
+    ]
     axis.set_xticks(range(len(columns)), names, fontsize=6)
     step = max(1, len(layers) // 15)
     axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=8)

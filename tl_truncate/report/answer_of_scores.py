@@ -43,23 +43,26 @@ def scores_answer(scores: Scores, cuts: int) -> Answer:
         cuts: how many of the record's are the call's own; the last ones.
     """
     metric, record = first_scored(scores), scores.record
-    value, short = scores.estimate(metric), label_of(metric).short
+    value, label = scores.estimate(metric), label_of(metric, scores.has_global)
     prompts = counted(record.n_prompts, "prompt")
     if scores.baseline is None:
         told = interval(value)
-        sentence = f"On {prompts} of {record.task}, {label_of(metric).told} is {told}; nothing was cut."
+        sentence = f"On {prompts} of {record.task}, {label.told} is {told}; nothing was cut."
         shown_metrics = [each for each in METRICS if each in scores.frame][:4]
-        numbers = [_number(label_of(each).short, scores.estimate(each)) for each in shown_metrics]
+        numbers = [
+            _number(label_of(each, scores.has_global).short, scores.estimate(each))
+            for each in shown_metrics
+        ]
         return Answer(sentence, tuple(numbers), *_forest(scores))
     before, change = scores.baseline.estimate(metric), scores.change(metric)
     names = listed([said_cut(SiteCut.from_json(dict(each))) for each in record.cuts[-cuts:]])
     told = interval(change, signed=True)
     sentence = (
-        f"Cutting {names} {moves(change)} {label_of(metric).told} on {prompts} of {record.task} by "
+        f"Cutting {names} {moves(change)} {label.told} on {prompts} of {record.task} by "
         f"{told}, {chance(change.p, 'p')}, with no control scored."
     )
     numbers = [
-        _number(f"uncut: {short}", before),
+        _number(f"uncut: {label.short}", before),
         _number("change", change, signed=True),
         NOT_SCORED,
         NOT_READ,
@@ -79,7 +82,9 @@ def _forest(scores: Scores) -> tuple[Markup, str]:
         value = scores.estimate(metric) if scores.baseline is None else scores.change(metric)
         told = shown(value, value.low, value.high, signed=scores.baseline is not None)
         kind = "uncut" if scores.baseline is None else "cut"
-        rows.append(Row(label_of(metric).short, value, value.low, value.high, kind, told))
+        rows.append(
+            Row(label_of(metric, scores.has_global).short, value, value.low, value.high, kind, told)
+        )
     what = "mean" if scores.baseline is None else "paired change from the uncut model"
     label = f"Dots with intervals: the {what} of each metric. A table is below."
     caption = f"Each metric's {what}, with its 95% interval over prompts."

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from tl_truncate.colours import scale_end
-from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.metrics import answer_name, label_of
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
@@ -26,7 +26,7 @@ def screen_answer(screen: Attribution, frame: pd.DataFrame) -> Answer:
         screen: that predicts.
         frame: of its grid: site, layer, matrix, keep, and the metric's change with ends and q.
     """
-    change, goal = f"{screen.metric}_change", label_of(screen.metric)
+    change, goal = f"{screen.metric}_change", label_of(screen.metric, screen.record.has_global)
     best = frame.loc[frame[change].idxmax()]
     q = float(best[f"{change}_q"])
     told = shown_in(best, change, signed=True)
@@ -63,7 +63,7 @@ def screen_answer(screen: Attribution, frame: pd.DataFrame) -> Answer:
 def gradients_answer(found: SingularValueGradients) -> Answer:
     """The site that most speaks for a reduction."""
     sites, screen = found.sites, found.screen
-    goal = label_of(screen.metric)
+    goal = label_of(screen.metric, screen.record.has_global)
     best = sites.iloc[0]
     sentence = (
         f"On {screen.record.task}, {goal.told} would rise fastest if singular values of "
@@ -90,13 +90,19 @@ def gradients_answer(found: SingularValueGradients) -> Answer:
 
 
 def parts_answer(found: PartAttribution) -> Answer:
-    """The block whose global part pushes the global answer most, and beside it the in-context part."""
-    frame, record = found.frame, found.record
-    block = found.largest("global", "global")[0]
+    """The block whose global part pushes the global answer most, and beside it the in-context part.
+
+    Where there is one answer, it is that which is pushed.
+    """
+    frame, record, answer = found.frame, found.record, found.answers[-1]
+    pushed_answer, other_answer = (
+        answer_name(each, record.has_global) for each in (answer, "in_context")
+    )
+    block = found.largest("global", answer)[0]
     by_key = frame.set_index(["layer", "part", "answer"])
-    most, other = by_key.loc[(block, "global", "global")], by_key.loc[(block, "in_context", "global")]
+    most, other = by_key.loc[(block, "global", answer)], by_key.loc[(block, "in_context", answer)]
     sentence = (
-        f"Of all blocks' global parts that of block {block} adds most to the global answer on "
+        f"Of all blocks' global parts that of block {block} adds most to the {pushed_answer} on "
         f"{record.task}, {shown_in(_named(most), 'logits', signed=True)} nats; its in-context part adds "
         f"{shown_in(_named(other), 'logits', signed=True)}."
     )
@@ -104,26 +110,26 @@ def parts_answer(found: PartAttribution) -> Answer:
     pushed = by_key.loc[(inside, "in_context", "in_context")]
     numbers = (
         number_in(
-            _named(most), "logits", f"block {block}: global part to the global answer", signed=True
+            _named(most), "logits", f"block {block}: global part to the {pushed_answer}", signed=True
         ),
         number_in(_named(other), "logits", f"block {block}: in-context part to the same", signed=True),
         number_in(
             _named(pushed),
             "logits",
-            f"block {inside}: in-context part to the in-context answer",
+            f"block {inside}: in-context part to the {other_answer}",
             signed=True,
         ),
     )
     lines = []
     for place, (part, told) in enumerate((("global", "global part"), ("in_context", "in-context part"))):
-        own = frame[(frame["part"] == part) & (frame["answer"] == "global")]
+        own = frame[(frame["part"] == part) & (frame["answer"] == answer)]
         layers, mean, low, high = (
             own[each].astype(float).tolist() for each in ("layer", "logits", "low", "high")
         )
         lines.append(Curve(told, layers, mean, low, high, place))
-    panel = Panel("logits added to the global answer, nats", lines)
-    label = "Curves: what both parts of each block's MLP add to the global answer. A table is below."
-    caption = "Above zero a part pushes the global answer; bands are 95% intervals over prompts."
+    panel = Panel(f"logits added to the {pushed_answer}, nats", lines)
+    label = f"Curves: what both parts of each block's MLP add to the {pushed_answer}. A table is below."
+    caption = f"Above zero a part pushes the {pushed_answer}; bands are 95% intervals over prompts."
     return Answer(sentence, numbers, curves([panel], label, "layer", steps=False), caption)
 
 

@@ -48,7 +48,12 @@ def search_answer(found: SearchResult, shown_: ShownSearch) -> Answer:
     base = found.test[task].baseline or found.test[task]
     before = base.estimate(found.objective)
     numbers = (
-        number(f"uncut: {label_of(found.objective).short}", before, before.low, before.high),
+        number(
+            f"uncut: {label_of(found.objective, found.has_global).short}",
+            before,
+            before.low,
+            before.high,
+        ),
         number("change on test prompts", change, change.low, change.high, signed=True),
         _control(found, task),
         cost_number(shown_.cost),
@@ -70,7 +75,7 @@ def _sentence(found: SearchResult, shown_: ShownSearch, task: str, change: Estim
     names = listed(list(map(said_cut, found.cuts)))
     return (
         f"On {counted(change.n, 'prompt')} of {task} that had no say, cutting {names} {moves(change)} "
-        f"{label_of(found.objective).told} by {told}, {chance(q)}, {beside(verdicts)}"
+        f"{label_of(found.objective, found.has_global).told} by {told}, {chance(q)}, {beside(verdicts)}"
         f"{_null_words(found, task)}; {cost_words(shown_.cost)}."
     )
 
@@ -120,14 +125,16 @@ def _forest(found: SearchResult, shown_: ShownSearch, task: str) -> tuple[Markup
         "Validation prompts chose the cuts, which flatters them there. Crosses are controls that remove "
         "as much, of no particular meaning. Bars are 95% intervals."
     )
-    return forest(rows, label, f"paired change of {label_of(found.objective).short}"), caption
+    return forest(
+        rows, label, f"paired change of {label_of(found.objective, found.has_global).short}"
+    ), caption
 
 
 def _nothing(found: SearchResult, task: str) -> Answer:
     """Nothing was chosen, which is an answer too: how near each look came."""
     base = found.test[task].baseline or found.test[task]
     before = base.estimate(found.objective)
-    goal = label_of(found.objective)
+    goal = label_of(found.objective, found.has_global)
     looked = int(found.looks["candidates"].sum()) if "candidates" in found.looks else len(found.looks)
     told = (
         f"No cut of {found.settings['grid']} raised {goal.told} on the validation prompts of "

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from tl_truncate.colours import scale_end
 from tl_truncate.experiments.scoring.keeps import kept_text
-from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.metrics import Label, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.view import ShownSweep, heat_frame
 from tl_truncate.report.page import Answer, Number
@@ -39,15 +39,16 @@ _PANELS, _ROWS = 4, 14
 def sweep_answer(result: SweepResult, found: ShownSweep, metric: str) -> Answer:
     """The largest rise of a metric on the first task."""
     task = next(iter(found.baselines))
+    goal = label_of(metric, found.has_global)
     base = found.baselines[task].summary.loc["rank" if metric == "answer_rank" else metric]
-    uncut = number(f"uncut: {label_of(metric).short}", *base[["value", "low", "high"]])
+    uncut = number(f"uncut: {goal.short}", *base[["value", "low", "high"]])
     rows = cuts_of(result, found.frame, task) if found.done else pd.DataFrame()
     if rows.empty:
         done = Number("settings scored", f"{found.done}", f"of {found.asked}")
         told = f"Nothing has been scored yet of {counted(found.asked, 'setting')} on {task}."
         value, low, high = map(float, base[["value", "low", "high"]])
         row = Row("uncut", value, low, high, "uncut", uncut.value)
-        label = label_of(metric).short
+        label = goal.short
         return Answer(told, (uncut, done), forest([row], f"The uncut {label}.", label, zero=False))
     best = rows.loc[_order(rows, metric).idxmax()]
     controls = _controls(found.beside, best, metric)
@@ -59,8 +60,10 @@ def sweep_answer(result: SweepResult, found: ShownSweep, metric: str) -> Answer:
         NOT_READ,
         q_number(q, f"among {counted(len(rows), 'cut')}"),
     )
-    picture = _map(found.frame, rows, best, metric) or _list(found.beside, rows, best, metric)
-    return Answer(_sentence(best, controls, metric, task), numbers, *picture)
+    picture = _map(found.frame, rows, best, metric, goal) or _list(
+        found.beside, rows, best, metric, goal
+    )
+    return Answer(_sentence(best, controls, metric, task, goal), numbers, *picture)
 
 
 def cuts_of(result: SweepResult, frame: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -86,18 +89,18 @@ def _controls(table: pd.DataFrame, row: Any, metric: str) -> pd.DataFrame:
     return own[(own["site"] == row["site"]) & (own["keep"].map(kept_text) == kept_text(row["keep"]))]
 
 
-def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str) -> str:
+def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str, goal: Label) -> str:
     change = float(best[f"{metric}_change"])
     told = shown_in(best, f"{metric}_change", signed=True)
     first = (
-        f"Cutting {_name(best)} {moves(change)} {label_of(metric).told} on {task} by {told}"
+        f"Cutting {_name(best)} {moves(change)} {goal.told} on {task} by {told}"
         if change
-        else f"No cut moves {label_of(metric).told} on {task}"
+        else f"No cut moves {goal.told} on {task}"
     )
     better = change < 0 if metric == "answer_rank" else change > 0
     if not better and change:
         first = (
-            f"No cut betters {label_of(metric).told} on {task}: the best, {_name(best)}, "
+            f"No cut betters {goal.told} on {task}: the best, {_name(best)}, "
             f"{moves(change)} it by {told}"
         )
     verdicts = dict(zip(controls["control"], controls["verdict"], strict=True))
@@ -107,7 +110,9 @@ def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str) -> str:
     )
 
 
-def _map(frame: pd.DataFrame, rows: pd.DataFrame, best: Any, metric: str) -> tuple[Markup, str] | None:
+def _map(
+    frame: pd.DataFrame, rows: pd.DataFrame, best: Any, metric: str, goal: Label
+) -> tuple[Markup, str] | None:
     """The heatmap of the best cut's kind, a panel for each matrix; None where there is no map."""
     own = heat_frame(rows[rows["kind"] == best["kind"]], str(best["task"]))
     if own["layer"].nunique() < _MAP:
@@ -123,13 +128,11 @@ def _map(frame: pd.DataFrame, rows: pd.DataFrame, best: Any, metric: str) -> tup
         marked = cell if place == best.name else marked
     same = frame[(frame["task"] == best["task"]) & (frame["kind"] == best["kind"])]
     end = scale_end(same[f"{metric}_change"])
-    label = (
-        f"Heatmap: the change of {label_of(metric).short} by layer and amount kept. Tables are below."
-    )
+    label = f"Heatmap: the change of {goal.short} by layer and amount kept. Tables are below."
     left = len(matrices) - len(shown)
     more = f" {counted(left, 'other matrix').replace('matrixs', 'matrices')} below." if left else ""
     caption = (
-        f"Change of {label_of(metric).told} by each cut alone: orange is more than the uncut model, "
+        f"Change of {goal.told} by each cut alone: orange is more than the uncut model, "
         f"blue is less. A click on a cell shows its prompts.{more}"
     )
     return heat(cells, marked, end, label), caption
@@ -148,7 +151,9 @@ def _cell(row: Any, metric: str) -> Cell:
     )
 
 
-def _list(table: pd.DataFrame, rows: pd.DataFrame, best: Any, metric: str) -> tuple[Markup, str]:
+def _list(
+    table: pd.DataFrame, rows: pd.DataFrame, best: Any, metric: str, goal: Label
+) -> tuple[Markup, str]:
     """Few cuts, each beside its controls, the best first."""
     order = _order(rows, metric).sort_values(ascending=False, kind="stable").index
     lines: list[Row] = []
@@ -164,7 +169,7 @@ def _list(table: pd.DataFrame, rows: pd.DataFrame, best: Any, metric: str) -> tu
             )
     label = "Dots with intervals: the change by each cut; crosses are its controls. A table is below."
     caption = "Dots are cuts with 95% intervals, crosses the means of their controls."
-    return forest(lines, label, f"change of {label_of(metric).short}"), caption
+    return forest(lines, label, f"change of {goal.short}"), caption
 
 
 def first_metric(metrics: Sequence[str]) -> str:

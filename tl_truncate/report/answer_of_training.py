@@ -29,11 +29,15 @@ def dynamics_answer(history: Dynamics) -> Answer:
     table = frame[frame["step"] == last].set_index("cut")
     cuts = history.names_at(last)[1:]
     metric = shown[0]
-    goal = label_of(metric)
+    goal = label_of(metric, history.has_global)
     uncut = table.loc[UNCUT]
-    both = " and ".join(f"{label_of(each).told} is {shown_in(uncut, each)}" for each in shown)
+    both = " and ".join(
+        f"{label_of(each, history.has_global).told} is {shown_in(uncut, each)}" for each in shown
+    )
     sentence = f"At step {last:,} of training, {both}"
-    numbers = [number_in(uncut, each, f"uncut: {label_of(each).short}") for each in shown]
+    numbers = [
+        number_in(uncut, each, f"uncut: {label_of(each, history.has_global).short}") for each in shown
+    ]
     best = None
     if cuts:
         best = max(cuts, key=lambda name: abs(float(table.loc[name, f"{metric}_change"])))
@@ -57,7 +61,11 @@ def dynamics_answer(history: Dynamics) -> Answer:
     for name in [UNCUT, *([] if best is None else [best])]:
         own = frame[frame["cut"] == name]
         for each in shown:
-            told = label_of(each).short if name == UNCUT else f"{label_of(each).short}, cut"
+            told = (
+                label_of(each, history.has_global).short
+                if name == UNCUT
+                else f"{label_of(each, history.has_global).short}, cut"
+            )
             lines.append(_curve(own, each, told, _COLOURS[each], dashed=name != UNCUT))
     label = "Curves: both answers' probabilities against the training step. All metrics are below."
     caption = (

@@ -8,6 +8,7 @@ import pandas as pd
 
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
+from tl_truncate.experiments.comparison.together import has_global_of
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
@@ -31,7 +32,7 @@ def ways_answer(found: Comparison) -> Answer:
     """The way that raises the metric most, among ways that are no controls."""
     frame, record = found.frame, found.baseline.record
     metric = next(name for name in (*PROBABILITIES, *frame) if f"{name}_change" in frame)
-    change, goal = f"{metric}_change", label_of(metric)
+    change, goal = f"{metric}_change", label_of(metric, record.has_global)
     names = [str(way) for way in frame.index if way != "uncut"]
     own = frame.loc[[name for name in names if _CONTROL not in name]]
     controls = frame.loc[[name for name in names if _CONTROL in name]]
@@ -86,7 +87,8 @@ def _control(controls: pd.DataFrame, change: str) -> Number:
 
 def families_answer(several: Sequence[ChosenComparison], objective: str) -> Answer:
     """The family whose chosen cut does most on the first task's other prompts."""
-    first, change, goal = several[0], f"{objective}_change", label_of(objective)
+    first, change = several[0], f"{objective}_change"
+    goal = label_of(objective, has_global_of(several))
     frame = first.frame
     own = frame.drop(index="uncut")
     own = own[own["cut"] != "none"]

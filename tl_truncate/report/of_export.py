@@ -87,8 +87,9 @@ def _base(found: Exported) -> str:
 def _scores(scores: Mapping[str, Any] | None) -> Markup:
     if scores is None:
         return Markup("<p>None were given when it was exported.</p>")
+    both = "p_global" in scores["metrics"]
     rows = [
-        [label_of(name).short, *(each[side] or NONE for side in ("uncut", "cut", "change"))]
+        [label_of(name, both).short, *(each[side] or NONE for side in ("uncut", "cut", "change"))]
         for name, each in scores["metrics"].items()
     ]
     caption = f"{scores['task']}, {counted(scores['n_prompts'], 'prompt')}: means with 95% intervals"
@@ -110,6 +111,7 @@ def _answer(found: Exported) -> Answer:
     size = Number("size", f"{megabytes:,.1f} MB", counted(len(found.sizes), "file"))
     named = f"{what}, {listed(found.cuts)}" if found.cuts else what
     metrics = {} if scores is None else scores["metrics"]
+    both = "p_global" in metrics
     known = [name for name in metrics if name in LABELS and metrics[name]["change"] is not None]
     if not known:
         sentence = f"{named}; it was exported without scores, so what it does is not known here."
@@ -129,12 +131,12 @@ def _answer(found: Exported) -> Answer:
     )
     sentence = (
         f"{named}: on {counted(scores['n_prompts'], 'prompt')} of {scores['task']} it {moves(value)} "
-        f"{label_of(metric).told} by {text}, {clear}; no control is on its card."
+        f"{label_of(metric, both).told} by {text}, {clear}; no control is on its card."
     )
     first, _, rest = str(metrics[metric]["uncut"]).partition(" ")
     by, _, ends = text.partition(" ")
     numbers = (
-        Number(f"uncut: {label_of(metric).short}", first, rest),
+        Number(f"uncut: {label_of(metric, both).short}", first, rest),
         Number("change", by, ends),
         Number("its control", NONE, "none is on the card"),
         NOT_READ,
@@ -143,7 +145,7 @@ def _answer(found: Exported) -> Answer:
     rows = []
     for name in (each for each in _SHARES if each in known):
         value, low, high = _estimate(metrics[name]["change"])
-        rows.append(Row(label_of(name).short, value, low, high, "cut", metrics[name]["change"]))
+        rows.append(Row(label_of(name, both).short, value, low, high, "cut", metrics[name]["change"]))
     caption = "The changes on its card, with 95% intervals."
     label = "Dots with intervals: the change of each metric. A table is below."
     return Answer(sentence, numbers, forest(rows, label, "paired change from the uncut model"), caption)

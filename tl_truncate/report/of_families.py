@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tl_truncate.experiments.comparison.chosen import ChosenComparison
-from tl_truncate.experiments.comparison.together import families_of, objective_of
+from tl_truncate.experiments.comparison.together import families_of, has_global_of, objective_of
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import join, paragraphs, table
@@ -27,13 +27,14 @@ _CROSSES = (
 def families_page(several: Sequence[ChosenComparison]) -> Page:
     """Each family's chosen cut on every task."""
     objective = objective_of(several)
+    goal = label_of(objective, has_global_of(several)).title
     records = [next(iter(each.found.values())).test[each.task].record for each in several]
     models = list(dict.fromkeys(record.model for record in records))
     tasks = ", ".join(each.task for each in several)
     told = [
         "Each family's cut was chosen on other prompts than those that it is shown on.",
         *([_CROSSES] if any("null_change" in each.frame for each in several) else []),
-        f"The objective is {label_of(objective).title}. The model is {setup(records[0].to_json())}.",
+        f"The objective is {goal}. The model is {setup(records[0].to_json())}.",
     ]
     tables = join(
         table(_COLUMNS, _rows(each, objective), caption=f"{each.task}: means with 95% intervals")

@@ -34,7 +34,7 @@ def _curve(found: LearnedMask) -> Chart:
         for place, column in enumerate(columns):
             y = rounded(history[column])
             series.append(dict(name=column, colour=place, control=False, x=steps, y=y))
-        unit = label_of(found.objective).short if name == "worth" else "components"
+        unit = label_of(found.objective, found.has_global).short if name == "worth" else "components"
         panels.append(dict(key=[name], x="step", y=unit, series=series))
     told = "Curves: what the mask is worth on the watched prompts, and its size, against the step."
     return Chart("learning", "lines", told, (Choice("show", tuple(_CURVES)),), tuple(panels))

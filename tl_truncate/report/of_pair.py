@@ -61,7 +61,7 @@ def pair_page(pair: Pair) -> Page:
             told
             + tables[0]
             + join(
-                details(label_of(name).short, each)
+                details(label_of(name, pair.has_global).short, each)
                 for name, each in zip(metrics[1:], tables[1:], strict=True)
             ),
         ),
@@ -88,7 +88,7 @@ def differences(pair: Pair, metric: str) -> list[Difference]:
 def pair_answer(pair: Pair, found: list[Difference]) -> Answer:
     """The largest difference, and how many are clear."""
     most = max(found, key=lambda each: abs(each.value))
-    goal, less = label_of(pair.metric), f"{pair.other.name} less {pair.one.name}"
+    goal, less = label_of(pair.metric, pair.has_global), f"{pair.other.name} less {pair.one.name}"
     how = "paired on the same" if pair.is_paired else "unpaired, on other"
     prompts = f"{how} {counted(most.value.n, 'prompt')} of {pair.one.record.task}"
     sides = f"{pair.one.name} {interval(most.one, signed=True)}, {pair.other.name} "
@@ -158,9 +158,8 @@ def _map(pair: Pair, found: list[Difference], most: Difference) -> tuple[Markup,
     )
     label = "Heatmap: the difference of both runs by layer and amount kept. A table is below."
     caption = (
-        f"{pair.other.name} less {pair.one.name}, of the change of {label_of(pair.metric).short}: "
-        "orange "
-        "is more in the second."
+        f"{pair.other.name} less {pair.one.name}, of the change of "
+        f"{label_of(pair.metric, pair.has_global).short}: orange is more in the second."
     )
     end = scale_end([float(each.value) for each in found])
     return heat(shown_cells, marked, end, label, "the largest difference"), caption
@@ -176,11 +175,9 @@ def _list(pair: Pair, found: list[Difference]) -> tuple[Markup, str]:
             rows.append(Row(f"{named}{name}", value, value.low, value.high, kind, told))
     label = "Dots with intervals: both sides and their difference. A table is below."
     what = "value" if pair.settings == (UNCUT,) else "change"
-    caption = (
-        f"The {what} of {label_of(pair.metric).short} on each side, and the difference; bars are "
-        "95% intervals."
-    )
-    return forest(rows, label, f"{what} of {label_of(pair.metric).short}"), caption
+    short = label_of(pair.metric, pair.has_global).short
+    caption = f"The {what} of {short} on each side, and the difference; bars are 95% intervals."
+    return forest(rows, label, f"{what} of {short}"), caption
 
 
 def _table(pair: Pair, metric: str, found: list[Difference]) -> Markup:
@@ -194,14 +191,16 @@ def _table(pair: Pair, metric: str, found: list[Difference]) -> Markup:
     ]
     how = "paired by prompt" if pair.is_paired else "unpaired: the prompts are not the same"
     columns = ("setting", pair.one.name, pair.other.name, "difference", "q")
-    return table(columns, rows, caption=f"{label_of(metric).short}; the difference is {how}")
+    return table(
+        columns, rows, caption=f"{label_of(metric, pair.has_global).short}; the difference is {how}"
+    )
 
 
 def _uncut(pair: Pair) -> Markup:
     rows = []
     for metric in pair.metrics:
         values = [estimate_values(metric, side.uncut[metric]) for side in (pair.one, pair.other)]  # type: ignore[arg-type]
-        rows.append([label_of(metric).short, *(interval(each) for each in values)])
+        rows.append([label_of(metric, pair.has_global).short, *(interval(each) for each in values)])
     return table(("metric", pair.one.name, pair.other.name), rows, caption="Means with 95% intervals")
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from tl_truncate.colours import scale_end
 from tl_truncate.decompose.parts import PARTS
-from tl_truncate.experiments.scoring.metrics import answer_names, label_of
+from tl_truncate.experiments.scoring.metrics import answer_name, answer_names, label_of
 from tl_truncate.experiments.scoring.view import frame_table, setup
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
@@ -154,7 +154,8 @@ def _by_layer(found: PartAttribution) -> Chart:
     for part in PARTS:
         for answer in found.answers:
             own = frame[(frame["part"] == part) & (frame["answer"] == answer)]
-            names.append(f"{part} part to the {answer} answer".replace("_", "-"))
+            told = answer_name(answer, found.record.has_global)
+            names.append(f"{part.replace('_', '-')} part to the {told}")
             values = dict(y=own["logits"], low=own["low"], high=own["high"])
             blocks = [f"block {layer}" for layer in own["layer"]]
             panels.append(points_panel([names[-1]], values, blocks, x="nats"))

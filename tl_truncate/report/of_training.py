@@ -10,7 +10,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.decompose.parts import PARTS
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, first, label_of, metrics_of
+from tl_truncate.experiments.scoring.metrics import (
+    PROBABILITIES,
+    answer_name,
+    first,
+    label_of,
+    metrics_of,
+)
 from tl_truncate.experiments.scoring.view import frame_table, scores_table
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarning
@@ -168,9 +174,10 @@ def _parts(histories: Sequence[Dynamics]) -> Chart:
         ):
             own = frame[(frame["layer"] == int(layer)) & (frame["part"] == part)]
             own = own[own["answer"] == answer]
+            told = answer_name(answer, history.has_global)
             series.append(
                 dict(
-                    name=f"{part} part to the {answer} answer".replace("_", "-"),
+                    name=f"{part.replace('_', '-')} part to the {told}",
                     colour=place,
                     control=False,
                     x=[int(step) for step in own["step"]],

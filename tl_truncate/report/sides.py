@@ -65,6 +65,11 @@ class Pair:
     settings: tuple[str, ...]
     is_paired: bool
 
+    @property
+    def has_global(self) -> bool:
+        """Whether the prompts of both sides have global answers."""
+        return self.one.record.has_global and self.other.record.has_global
+
     def difference(self, setting: str, metric: str) -> Estimate:
         """The other side's change less the first's, paired by prompt where the prompts are the same."""
         values: list[NDArray[np.float64]] = [

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_truncate.checks import positive
+from tl_truncate.drawing import Drawn
 from tl_truncate.toys.recall.data import RecallBatch, RecallData
 
 Matrix = Literal["feed_forward", "attention"]
@@ -183,7 +184,7 @@ def _moments(values: Array, size: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, eq=False)
-class OneStep:
+class OneStep(Drawn):
     """The feed-forward matrix after one step of gradient descent from zero.
 
     Attributes:

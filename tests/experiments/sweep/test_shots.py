@@ -128,7 +128,7 @@ def test_a_figure_shows_the_values(swept):
     own = result.frame[(result.frame["site"] == SITES[1]) & (result.frame["keep"] == 0.5)]
     own = own.sort_values("shots")
     values = own[own["kind"] == "Cut"]["p_in_context"].tolist()
-    assert list(drawn["blocks.2.attn.W_V, 50% kept"]) == pytest.approx(values)
+    assert list(drawn["2 W_V, 50% kept"]) == pytest.approx(values)
     (control,) = [each for each in axis.containers if str(each.get_label()).startswith("_")]
     values = own[own["kind"] == "RandomSubspace"]["p_in_context"].tolist()
     assert list(control.lines[0].get_ydata()) == pytest.approx(values)

@@ -8,6 +8,7 @@ from samples import PAIRS, SEQUENCES
 import tl_truncate as tlt
 from tl_truncate import plots
 from tl_truncate.replay.layer import SiteReplay
+from tl_truncate.weights.spoken import said_site
 
 SITES = ["blocks.0.mlp.W_out", "blocks.2.mlp.W_in"]
 GRID = tlt.Grid(sites=SITES, keeps=[0.0, 0.3], controls=["random_subspace"], draws=2)
@@ -145,7 +146,7 @@ def test_figures(history):
     assert image.mask.all(axis=0).tolist() == [False, False, True, False]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "4", "8"]
     figure = plots.settings_over_training(history, task="pairs", metric="logit_diff")
-    assert [each.get_title() for each in figure.axes] == SITES
+    assert [each.get_title() for each in figure.axes] == list(map(said_site, SITES))
     assert len(figure.axes[0].lines) == (own["site"] == SITES[0]).sum()
     with pytest.raises(ValueError, match="The task must be one of pairs, sequences, got None"):
         plots.sweep_over_training(history)

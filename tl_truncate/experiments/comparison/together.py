@@ -33,6 +33,11 @@ def _weights(record: Record) -> tuple[str, ...]:
     return (record.weights_hash, record.dtype, *(() if noted else (record.model, record.weights)))
 
 
+def has_global_of(several: Sequence[ChosenComparison]) -> bool:
+    """Whether the prompts of all comparisons have global answers."""
+    return all(result.has_global for each in several for result in each.found.values())
+
+
 def families_of(several: Sequence[ChosenComparison]) -> list[str]:
     """The families that any of the comparisons has, in order."""
     return list(dict.fromkeys(family for each in several for family in each.found))

@@ -93,6 +93,16 @@ def answer_names(has_global: bool = True) -> tuple[str, ...]:
     return ("in-context answer", "global answer") if has_global else ("right answer",)
 
 
+def answer_name(answer: str, has_global: bool = True) -> str:
+    """What an answer of a table, `in_context` or `global`, is called in words.
+
+    Examples:
+        >>> answer_name("in_context"), answer_name("in_context", has_global=False)
+        ('in-context answer', 'right answer')
+    """
+    return f"{answer.replace('_', '-')} answer" if has_global else "right answer"
+
+
 def metrics_of(found: Any, among: Sequence[Metric] = METRICS) -> tuple[Metric, ...]:
     """The metrics that a task, several tasks, a record or a result has.
 

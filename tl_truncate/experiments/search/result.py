@@ -73,6 +73,11 @@ class SearchResult(Drawn):
     null: "SearchResult | None" = None
     bound: Bound | None = None
 
+    @property
+    def has_global(self) -> bool:
+        """Whether the prompts of all tasks have global answers."""
+        return all(scores.has_global for scores in self.test.values())
+
     def change(self, task: str | None = None) -> Estimate:
         """The paired change of the objective on the test prompts; zero if nothing was chosen.
 

@@ -73,6 +73,11 @@ class Dynamics(Drawn):
         return self._of(None).task
 
     @property
+    def has_global(self) -> bool:
+        """Whether all tasks have global answers."""
+        return all(task.has_global for task in self.tasks)
+
+    @property
     def readings(self) -> Mapping[int, Mapping[str, Reading]]:
         """Of the only task: by step, and by `uncut` or the name of the cuts.
 

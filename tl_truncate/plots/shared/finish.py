@@ -47,10 +47,14 @@ def _laid_out(figure: "Figure") -> "RendererBase":
 
 
 def _wrap(text: "Text", room: float, renderer: "RendererBase") -> None:
-    """Breaks a text between words, so that each line is as long as the room allows."""
+    """Breaks a text between words, so that each line is as long as the room allows.
+
+    A word that has no room by itself, such as a task's long name, is broken too.
+    """
     words = text.get_text().split()
+    parts = [part for word in words for part in _broken(text, word, room, renderer)]
     lines: list[str] = []
-    for word in words:
+    for word in parts:
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and _length(text, longer, renderer) * _AIR <= room:
             lines[-1] = longer
@@ -58,6 +62,19 @@ def _wrap(text: "Text", room: float, renderer: "RendererBase") -> None:
             lines.append(word)
     if len(lines) > 1 or len(text.get_text().splitlines()) > 1:
         text.set_text("\n".join(lines))
+
+
+def _broken(text: "Text", word: str, room: float, renderer: "RendererBase") -> list[str]:
+    """A word in parts that fit, ending at a mark in it where there is one."""
+    parts: list[str] = []
+    while len(word) > 1 and _length(text, word, renderer) * _AIR > room:
+        fits = 1
+        while _length(text, word[: fits + 1], renderer) * _AIR <= room:
+            fits += 1
+        end = max(word.rfind(mark, 0, fits) for mark in "_-/.") + 1 or fits
+        parts.append(word[:end])
+        word = word[end:]
+    return [*parts, word]
 
 
 def _length(text: "Text", line: str, renderer: "RendererBase") -> float:

@@ -45,5 +45,6 @@ def forest(axis: "Axes", rows: Sequence[Row], *, zero: bool = True) -> None:
         )
     axis.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
     axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.locator_params(axis="x", nbins=5)
     axis.tick_params(axis="x", labelsize=7)
     axis.grid(axis="x", linewidth=0.3)

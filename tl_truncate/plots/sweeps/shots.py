@@ -16,6 +16,7 @@ from tl_truncate.plots.shared.style import COLOURS, sheet
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.spoken import short_site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ def shots(
             lines += [(own[own["line"] == place], look) for place, look in looks.items()]
             for beside, (part, look) in zip(_beside(len(lines)), lines, strict=True):
                 _line(axis, part, name, numbers, beside, **look)
-            axis.set_title(f"{task}: {label_of(metric).title}", fontsize=9)
+            axis.set_title(f"{task}: {label_of(metric, result.has_global).title}", fontsize=9)
             axis.set_xticks(range(len(numbers)), list(map(str, numbers)))
             axis.tick_params(labelsize=8)
             axis.grid(axis="y", linewidth=0.3)
@@ -140,7 +141,7 @@ def _looks(chosen: Sequence[int], swept: Sequence[SiteCut]) -> dict[int, dict[st
     for place, line in enumerate(chosen):
         cut = swept[line]
         kind = "" if type(cut).__name__ == "Cut" else f"{type(cut).__name__} "
-        label = f"{kind}{cut.site}, {kept_text(cut.label)} kept"
+        label = f"{kind}{short_site(cut.site)}, {kept_text(cut.label)} kept"
         looks[line] = dict(color=COLOURS[place % len(COLOURS)], marker="o", label=label)
         for other, control in enumerate(swept):
             if is_control(control) and _asked(control) == _asked(cut):

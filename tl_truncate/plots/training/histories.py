@@ -8,12 +8,13 @@ import pandas as pd
 
 from tl_truncate.decompose.parts import PARTS
 from tl_truncate.experiments.scoring.keeps import kept_text
-from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.experiments.scoring.metrics import answer_name, label_of
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import GLOBAL, IN_CONTEXT, sheet
 from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.weights.spoken import short_site
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +124,8 @@ def parts_over_training(history: Dynamics, layers: Sequence[int] | None = None) 
             own = own[own["answer"] == answer]
             colour = _COLOURS[f"p_{answer}"]
             style = "-" if part == "global" else ":"
-            label = f"{part.replace('_', '-')} part to the {answer.replace('_', '-')} answer"
+            told = answer_name(answer, history.has_global)
+            label = f"{part.replace('_', '-')} part to the {told}"
             axis.plot(
                 own["step"], own["logits"], style, color=colour, label=label, marker="o", markersize=2
             )
@@ -158,4 +160,4 @@ def _title(history: Dynamics, name: str) -> str:
     if not cuts:
         return name
     more = f" + {len(cuts) - 1}" if len(cuts) > 1 else ""
-    return f"{name}: {cuts[0].site} {kept_text(cuts[0].label)}{more}"
+    return f"{name}: {short_site(cuts[0].site)}, {kept_text(cuts[0].label)}{more}"

@@ -11,6 +11,7 @@ from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import changes_map, sheet
 from tl_truncate.statistics import clear
+from tl_truncate.weights.spoken import said_site, short_site
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,10 @@ def sweep_over_training(
     bar = figure.colorbar(drawn, shrink=0.8, extend="both")
     bar.ax.tick_params(labelsize=7)
     name = table["task"].iloc[0]
-    figure.suptitle(f"{name}: change of {label_of(metric).told} by one cut, over training", fontsize=9)
+    figure.suptitle(
+        f"{name}: change of {label_of(metric, history.has_global).told} by one cut, over training",
+        fontsize=9,
+    )
     return figure
 
 
@@ -93,16 +97,23 @@ def settings_over_training(
             axis.plot(own["step"], own[metric], "o-", markersize=2, linewidth=1, label=setting)
             axis.fill_between(own["step"], own[f"{metric}_low"], own[f"{metric}_high"], alpha=0.15)
         axis.set_xscale("symlog", linthresh=1)
-        axis.set_title(site, fontsize=8)
+        axis.set_title(said_site(site), fontsize=8)
         axis.set_xlabel("training step", fontsize=7)
         axis.tick_params(labelsize=7)
     for axis in axes[len(sites) :]:
         axis.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, title="kept", loc="outside lower center", ncols=4, fontsize=7, frameon=False
+        handles,
+        labels,
+        title="kept",
+        loc="outside lower center",
+        ncols=4,
+        fontsize=7,
+        title_fontsize=7,
+        frameon=False,
     )
-    figure.supylabel(label_of(metric).title, fontsize=8)
+    figure.supylabel(label_of(metric, history.has_global).title, fontsize=8)
     figure.suptitle(f"{table['task'].iloc[0]} over training, under each cut", fontsize=9)
     return figure
 
@@ -121,5 +132,5 @@ def _table(history: Dynamics, task: str | None, metric: str) -> pd.DataFrame:
         raise ValueError(f"The grid must have been asked for {metric!r}, got other metrics.")
     controls = np.where(table["kind"] == "Cut", "", " (" + table["kind"] + ")")
     table["kept"] = table["keep"].map(kept_text) + controls
-    table["setting"] = table["site"] + " " + table["kept"]
+    table["setting"] = table["site"].map(short_site) + ", " + table["kept"]
     return table

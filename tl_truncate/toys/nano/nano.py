@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -79,6 +79,17 @@ class NanoRun:
         """The model at a step, by default the last."""
         chosen = self.checkpoints[-1] if step is None else step
         return load_model(str(self.folder), checkpoint=chosen, backend=backend)
+
+    def plot(self) -> NoReturn:
+        """Says what to draw: checkpoints have no numbers before they are asked something.
+
+        Raises:
+            TypeError: always, with what to call.
+        """
+        raise TypeError(
+            "There must be numbers to draw, but a NanoRun has checkpoints alone. Call "
+            "tlt.dynamics(run.load, run.checkpoints, task).plot()."
+        )
 
 
 def nano_pythia(
