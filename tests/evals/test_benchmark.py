@@ -367,7 +367,7 @@ def test_the_page_says_it_all(controlled, tmp_path):
     for part in (
         "words_choice",
         "word_perplexity",
-        "RandomSubspace",
+        "random subspace",
         "of lm-evaluation-harness",
         "samples changed",
     ):
