@@ -21,6 +21,7 @@ from tl_truncate.experiments.learning.masked_model import MaskedModel, masked
 from tl_truncate.experiments.search.judge import Split, split_task
 from tl_truncate.surgery.controls import RotatedComponents
 from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.surgery.spoken import said_kind
 from tl_truncate.tasks.encode import encode
 
 NAMES = ["Mary", "John", "Paris", "London", "Rome"]
@@ -589,7 +590,7 @@ class TestItsPage:
             text = tlt.write_report(place, tmp_path / "report.html").read_text()
             assert "a mask learned on" in text
             assert f"learned in {found.steps} steps" in text
-            assert "RandomComponents" in text
+            assert said_kind("RandomComponents") in text
             assert "what the mask is worth on the watched prompts" in text
 
     def test_of_learning_that_has_not_ended(self, model, tmp_path, monkeypatch):

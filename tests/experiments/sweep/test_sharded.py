@@ -471,4 +471,4 @@ class TestPages:
         pytest.importorskip("plotly")
         run(model, drinks, tmp_path / "run", (1, 2), (2, 2))
         page = tlt.write_report(tmp_path, tmp_path / "page.html")
-        assert "blocks.1.mlp.W_out" in page.read_text("utf-8")
+        assert "layer 1, W_out" in page.read_text("utf-8")

@@ -39,7 +39,7 @@ def draws(
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             require_extra("plots")
             first: Any = args[0] if args else next(iter(kwargs.values()), None)
-            several_given = several and isinstance(first, (list, tuple)) and bool(first)
+            several_given = several and isinstance(first, (list, tuple))
             for each in first if several_given else [first]:
                 _check(name, each, kinds, columns)
             return finish(draw(*args, **kwargs))  # type: ignore[arg-type, return-value]
