@@ -55,7 +55,7 @@ def sweep_answer(result: SweepResult, found: ShownSweep, metric: str) -> Answer:
     numbers = (
         uncut,
         number_in(best, f"{metric}_change", "best cut, picked here", signed=True),
-        control_number(controls),
+        control_number(controls, float(best[f"{metric}_change"])),
         NOT_READ,
         q_number(q, f"among {counted(len(rows), 'cut')}"),
     )
@@ -103,7 +103,7 @@ def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str) -> str:
     verdicts = dict(zip(controls["control"], controls["verdict"], strict=True))
     return (
         f"{first}, {chance(float(best[f'{metric}_change_q']))}, "
-        f"{beside(verdicts)}; it was picked on these same prompts, which flatters it."
+        f"{beside(verdicts, change)}; it was picked on these same prompts, which flatters it."
     )
 
 

@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together
+from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together, towards
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import scores_table
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -117,7 +117,7 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
                 row["draws"],
                 shown(row["difference"], row["low"], row["high"], signed=True),
                 q_text(row["q"]),
-                VERDICTS[row["verdict"]],
+                VERDICTS[towards(row["verdict"], row["change"])],
             ]
             for _, row in own.loc[order[:_BESIDE]].iterrows()
         ]

@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.colours import scale_end
-from tl_truncate.experiments.scoring.drawn import VERDICTS
+from tl_truncate.experiments.scoring.drawn import VERDICTS, towards
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, answer_names, label_of
 from tl_truncate.experiments.scoring.view import ShownScores, scores_table, setup
@@ -187,7 +187,8 @@ def control_told(row: Any) -> str:
     """A control's change, its spread over draws, and the verdict, from a row of `beside_controls`."""
     spread = "" if row["draws"] == 1 else f", spread {row['control_spread']:.3f}"
     draws = f"{row['draws']} draw{'' if row['draws'] == 1 else 's'}"
-    return f"{row['control_change']:+.3f} ({draws}{spread}): {VERDICTS[row['verdict']]}"
+    found = VERDICTS[towards(row["verdict"], row["change"])]
+    return f"{row['control_change']:+.3f} ({draws}{spread}): {found}"
 
 
 def heat_frame(frame: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -1,0 +1,82 @@
+"""What a page states is what the result says: each statement beside a result made to tell it apart."""
+
+import numpy as np
+import pytest
+
+import tl_truncate as tlt
+from tl_truncate.experiments.scoring.answers import Outcome
+from tl_truncate.experiments.scoring.evaluate import score_frame
+from tl_truncate.experiments.sweep.result import Setting, SweepResult
+from tl_truncate.report.of_sweep import sweep_page
+from tl_truncate.runs.record import Record
+
+SITE, PROMPTS = "blocks.1.mlp.W_out", 60
+UNCUT = dict(
+    model="made up",
+    model_class="none",
+    n_layers=2,
+    dtype="float32",
+    device="cpu",
+    weights="raw",
+    prepend_bos=False,
+    seed=0,
+    cuts=(),
+    versions={"tl-truncate": "0"},
+)
+
+
+def made_sweep(shifts, metric="p_in_context"):
+    """A sweep whose settings move a metric by what is given, up to a little noise."""
+    rng = np.random.default_rng(0)
+    task = tlt.tasks.ioi(n=PROMPTS, seed=0)
+    before = rng.normal(100, 5, PROMPTS)
+
+    def outcome(shift):
+        noise = rng.normal(0, 1, PROMPTS)
+        moved = 0.3 + shift + 0.01 * noise if metric == "p_in_context" else np.full(PROMPTS, 0.3)
+        ranks = before + shift + 0.5 * noise if metric == "rank" else before
+        return Outcome(tuple(np.log(moved)), (-2.0,) * PROMPTS, tuple(map(float, ranks)))
+
+    record = Record(**UNCUT, task=task.name, task_hash=task.hash, n_prompts=PROMPTS)
+    base = tlt.Scores(score_frame(task, [15] * PROMPTS, outcome(0.0)), record)
+    settings = tuple(Setting(cut, 8, (outcome(shift),)) for cut, shift in shifts)
+    cuts = tuple(cut for cut, _ in shifts)
+    return SweepResult((task,), {task.name: base}, settings, cuts, (metric,), UNCUT)
+
+
+def draws(kind, shift, spread, strength=1.0):
+    """Eight draws of a control of which the mean moves by a shift."""
+    return [
+        (kind(SITE, 0.5, seed, strength=strength), shift + spread * (seed - 3.5)) for seed in range(8)
+    ]
+
+
+def answer_of(result):
+    answer = sweep_page(result).answer
+    return answer.sentence, {each.name: each for each in answer.numbers}
+
+
+class TestAFallBesideItsControls:
+    """Of what falls, the control that falls most is nearest, and less is further."""
+
+    @pytest.fixture(scope="class")
+    def sweep(self):
+        controls = draws(tlt.RandomSubspace, -26.5, 1.0) + draws(tlt.NormMatched, 13.5, 1.0)
+        return made_sweep([(tlt.Cut(SITE, 0.5), -50.0), *controls], "rank")
+
+    def test_the_answer(self, sweep):
+        sentence, numbers = answer_of(sweep)
+        assert "lowers the rank" in sentence
+        assert "and more than its controls (random subspace, norm-matched)" in sentence
+        assert float(numbers["its control"].value) == pytest.approx(-26.5, abs=0.5)
+        assert "random subspace" in numbers["its control"].note
+
+    def test_the_table_and_the_summary(self, sweep):
+        page = sweep_page(sweep)
+        told = " ".join(str(each.before) for each in page.sections)
+        assert "the cut does more" in told
+        assert "the cut does less" not in told
+
+    def test_a_control_that_falls_further(self):
+        shifts = [(tlt.Cut(SITE, 0.5), -10.0), *draws(tlt.RandomSubspace, -30.0, 0.5)]
+        assert "but a random subspace control does more" in answer_of(made_sweep(shifts, "rank"))[0]
