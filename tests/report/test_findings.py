@@ -1,5 +1,7 @@
 """What a page states is what the result says: each statement beside a result made to tell it apart."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import tl_truncate as tlt
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
+from tl_truncate.report.charts import heat_chart, rank_chart
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.runs.record import Record
 
@@ -80,3 +83,52 @@ class TestAFallBesideItsControls:
     def test_a_control_that_falls_further(self):
         shifts = [(tlt.Cut(SITE, 0.5), -10.0), *draws(tlt.RandomSubspace, -30.0, 0.5)]
         assert "but a random subspace control does more" in answer_of(made_sweep(shifts, "rank"))[0]
+
+
+class TestOneMatrixCutWithTwoStrengths:
+    """A cut and its amplification share site and keep: each has its own name and its own controls."""
+
+    CUT, REVERSED = tlt.Cut(SITE, 0.5), tlt.Cut(SITE, 0.5, strength=-1.0)
+
+    def made(self, *, reverse=False):
+        cuts = [(self.CUT, -0.02), (self.REVERSED, 0.15)]
+        controls = [
+            draws(tlt.RandomSubspace, -0.1, 0.003),
+            draws(tlt.RandomSubspace, 0.148, 0.003, strength=-1.0),
+        ]
+        if reverse:
+            cuts, controls = cuts[::-1], controls[::-1]
+        return made_sweep([*cuts, *controls[0], *controls[1]])
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_the_answer(self, reverse):
+        sentence, numbers = answer_of(self.made(reverse=reverse))
+        assert "Cutting layer 1, W_out, 50% kept, strength -1 raises" in sentence
+        assert "but a random subspace control may do as much" in sentence
+        assert float(numbers["its control"].value) == pytest.approx(0.148, abs=0.003)
+
+    def test_the_texts(self):
+        sweep = self.made()
+        assert str(sweep.best("p_in_context")).startswith("layer 1, W_out, 50% kept, strength -1: ")
+        told = str(sweep)
+        assert "rise of p_in_context: layer 1, W_out, 50% kept, strength -1, +0.1" in told
+        assert "fall of p_in_context: layer 1, W_out, 50% kept, -0.0" in told
+        words = str(sweep_page(sweep).sections[0].before)
+        assert re.search(
+            r"rises most, by \+0\.1\S* \[.*?\] at layer 1, W_out, 50% kept, strength -1", words
+        )
+        assert "50% kept, strength -1, they give: random subspace +0.14" in words
+        assert words.count("random subspace") == 1
+
+    def test_the_charts(self):
+        """Neither hides the other: two cells, two curves."""
+        shown = self.made().shown
+        heat = heat_chart(shown.frame, list(shown.baselines), ["p_in_context"])
+        cells = [panel["cells"] for panel in heat.panels]
+        names = {cell[-1] for each in cells for cell in each}
+        assert all(len({tuple(cell[:2]) for cell in each}) == len(each) for each in cells)
+        assert {"layer 1, W_out, 50% kept", "layer 1, W_out, 50% kept, strength -1"} <= names
+        (ranks,) = rank_chart(shown.frame, shown.baselines, ["p_in_context"]).panels
+        changes = {each["name"]: each["y"] for each in ranks["series"] if not each["control"]}
+        assert set(changes) == {"layer 1, W_out", "layer 1, W_out, strength -1"}
+        assert changes["layer 1, W_out"] < changes["layer 1, W_out, strength -1"]

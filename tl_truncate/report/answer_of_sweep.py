@@ -77,13 +77,14 @@ def _order(rows: pd.DataFrame, metric: str) -> "pd.Series[Any]":
 
 
 def _name(row: Any) -> str:
-    return said_setting(str(row["site"]), row["keep"], str(row["kind"]))
+    return said_setting(str(row["site"]), row["keep"], str(row["kind"]), float(row["strength"]))
 
 
 def _controls(table: pd.DataFrame, row: Any, metric: str) -> pd.DataFrame:
     """What was scored beside one cut."""
     own = table[(table["task"] == row["task"]) & (table["metric"] == metric)]
-    return own[(own["site"] == row["site"]) & (own["keep"].map(kept_text) == kept_text(row["keep"]))]
+    own = own[(own["site"] == row["site"]) & (own["strength"] == row["strength"])]
+    return own[own["keep"].map(kept_text) == kept_text(row["keep"])]
 
 
 def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str) -> str:

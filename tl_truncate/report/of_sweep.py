@@ -1,5 +1,8 @@
 """The report of a sweep."""
 
+from typing import Any
+
+import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together, towards
@@ -109,7 +112,7 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
         rows = [
             [
                 said_site(row["site"]),
-                short_keep(row["keep"]),
+                _kept(row),
                 f"{row['change']:+.3f}",
                 said_kind(row["control"]),
                 f"{row['control_change']:+.3f}",
@@ -128,6 +131,11 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
         )
         parts.append(table([*columns, "verdict"], rows, caption=caption))
     return join(parts)
+
+
+def _kept(row: "pd.Series[Any]") -> str:
+    told = short_keep(row["keep"])
+    return told if row["strength"] == 1 else f"{told}, strength {row['strength']:g}"
 
 
 def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], ...]:

@@ -29,7 +29,7 @@ class ShownSweep:
     """A sweep as plain data.
 
     Attributes:
-        frame: as `SweepResult.frame` has it.
+        frame: as `SweepResult.frame` has it, with each setting's strength.
         beside: as `SweepResult.beside_controls` has it.
         baselines: the uncut model's scores by the task's name.
         metrics: their columns in the frame.
@@ -158,7 +158,7 @@ def _ends(cuts: pd.DataFrame, change: str) -> str:
 
 def _told(row: pd.Series, change: str) -> str:
     told = shown_in(row, change, signed=True)
-    return f"{told} at {said_setting(row['site'], row['keep'], row['kind'])}"
+    return f"{told} at {said_setting(row['site'], row['keep'], row['kind'], row['strength'])}"
 
 
 def _control_words(result: ShownSweep, task: str) -> str:
@@ -173,13 +173,14 @@ def _control_words(result: ShownSweep, task: str) -> str:
             "what was: controls=['random_subspace', 'norm_matched'] adds them."
         )
     best = beside.loc[beside["change"].idxmax()]
-    same = (beside["site"] == best["site"]) & (beside["keep"].map(kept_text) == kept_text(best["keep"]))
+    same = (beside["site"] == best["site"]) & (beside["strength"] == best["strength"])
+    same &= beside["keep"].map(kept_text) == kept_text(best["keep"])
     told = [f"{said_kind(row['control'])} {control_told(row)}" for _, row in beside[same].iterrows()]
+    setting = said_setting(best["site"], best["keep"], strength=best["strength"])
     return (
         "Controls remove as much of the same matrix, of no particular meaning. Beside the largest rise "
         f"of {label_of(metric, result.has_global).told} among cuts that have some, "
-        f"{best['change']:+.3f} at {said_setting(best['site'], best['keep'])}, "
-        f"they give: {'; '.join(told)}."
+        f"{best['change']:+.3f} at {setting}, they give: {'; '.join(told)}."
     )
 
 
@@ -192,10 +193,15 @@ def control_told(row: Any) -> str:
 
 
 def heat_frame(frame: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The rows of one task; single heads get a matrix of their own, such as `W_O.5`."""
+    """The rows of one task; single heads get a matrix of their own, such as `W_O.5`, and so do cuts of
+    another strength than 1, where the frame has strengths."""
     chosen = frame[frame["task"] == task].copy()
     heads = chosen["head"].notna()
     chosen.loc[heads, "matrix"] += "." + chosen.loc[heads, "head"].astype(str)
+    if "strength" in chosen:
+        others = chosen["strength"] != 1
+        told = [f", strength {strength:g}" for strength in chosen.loc[others, "strength"]]
+        chosen.loc[others, "matrix"] += pd.Series(told, chosen.index[others], dtype=object)
     return chosen
 
 
