@@ -10,7 +10,9 @@ from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
 from tl_truncate.report.charts import heat_chart, rank_chart
+from tl_truncate.report.of_pair import differences
 from tl_truncate.report.of_sweep import sweep_page
+from tl_truncate.report.sides import control_of, pair_of
 from tl_truncate.runs.record import Record
 
 SITE, PROMPTS = "blocks.1.mlp.W_out", 60
@@ -132,3 +134,47 @@ class TestOneMatrixCutWithTwoStrengths:
         changes = {each["name"]: each["y"] for each in ranks["series"] if not each["control"]}
         assert set(changes) == {"layer 1, W_out", "layer 1, W_out, strength -1"}
         assert changes["layer 1, W_out"] < changes["layer 1, W_out, strength -1"]
+
+
+class TestOnePageOfTwoRuns:
+    """Settings are one where nothing tells them apart, and not where their words do not."""
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (tlt.Cut(SITE, tlt.Components((0, 1))), tlt.Cut(SITE, tlt.Components((2, 3)))),
+            (tlt.Cut(SITE, tlt.Without((0, 1))), tlt.Cut(SITE, tlt.Without((2, 3)))),
+            (tlt.Clustered(SITE, groups=2, keep=0.5), tlt.Clustered(SITE, groups=4, keep=0.5)),
+        ],
+        ids=["components", "without", "groups"],
+    )
+    def test_cuts_that_sound_alike(self, one, other):
+        first, second = made_sweep([(one, 0.1)]), made_sweep([(other, 0.2)])
+        with pytest.raises(ValueError, match="must have a setting in common"):
+            pair_of([first, second], [None, None])
+        both = made_sweep([(one, 0.1), (other, 0.2)])
+        more = made_sweep([(one, 0.1), (other, 0.25)])
+        pair = pair_of([both, more], [None, None])
+        assert [pair.one.cuts[name] for name in pair.settings] == [one, other]
+        found = differences(pair, "p_in_context")
+        assert len({each.setting for each in found}) == 2
+        assert [float(each.value) for each in found] == pytest.approx([0, 0.05], abs=0.01)
+        assert pair_of([both, first], [None, None]).settings == pair.settings[:1]
+
+    def test_the_controls_are_those_of_the_strength(self):
+        cuts = [(tlt.Cut(SITE, 0.5), 0.1), (tlt.Cut(SITE, 0.5, strength=-1.0), 0.1)]
+        one, other = (
+            made_sweep(
+                [
+                    *cuts,
+                    *draws(tlt.RandomSubspace, up, 0.001),
+                    *draws(tlt.RandomSubspace, -up, 0.001, strength=-1.0),
+                ]
+            )
+            for up in (0.0, 0.1)
+        )
+        pair = pair_of([one, other], [None, None])
+        for setting, wanted in zip(pair.settings, (0.1, -0.1), strict=True):
+            sides = [control_of(side, setting, "p_in_context") for side in (pair.one, pair.other)]
+            moved = sides[1]["RandomSubspace"] - sides[0]["RandomSubspace"]
+            assert moved == pytest.approx(wanted, abs=0.01)

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, column_of
 from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.report.answer_of_sweep import first_metric
+from tl_truncate.report.settings import fits_of, setting_names
 from tl_truncate.runs.record import Record, bos_words
 from tl_truncate.statistics import Estimate, estimate_apart, estimate_mean
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.surgery.spoken import said_cut
 
 #: Results of which two have a page together.
 Sided = SweepResult | SearchResult | Scores
@@ -94,6 +95,9 @@ class Pair:
             values = getattr(one, name), getattr(other, name)
             if values[0] != values[1]:
                 told.append(f"{name}: {values[0]} and {values[1]}")
+        cuts = [(self.one.cuts.get(name), self.other.cuts.get(name)) for name in self.settings]
+        if any(a is not None and b is not None and fits_of(a) != fits_of(b) for a, b in cuts):
+            told.append("what cuts were fitted on is not the same")
         return told
 
 
@@ -115,8 +119,10 @@ def pair_of(results: Sequence[Sided], names: Sequence[str | None]) -> Pair:
             "Write a report for each."
         )
     task = _common_task(results)
+    told = setting_names([_cuts(result) for result in results])
     one, other = (
-        _side(result, task, name) for result, name in zip(results, _names(results, names), strict=True)
+        _side(result, task, name, told)
+        for result, name in zip(results, _names(results, names), strict=True)
     )
     _require_same_goal(results)
     metrics = _common_metrics(one, other)
@@ -203,9 +209,16 @@ def _record(result: Sided) -> Record:
     return next(iter(result.test.values())).record if isinstance(result, SearchResult) else result.record
 
 
-def _side(result: Sided, task: str, name: str) -> Side:
+def _cuts(result: Sided) -> list[SiteCut]:
+    """The settings of a grid that are no controls."""
+    if not isinstance(result, SweepResult):
+        return []
+    return [setting.cut for setting in result.settings if not is_control(setting.cut)]
+
+
+def _side(result: Sided, task: str, name: str, told: Mapping[str, str]) -> Side:
     if isinstance(result, SweepResult):
-        return _of_sweep(result, task, name)
+        return _of_sweep(result, task, name, told)
     scores = result.test[task] if isinstance(result, SearchResult) else result
     base = scores if scores.baseline is None else scores.baseline
     metrics = [metric for metric in METRICS if metric in scores.frame]
@@ -215,7 +228,7 @@ def _side(result: Sided, task: str, name: str) -> Side:
     return Side(name, base.record, base.frame, {CHOSEN: changes})
 
 
-def _of_sweep(result: SweepResult, task: str, name: str) -> Side:
+def _of_sweep(result: SweepResult, task: str, name: str, names: Mapping[str, str]) -> Side:
     place = [each.name for each in result.tasks].index(task)
     base = result.baselines[task]
     changes, cuts = {}, {}
@@ -224,16 +237,23 @@ def _of_sweep(result: SweepResult, task: str, name: str) -> Side:
             continue
         found = setting.outcomes[place].metrics()
         asked = [metric for metric in result.metrics if metric in found]
-        told = said_cut(setting.cut)
+        told = names[setting_key(setting.cut)]
         changes[told], cuts[told] = found[asked] - base.frame[asked], setting.cut
     beside = result.beside_controls
     controls = {
-        (f"{row['site']} {row['keep']!r}", str(row["control"]), str(row["metric"])): float(
-            row["control_change"]
-        )
+        (
+            _place(row["site"], row["keep"], row["strength"]),
+            str(row["control"]),
+            str(row["metric"]),
+        ): float(row["control_change"])
         for _, row in beside[beside["task"] == task].iterrows()
     }
     return Side(name, base.record, base.frame, changes, cuts, controls)
+
+
+def _place(site: object, keep: object, strength: float) -> str:
+    """What a cut and its controls have in common."""
+    return f"{site} {keep!r} {float(strength)}"
 
 
 def control_of(side: Side, setting: str, metric: str) -> dict[str, float]:
@@ -241,6 +261,6 @@ def control_of(side: Side, setting: str, metric: str) -> dict[str, float]:
     cut = side.cuts.get(setting)
     if cut is None:
         return {}
-    key = f"{cut.site} {cut.label!r}"
+    key = _place(cut.site, cut.label, cut.strength)
     column = column_of(metric)
     return {kind: value for (at, kind, of), value in side.controls.items() if at == key and of == column}

@@ -158,7 +158,7 @@ def _ends(cuts: pd.DataFrame, change: str) -> str:
 
 def _told(row: pd.Series, change: str) -> str:
     told = shown_in(row, change, signed=True)
-    return f"{told} at {said_setting(row['site'], row['keep'], row['kind'], row['strength'])}"
+    return f"{told} at {said_setting(row['site'], row['keep'], row['kind'], row.get('strength', 1.0))}"
 
 
 def _control_words(result: ShownSweep, task: str) -> str:
