@@ -1,16 +1,21 @@
 """What a page states is what the result says: each statement beside a result made to tell it apart."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
+import samples
 
 import tl_truncate as tlt
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
+from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
+from tl_truncate.report.answer_of_training import dynamics_answer
 from tl_truncate.report.charts import heat_chart, rank_chart
 from tl_truncate.report.of_pair import differences
+from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.sides import control_of, pair_of
 from tl_truncate.runs.record import Record
@@ -178,3 +183,55 @@ class TestOnePageOfTwoRuns:
             sides = [control_of(side, setting, "p_in_context") for side in (pair.one, pair.other)]
             moved = sides[1]["RandomSubspace"] - sides[0]["RandomSubspace"]
             assert moved == pytest.approx(wanted, abs=0.01)
+
+
+class TestDynamics:
+    """A control is no cut that does most, and stands beside the cut whose control it is."""
+
+    @pytest.fixture(scope="class")
+    def history(self, shared):
+        model = shared("bridge", "gpt2")
+        cuts = {"cut": tlt.Cut(SITE, 0.5), "other": tlt.RandomSubspace(SITE, 0.0)}
+        for seed in range(3):
+            name = "random" if not seed else f"random #{seed + 1}"
+            cuts[name] = tlt.RandomSubspace(SITE, 0.1, seed)
+            cuts[name.replace("random", "norm")] = tlt.NormMatched(SITE, 0.5, seed)
+        task = samples.pairs("Mary", "John", "Paris", "Rome")
+        return tlt.dynamics(lambda step: model, [0], task, cuts, progress=False)
+
+    def test_the_best_is_a_cut(self, history):
+        table = history.frame.set_index("cut")["p_in_context_change"]
+        assert table.drop("uncut").abs().idxmax() != "cut"
+        answer = dynamics_answer(history)
+        assert "; cut " in answer.sentence
+        numbers = {each.name: each for each in answer.numbers}
+        assert float(numbers["change by cut"].value) == pytest.approx(table["cut"], abs=5e-4)
+
+    def test_its_control_is_its_own(self, history):
+        """Neither the control of another amount nor that which moves most."""
+        (control,) = (each for each in dynamics_answer(history).numbers if each.name == "its control")
+        assert control.note == "norm, 3 draws"
+
+    def test_without_controls_of_its_own(self, history):
+        cuts = {name: cut for name, cut in history.manifest["cuts"].items() if "norm" not in name}
+        fewer = dataclasses.replace(
+            history,
+            manifest={**history.manifest, "cuts": {**cuts, "norm": cuts["random"]}},
+        )
+        (control,) = (each for each in dynamics_answer(fewer).numbers if each.name == "its control")
+        assert control.note == "none was scored"
+
+
+def test_nothing_found_within_a_bound(shared):
+    """Cuts that raised the objective and cost too much are no cuts that raised nothing."""
+    model, names = shared("bridge", "gpt2"), ("Mary", "John", "Paris", "Rome")
+    found = tlt.search(
+        model, samples.pairs(*names), keeps=[0.5], splits=1, draws=1, texts=(), progress=False
+    )
+    bound = Bound(limit=1.0, ratio=1.0, refused=3, passages=4, apart=False)
+    nothing = dataclasses.replace(
+        found, cuts=(), test={task: each.baseline for task, each in found.test.items()}, bound=bound
+    )
+    reason = "within the bound on the cost: 3 that did raise the perplexity to more than 1 times"
+    assert reason in str(nothing)
+    assert f"by more than rounding {reason}, so nothing was cut" in search_page(nothing).answer.sentence

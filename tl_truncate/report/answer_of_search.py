@@ -8,7 +8,7 @@ from markupsafe import Markup
 from tl_truncate.experiments.scoring.drawn import verdict
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.search.result import SearchResult
-from tl_truncate.experiments.search.view import TEST, VALIDATION, ShownSearch, column_told
+from tl_truncate.experiments.search.view import TEST, VALIDATION, ShownSearch, column_told, nothing_kept
 from tl_truncate.markup import interval
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
@@ -134,7 +134,8 @@ def _nothing(found: SearchResult, task: str) -> Answer:
     looked = int(found.looks["candidates"].sum()) if "candidates" in found.looks else len(found.looks)
     told = (
         f"No cut of {found.settings['grid']} raised {goal.told} on the validation prompts of "
-        f"{listed(list(found.test))} by more than rounding, so nothing was cut."
+        f"{listed(list(found.test))} by more than rounding{nothing_kept(found.bound)}, so nothing was "
+        "cut."
     )
     numbers = (
         number(f"uncut: {goal.short}", before, before.low, before.high),
