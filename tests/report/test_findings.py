@@ -235,3 +235,23 @@ def test_nothing_found_within_a_bound(shared):
     reason = "within the bound on the cost: 3 that did raise the perplexity to more than 1 times"
     assert reason in str(nothing)
     assert f"by more than rounding {reason}, so nothing was cut" in search_page(nothing).answer.sentence
+
+
+class TestSeveralKindsOfCuts:
+    """What is best is best among all kinds, for the page as for the result."""
+
+    def test_the_best_is_the_results(self):
+        removed, site = tlt.Ablated("blocks.0.mlp.W_in"), "blocks.0.mlp.W_out"
+        cuts = [(tlt.Cut(site, 0.5), -0.1), (tlt.Cut(site, 0.9), -0.05), (removed, 0.05)]
+        sweep = made_sweep([*cuts, *draws(tlt.RandomSubspace, 0.2, 0.001)])
+        assert sweep.best("p_in_context").cut == removed
+        sentence, numbers = answer_of(sweep)
+        assert "Cutting layer 0, W_in, nothing kept (ablated) raises" in sentence
+        assert numbers["q"].note == "among 1 cut of its kind"
+        words = str(sweep_page(sweep).sections[0].before)
+        assert re.search(r"rises most, by \S+ \[.*?\] at layer 0, W_in, nothing kept \(ablated\)", words)
+        assert "of 3 changes are clear" in words
+
+    def test_a_grid_of_one_kind_has_its_q_among_all(self):
+        sweep = made_sweep([(tlt.Cut(SITE, 0.5), 0.1), (tlt.Cut(SITE, 0.9), 0.05)])
+        assert answer_of(sweep)[1]["q"].note == "among 2 cuts"

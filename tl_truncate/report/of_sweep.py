@@ -46,7 +46,7 @@ def sweep_page(result: SweepResult) -> Page:
         groups = _groups(result, tasks)
     sections.append(Section("provenance", "Where this comes from", provenance(result.manifest)))
     title = f"{' and '.join(tasks)}: cutting weights of {result.manifest['model']}"
-    answer = sweep_answer(result, shown, first)
+    answer = sweep_answer(shown, first)
     return Page(title, answer, tuple(sections), groups)
 
 

@@ -17,7 +17,7 @@ class Best:
         task: on whose prompts.
         metric: whose change.
         change: paired with the uncut model, with its 95% interval.
-        q: false discovery rate among all cuts of the sweep.
+        q: false discovery rate among the sweep's cuts of its kind.
     """
 
     cut: SiteCut

@@ -264,6 +264,7 @@ class SweepResult(Drawn):
             asked=len(self.grid),
             done=len(self.settings),
             drawn=sum(map(is_control, self.grid)),
+            controls=tuple({type(cut).__name__ for cut in self.grid if is_control(cut)}),
         )
 
     def __str__(self) -> str:

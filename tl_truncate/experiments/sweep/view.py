@@ -38,6 +38,7 @@ class ShownSweep:
         asked: settings in all.
         done: settings that are scored.
         drawn: of those in all, controls, each draw by itself.
+        controls: the kinds that are such.
     """
 
     frame: pd.DataFrame
@@ -49,11 +50,17 @@ class ShownSweep:
     asked: int
     done: int
     drawn: int = 0
+    controls: tuple[str, ...] = ()
 
     @property
     def has_global(self) -> bool:
         """Whether the prompts of all tasks have global answers."""
         return all(each.has_global for each in self.baselines.values())
+
+    def cuts_of(self, task: str) -> pd.DataFrame:
+        """The rows of a task that are no controls, of whatever kind."""
+        own = self.frame[self.frame["task"] == task]
+        return own[~own["kind"].isin(self.controls)]
 
     @property
     def shown_first(self) -> list[str]:
@@ -115,10 +122,9 @@ def _task_words(result: ShownSweep, task: str) -> list[str]:
     words = [
         f"On {base.record['n_prompts']} prompts of {task} the uncut model gives {_uncut_told(base)}."
     ]
-    table = result.frame[(result.frame["task"] == task)] if result.done else pd.DataFrame()
-    if table.empty:
+    cuts = result.cuts_of(task) if result.done else pd.DataFrame()
+    if cuts.empty:
         return words
-    cuts = table[table["kind"] == "Cut"] if (table["kind"] == "Cut").any() else table
     for metric in result.shown_first:
         change = f"{metric}_change"
         found = int((cuts[f"{change}_q"] < CLEAR).sum())
