@@ -14,7 +14,7 @@ from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
 from tl_truncate.report.answer_of_training import dynamics_answer
 from tl_truncate.report.charts import heat_chart, rank_chart
-from tl_truncate.report.of_pair import differences
+from tl_truncate.report.of_pair import differences, pair_page
 from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.sides import control_of, pair_of
@@ -255,3 +255,22 @@ class TestSeveralKindsOfCuts:
     def test_a_grid_of_one_kind_has_its_q_among_all(self):
         sweep = made_sweep([(tlt.Cut(SITE, 0.5), 0.1), (tlt.Cut(SITE, 0.9), 0.05)])
         assert answer_of(sweep)[1]["q"].note == "among 2 cuts"
+
+
+class TestWhatElseDiffers:
+    def test_cuts_around_one_run(self, shared):
+        """Changes of a model that was cut already are not those of a whole one."""
+        model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+        options = dict(sites=[SITE], keeps=[0.5], progress=False)
+        whole = tlt.sweep(model, task, **options)
+        runs = []
+        for chosen in (tlt.Components((0, 1)), tlt.Components((2, 3))):
+            with tlt.truncated(model, tlt.Cut("blocks.0.mlp.W_in", chosen)):
+                runs.append(tlt.sweep(model, task, **options))
+        told = "cut all along: layer 0, W_in, 2 components kept on one side, nothing on the other"
+        pair = pair_of([runs[0], whole], [None, None])
+        assert told in pair.unlike
+        assert told in pair_page(pair).answer.sentence
+        (apart,) = pair_of(runs, [None, None]).unlike
+        assert apart.count("2 components kept (keep ") == 2
+        assert pair_of([runs[0], runs[0]], [None, None]).unlike == []

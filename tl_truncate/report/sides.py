@@ -91,6 +91,8 @@ class Pair:
                 f"one side is {bos_words(one.prepend_bos)} a BOS, the other "
                 f"{bos_words(other.prepend_bos)}"
             )
+        if around := _around(one, other):
+            told.append(around)
         for name in ("dtype", "weights"):
             values = getattr(one, name), getattr(other, name)
             if values[0] != values[1]:
@@ -99,6 +101,14 @@ class Pair:
         if any(a is not None and b is not None and fits_of(a) != fits_of(b) for a, b in cuts):
             told.append("what cuts were fitted on is not the same")
         return told
+
+
+def _around(one: Record, other: Record) -> str:
+    """What cuts the uncut models were scored inside, where these differ."""
+    sides = [[SiteCut.from_json(dict(each)) for each in record.cuts] for record in (one, other)]
+    names = setting_names([[*sides[0], *sides[1]]])
+    told = [" and ".join(names[setting_key(cut)] for cut in cuts) or "nothing" for cuts in sides]
+    return "" if told[0] == told[1] else f"cut all along: {told[0]} on one side, {told[1]} on the other"
 
 
 def pair_of(results: Sequence[Sided], names: Sequence[str | None]) -> Pair:
