@@ -274,3 +274,16 @@ class TestWhatElseDiffers:
         (apart,) = pair_of(runs, [None, None]).unlike
         assert apart.count("2 components kept (keep ") == 2
         assert pair_of([runs[0], runs[0]], [None, None]).unlike == []
+
+    def test_tasks_that_are_left_out(self, shared):
+        model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+        tasks = [task, dataclasses.replace(task, name="others"), dataclasses.replace(task, name="more")]
+        options = dict(sites=[SITE], keeps=[0.5], progress=False)
+        several = tlt.sweep(model, tasks, **options)
+        pair = pair_of([several, several], [None, None])
+        told = "oth runs have also others and more, of which this page says nothing"
+        page = pair_page(pair)
+        assert f"; b{told}." in page.answer.sentence
+        assert f"B{told}." in str(page.sections[0].before)
+        alone = pair_page(pair_of([several, tlt.sweep(model, task, **options)], [None, None]))
+        assert "says nothing" not in alone.answer.sentence

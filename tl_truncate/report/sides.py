@@ -57,6 +57,7 @@ class Pair:
         metrics: that both sides have.
         settings: that both sides have, in the order of the first.
         is_paired: whether both asked the same prompts, in the same order.
+        left_out: further tasks that both have, which the comparison is not about.
     """
 
     one: Side
@@ -65,6 +66,7 @@ class Pair:
     metrics: tuple[str, ...]
     settings: tuple[str, ...]
     is_paired: bool
+    left_out: tuple[str, ...] = ()
 
     def difference(self, setting: str, metric: str) -> Estimate:
         """The other side's change less the first's, paired by prompt where the prompts are the same."""
@@ -128,7 +130,7 @@ def pair_of(results: Sequence[Sided], names: Sequence[str | None]) -> Pair:
             f"{kinds[1]}. "
             "Write a report for each."
         )
-    task = _common_task(results)
+    task, *others = _common_tasks(results)
     told = setting_names([_cuts(result) for result in results])
     one, other = (
         _side(result, task, name, told)
@@ -145,7 +147,8 @@ def pair_of(results: Sequence[Sided], names: Sequence[str | None]) -> Pair:
         )
     found = [result.objective for result in results if isinstance(result, SearchResult)]
     metric = found[0] if found else first_metric(metrics)
-    return Pair(one, other, metric, metrics, settings, one.record.task_hash == other.record.task_hash)
+    is_paired = one.record.task_hash == other.record.task_hash
+    return Pair(one, other, metric, metrics, settings, is_paired, tuple(others))
 
 
 def _kind(result: Sided) -> str:
@@ -162,7 +165,7 @@ def _tasks(result: Sided) -> list[str]:
     return list(result.test) if isinstance(result, SearchResult) else [result.record.task]
 
 
-def _common_task(results: Sequence[Sided]) -> str:
+def _common_tasks(results: Sequence[Sided]) -> list[str]:
     one, other = map(_tasks, results)
     common = [task for task in one if task in other]
     if not common:
@@ -172,7 +175,7 @@ def _common_task(results: Sequence[Sided]) -> str:
             "difference. Write a "
             "report for each."
         )
-    return common[0]
+    return common
 
 
 def _require_same_goal(results: Sequence[Sided]) -> None:
