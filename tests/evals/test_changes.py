@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+import tl_truncate as tlt
 from tl_truncate.evals.answered import Answered, Number, Sample
 from tl_truncate.evals.changes import change, contributions, number_of, over_draws, way_of
 from tl_truncate.evals.result import Benchmarks
+from tl_truncate.runs.record import Record
 from tl_truncate.statistics import estimate_mean, estimate_share_change
 
 RNG = np.random.default_rng(0)
@@ -143,3 +145,33 @@ class TestBenchmarks:
         assert found.frame["cut"][0] == HITS[1].mean()
         assert found.finished
         assert not Benchmarks(found.answered, {**MANIFEST, "tasks": {"t": "1", "u": "2"}}).finished
+
+
+def test_a_fall_is_more_than_that_of_its_control():
+    """Of a number that falls, the verdict in words is on how far it falls."""
+    from tl_truncate.report.answer_of_benchmarks import benchmarks_answer
+    from tl_truncate.report.of_benchmarks import benchmarks_page
+
+    rng = np.random.default_rng(0)
+    uncut = (rng.random(200) < 0.9).astype(float)
+    cut = uncut * (rng.random(200) < 0.4)
+    names = ["RandomSubspace", *(f"RandomSubspace #{place}" for place in range(2, 9))]
+    drawn = {name: uncut * (rng.random(200) < 0.99) for name in names}
+    made = tlt.Cut("blocks.1.mlp.W_out", 0.5).to_json()
+    manifest = dict(
+        Record(model="m").to_json(),
+        tasks={"t": "1"},
+        variants={"uncut": [], "cut": [made], **{name: [made] for name in names}},
+        cuts=[made],
+        lm_eval="0",
+    )
+    every = {"uncut": uncut, "cut": cut, **drawn}
+    found = Benchmarks(tuple(answered(name, hits) for name, hits in every.items()), manifest)
+    (row,) = (row for _, row in found.controls.iterrows())
+    assert row["change"] == pytest.approx((cut - uncut).mean())
+    assert row["verdict"] == "less"
+    told = benchmarks_answer(found).sentence
+    assert "lowers" in told
+    assert "and more than its control (random subspace)" in told
+    page = " ".join(str(each.before) for each in benchmarks_page(found).sections)
+    assert "the cut does more" in page

@@ -14,7 +14,7 @@ from tl_truncate.cli.shared.printing import PrintOptions
 from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import say_written, write_tables
-from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores, verdict
+from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores, towards, verdict
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.metrics import metrics_of
 from tl_truncate.markup import interval
@@ -79,7 +79,7 @@ def _verdict(name: str, cut: Scores, control: DrawnScores) -> str:
     return (
         f"{name}: the mean of {len(control.draws)} draws, whose p_in_context has a spread of "
         f"{control.spread('p_in_context'):.3f}. The cut less one draw: {interval(found, signed=True)}: "
-        f"{VERDICTS[verdict(found, found.p)]}."
+        f"{VERDICTS[towards(verdict(found, found.p), cut.change('p_in_context'))]}."
     )
 
 

@@ -137,10 +137,10 @@ class Benchmarks:
     def controls(self) -> pd.DataFrame:
         """One row per (task, filter, metric, control): whether the cut does more than a random draw.
 
-        Columns: task, filter, metric, control (its kind), draws, control_change and control_spread (mean
-        and standard deviation of the number's change over draws), difference, low, high: the cut less
-        one draw, with the uncertainty of samples and of draws; q among the rows of the same control;
-        verdict.
+        Columns: task, filter, metric, control (its kind), draws, change (of the cut), control_change and
+        control_spread (mean and standard deviation of the number's change over draws), difference, low,
+        high: the cut less one draw, with the uncertainty of samples and of draws; q among the rows of
+        the same control; verdict.
         """
         rows = []
         for by in self._variants.values():
@@ -166,6 +166,7 @@ class Benchmarks:
         changes = np.array(
             [np.nan if each is None or number.value is None else each - number.value for each in numbers]
         )
+        after = _value(by[CUT], number)
         way = self._way(by, number, (UNCUT, CUT, *draws))
         values = [values_of(by[each], number) for each in (CUT, *draws)]
         found = None
@@ -178,6 +179,7 @@ class Benchmarks:
             metric=number.metric,
             control=kind,
             draws=len(draws),
+            change=np.nan if after is None or number.value is None else after - number.value,
             control_change=changes.mean(),
             control_spread=changes.std(ddof=1) if len(changes) > 1 else np.nan,
             difference=np.nan if found is None else float(found),
@@ -275,8 +277,8 @@ _OF_RECORD = (
 )
 _COLUMNS = ["task", "filter", "metric", "shots", "n", "uncut", "cut", "change"]
 _COLUMNS += [*(f"change_{end}" for end in _ENDS), "higher_is_better", "group"]
-_BESIDE = ["task", "filter", "metric", "control", "draws", "control_change", "control_spread"]
-_BESIDE += ["difference", "low", "high"]
+_BESIDE = ["task", "filter", "metric", "control", "draws", "change", "control_change"]
+_BESIDE += ["control_spread", "difference", "low", "high"]
 _SAMPLE = ["task", "filter", "doc_id", "metric", "asked", "target", "uncut_said", "cut_said"]
 _SAMPLE += ["uncut", "cut"]
 

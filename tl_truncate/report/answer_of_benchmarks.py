@@ -52,7 +52,8 @@ def benchmarks_answer(found: Benchmarks) -> Answer:
     sentence = (
         f"Cutting {names} changes {changed} of {counted(len(own), 'number')} of {asked} clearly; the "
         f"clearest is {label_of_row(best)}, which it {moves(float(best['change']))} by "
-        f"{shown_in(best, 'change', signed=True)}, {chance(q)}, {beside(verdicts)}."
+        f"{shown_in(best, 'change', signed=True)}, {chance(q)}, "
+        f"{beside(verdicts, float(best['change']))}."
     )
     uncut = float(best["uncut"])
     numbers = (
@@ -62,7 +63,7 @@ def benchmarks_answer(found: Benchmarks) -> Answer:
             f"{int(best['n'])} samples",
         ),
         number_in(best, "change", "change by the cut", signed=True),
-        control_number(controls) if len(controls) else NOT_SCORED,
+        control_number(controls, float(best["change"])) if len(controls) else NOT_SCORED,
         Number("numbers that change", str(changed), f"of {len(own)} with an interval"),
         q_number(q, f"among {counted(len(own), 'number')}"),
     )

@@ -2,12 +2,13 @@
 
 import math
 
+import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.drawn import verdict
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.search.result import SearchResult
-from tl_truncate.experiments.search.view import TEST, VALIDATION, ShownSearch, column_told
+from tl_truncate.experiments.search.view import TEST, VALIDATION, ShownSearch, column_told, nothing_kept
 from tl_truncate.markup import interval
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
@@ -19,6 +20,7 @@ from tl_truncate.report.verdicts import (
     cost_number,
     cost_words,
     counted,
+    furthest,
     listed,
     moves,
     number,
@@ -55,7 +57,7 @@ def search_answer(found: SearchResult, shown_: ShownSearch) -> Answer:
             before.high,
         ),
         number("change on test prompts", change, change.low, change.high, signed=True),
-        _control(found, task),
+        _control(found, task, change),
         cost_number(shown_.cost),
         q_number(q, f"on {counted(change.n, 'prompt')}" + _among(found)),
     )
@@ -75,7 +77,8 @@ def _sentence(found: SearchResult, shown_: ShownSearch, task: str, change: Estim
     names = listed(list(map(said_cut, found.cuts)))
     return (
         f"On {counted(change.n, 'prompt')} of {task} that had no say, cutting {names} {moves(change)} "
-        f"{label_of(found.objective, found.has_global).told} by {told}, {chance(q)}, {beside(verdicts)}"
+        f"{label_of(found.objective, found.has_global).told} by {told}, {chance(q)}, "
+        f"{beside(verdicts, change)}"
         f"{_null_words(found, task)}; {cost_words(shown_.cost)}."
     )
 
@@ -91,14 +94,15 @@ def _null_words(found: SearchResult, task: str) -> str:
     return f", but the same search among random cuts may find as much (difference {told})"
 
 
-def _control(found: SearchResult, task: str) -> Number:
-    """The control that does most on the test prompts, or the null where that does more."""
+def _control(found: SearchResult, task: str, change: Estimate) -> Number:
+    """The control that goes furthest with the cuts on the test prompts, or the null where that does."""
     changes = {kind: by_task[task].change(found.objective) for kind, by_task in found.controls.items()}
     if not changes:
         return NOT_SCORED
-    kind = max(changes, key=lambda each: float(changes[each]))
     null = None if found.null is None else found.null.change(task)
-    if null is not None and null > changes[kind]:
+    each = pd.Series({name: float(value) for name, value in changes.items()})
+    kind = furthest(each, change)
+    if null is not None and furthest(pd.Series([each[kind], float(null)]), change) == 1:
         return number("same search, random cuts", null, null.low, null.high, signed=True)
     draws = len(found.controls[kind][task].draws)
     return Number(
@@ -138,7 +142,8 @@ def _nothing(found: SearchResult, task: str) -> Answer:
     looked = int(found.looks["candidates"].sum()) if "candidates" in found.looks else len(found.looks)
     told = (
         f"No cut of {found.settings['grid']} raised {goal.told} on the validation prompts of "
-        f"{listed(list(found.test))} by more than rounding, so nothing was cut."
+        f"{listed(list(found.test))} by more than rounding{nothing_kept(found.bound)}, so nothing was "
+        "cut."
     )
     numbers = (
         number(f"uncut: {goal.short}", before, before.low, before.high),

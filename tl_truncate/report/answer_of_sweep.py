@@ -10,7 +10,6 @@ from markupsafe import Markup
 from tl_truncate.colours import scale_end
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import Label, label_of
-from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.view import ShownSweep, heat_frame
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
@@ -27,7 +26,6 @@ from tl_truncate.report.verdicts import (
     q_number,
 )
 from tl_truncate.statistics import clear, shown_in
-from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.spoken import said_kind, said_setting
 from tl_truncate.weights.spoken import short_keep
 
@@ -36,13 +34,13 @@ _MAP = 3
 _PANELS, _ROWS = 4, 14
 
 
-def sweep_answer(result: SweepResult, found: ShownSweep, metric: str) -> Answer:
+def sweep_answer(found: ShownSweep, metric: str) -> Answer:
     """The largest rise of a metric on the first task."""
     task = next(iter(found.baselines))
     goal = label_of(metric, found.has_global)
     base = found.baselines[task].summary.loc["rank" if metric == "answer_rank" else metric]
     uncut = number(f"uncut: {goal.short}", *base[["value", "low", "high"]])
-    rows = cuts_of(result, found.frame, task) if found.done else pd.DataFrame()
+    rows = found.cuts_of(task) if found.done else pd.DataFrame()
     if rows.empty:
         done = Number("settings scored", f"{found.done}", f"of {found.asked}")
         told = f"Nothing has been scored yet of {counted(found.asked, 'setting')} on {task}."
@@ -56,9 +54,9 @@ def sweep_answer(result: SweepResult, found: ShownSweep, metric: str) -> Answer:
     numbers = (
         uncut,
         number_in(best, f"{metric}_change", "best cut, picked here", signed=True),
-        control_number(controls),
+        control_number(controls, float(best[f"{metric}_change"])),
         NOT_READ,
-        q_number(q, f"among {counted(len(rows), 'cut')}"),
+        q_number(q, _among(rows, best)),
     )
     picture = _map(found.frame, rows, best, metric, goal) or _list(
         found.beside, rows, best, metric, goal
@@ -66,11 +64,10 @@ def sweep_answer(result: SweepResult, found: ShownSweep, metric: str) -> Answer:
     return Answer(_sentence(best, controls, metric, task, goal), numbers, *picture)
 
 
-def cuts_of(result: SweepResult, frame: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The rows of a task that are no controls: plain cuts, or whatever else was swept."""
-    drawn = {type(cut).__name__ for cut in result.grid if is_control(cut)}
-    own = frame[(frame["task"] == task) & ~frame["kind"].isin(drawn)]
-    return own[own["kind"] == "Cut"] if (own["kind"] == "Cut").any() else own
+def _among(rows: pd.DataFrame, best: Any) -> str:
+    """What a q is among: the cuts of one kind."""
+    own = int((rows["kind"] == best["kind"]).sum())
+    return f"among {counted(own, 'cut')}" + (" of its kind" if own < len(rows) else "")
 
 
 def _order(rows: pd.DataFrame, metric: str) -> "pd.Series[Any]":
@@ -80,13 +77,14 @@ def _order(rows: pd.DataFrame, metric: str) -> "pd.Series[Any]":
 
 
 def _name(row: Any) -> str:
-    return said_setting(str(row["site"]), row["keep"], str(row["kind"]))
+    return said_setting(str(row["site"]), row["keep"], str(row["kind"]), float(row["strength"]))
 
 
 def _controls(table: pd.DataFrame, row: Any, metric: str) -> pd.DataFrame:
     """What was scored beside one cut."""
     own = table[(table["task"] == row["task"]) & (table["metric"] == metric)]
-    return own[(own["site"] == row["site"]) & (own["keep"].map(kept_text) == kept_text(row["keep"]))]
+    own = own[(own["site"] == row["site"]) & (own["strength"] == row["strength"])]
+    return own[own["keep"].map(kept_text) == kept_text(row["keep"])]
 
 
 def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str, goal: Label) -> str:
@@ -106,7 +104,7 @@ def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str, goal: L
     verdicts = dict(zip(controls["control"], controls["verdict"], strict=True))
     return (
         f"{first}, {chance(float(best[f'{metric}_change_q']))}, "
-        f"{beside(verdicts)}; it was picked on these same prompts, which flatters it."
+        f"{beside(verdicts, change)}; it was picked on these same prompts, which flatters it."
     )
 
 

@@ -9,8 +9,19 @@ from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.curves import Curve, Panel, curves
-from tl_truncate.report.verdicts import NOT_READ, NOT_SCORED, chance, counted, moves, number_in, q_number
+from tl_truncate.report.verdicts import (
+    NOT_READ,
+    NOT_SCORED,
+    chance,
+    counted,
+    furthest,
+    moves,
+    number_in,
+    q_number,
+)
 from tl_truncate.statistics import shown_in
+from tl_truncate.surgery.controls import is_control
+from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.toys.recall.train import NOISE_LEARNT, RECALL_LEARNT, RecallRun
 
 #: Of what falls and what rises: the colours of both answers, wherever they are drawn.
@@ -40,7 +51,9 @@ def dynamics_answer(history: Dynamics) -> Answer:
     ]
     best = None
     if cuts:
-        best = max(cuts, key=lambda name: abs(float(table.loc[name, f"{metric}_change"])))
+        controls = [name for name in cuts if _is_control(history, name)]
+        own = [name for name in cuts if name not in controls] or cuts
+        best = max(own, key=lambda name: abs(float(table.loc[name, f"{metric}_change"])))
         row = table.loc[best]
         change = float(row[f"{metric}_change"])
         q = float(row[f"{metric}_change_q"])
@@ -51,7 +64,7 @@ def dynamics_answer(history: Dynamics) -> Answer:
         numbers = [
             numbers[0],
             number_in(row, f"{metric}_change", f"change by {best}", signed=True),
-            _control(table, cuts, best, f"{metric}_change"),
+            _control(table.loc[_beside(history, controls, best)], f"{metric}_change", change),
             NOT_READ,
             q_number(q, f"among {counted(len(history.checkpoints), 'checkpoint')}"),
         ]
@@ -77,14 +90,32 @@ def dynamics_answer(history: Dynamics) -> Answer:
     return Answer(f"{sentence}.", tuple(numbers), curves([panel], label, "training step"), caption)
 
 
-def _control(table: pd.DataFrame, cuts: Sequence[str], best: str, change: str) -> Number:
-    """A control that was scored beside the cuts: it is drawn more than once."""
-    drawn = [name for name in cuts if name != best and int(table.loc[name, "draws"]) > 1]  # type: ignore[call-overload]
-    if not drawn:
+def _is_control(history: Dynamics, name: str) -> bool:
+    cuts = _cuts(history, name)
+    return bool(cuts) and all(map(is_control, cuts))
+
+
+def _cuts(history: Dynamics, name: str) -> list[SiteCut]:
+    return [SiteCut.from_json(each) for each in history.manifest["cuts"].get(name, [])]
+
+
+def _beside(history: Dynamics, controls: Sequence[str], name: str) -> list[str]:
+    """The controls of one cut: as much of the same matrices, at random."""
+    wanted = _removed(history, name)
+    return [each for each in controls if each != name and _removed(history, each) == wanted]
+
+
+def _removed(history: Dynamics, name: str) -> list[tuple[str, str, float]]:
+    return sorted((str(cut.site), repr(cut.label), cut.strength) for cut in _cuts(history, name))
+
+
+def _control(rows: pd.DataFrame, column: str, change: float) -> Number:
+    """Of a cut's controls the one that goes furthest to where the cut goes."""
+    if rows.empty:
         return NOT_SCORED
-    name = max(drawn, key=lambda each: float(table.loc[each, change]))  # type: ignore[arg-type]
-    draws = counted(int(table.loc[name, "draws"]), "draw")  # type: ignore[call-overload]
-    return Number("its control", f"{float(table.loc[name, change]):+.3f}", f"{name}, {draws}")  # type: ignore[arg-type]
+    name = furthest(rows[column], change)
+    draws = counted(int(rows["draws"][name]), "draw")
+    return Number("its control", f"{float(rows[column][name]):+.3f}", f"{name}, {draws}")
 
 
 def _curve(own: pd.DataFrame, metric: str, name: str, colour: int, *, dashed: bool) -> Curve:

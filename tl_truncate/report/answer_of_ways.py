@@ -17,6 +17,7 @@ from tl_truncate.report.verdicts import (
     NOT_READ,
     chance,
     counted,
+    furthest,
     moves,
     number_in,
     q_number,
@@ -47,7 +48,7 @@ def ways_answer(found: Comparison) -> Answer:
     numbers = (
         number_in(frame.loc["uncut"], metric, f"uncut: {goal.short}"),
         number_in(best, change, "best way, picked here", signed=True),
-        _control(controls, change),
+        _control(controls, change, float(best[change])),
         NOT_READ,
         q_number(q, f"among {counted(len(own), 'way')}"),
     )
@@ -77,10 +78,10 @@ def _beside(controls: pd.DataFrame, best: Any, change: str) -> str:
     return f", and its interval lies {'above' if above else 'not above'} those of all controls"
 
 
-def _control(controls: pd.DataFrame, change: str) -> Number:
+def _control(controls: pd.DataFrame, change: str, value: float) -> Number:
     if controls.empty:
         return Number("its control", NONE, "none was scored")
-    row = controls.loc[controls[change].idxmax()]
+    row = controls.loc[furthest(controls[change], value)]
     draws = counted(int(row["draws"]), "draw")
     return Number("the control that does most", f"{float(row[change]):+.3f}", f"{row.name}, {draws}")
 

@@ -54,6 +54,13 @@ def heat_chart(
     return Chart("heat", "heat", label, choices, tuple(panels))
 
 
+def _strengths(own: pd.DataFrame) -> "pd.Series[float]":
+    """How strong each cut is, of a table that says so; else each is a whole one."""
+    if "strength" in own:
+        return own["strength"].astype(float)
+    return pd.Series(1.0, index=own.index)
+
+
 def heat_panel(
     own: pd.DataFrame, metric: str, task: str, has_global: bool = True, *, end: float
 ) -> dict[str, Any]:
@@ -69,14 +76,15 @@ def heat_panel(
         (layers.index(layer), keeps.index(keep)) for layer, keep in zip(own["layer"], kept, strict=True)
     ]
     cells = [
-        [row, column, *numbers, rank, said_setting(site, keep, kind)]
-        for (row, column), numbers, rank, site, keep, kind in zip(
+        [row, column, *numbers, rank, said_setting(site, keep, kind, strength)]
+        for (row, column), numbers, rank, site, keep, kind, strength in zip(
             places,
             zip(*columns, strict=True),
             map(int, own["rank"]),
             own["site"],
             own["keep"],
             own["kind"],
+            _strengths(own),
             strict=True,
         )
     ]
@@ -138,10 +146,12 @@ def _extreme(own: pd.DataFrame, metric: str, *, falling: bool) -> list[str]:
 def _rank_series(own: pd.DataFrame, sites: Sequence[str], metric: str) -> Iterable[dict[str, Any]]:
     for place, site in enumerate(sites):
         here = own[own["site"] == site]
-        for kind in dict.fromkeys(here["kind"]):
-            part = here[here["kind"] == kind].sort_values("rank")
+        strengths = _strengths(here)
+        for kind, strength in dict.fromkeys(zip(here["kind"], strengths, strict=True)):
+            part = here[(here["kind"] == kind) & (strengths == strength)].sort_values("rank")
+            name = said_site(site) if kind == "Cut" else f"{said_site(site)} ({said_kind(kind)})"
             yield dict(
-                name=said_site(site) if kind == "Cut" else f"{said_site(site)} ({said_kind(kind)})",
+                name=name if strength == 1 else f"{name}, strength {strength:g}",
                 colour=place,
                 control=kind != "Cut",
                 x=[int(rank) for rank in part["rank"]],

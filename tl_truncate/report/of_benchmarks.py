@@ -6,7 +6,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.evals.result import Benchmarks, shown_change
-from tl_truncate.experiments.scoring.drawn import VERDICTS
+from tl_truncate.experiments.scoring.drawn import VERDICTS, towards
 from tl_truncate.markup import details, join, paragraphs, table
 from tl_truncate.report.answer_of_benchmarks import benchmarks_answer, label_of_row
 from tl_truncate.report.charts import points_panel
@@ -89,7 +89,7 @@ def _controls(controls: pd.DataFrame) -> Markup:
             NONE
             if pd.isna(row["difference"])
             else shown(row["difference"], row["low"], row["high"], signed=True),
-            VERDICTS[row["verdict"]],
+            VERDICTS[towards(row["verdict"], row["change"])],
         ]
         for _, row in controls.iterrows()
     ]

@@ -14,7 +14,7 @@ from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.pictures.heat import Cell, heat
 from tl_truncate.report.provenance import provenance
 from tl_truncate.report.sides import UNCUT, Pair, Side, control_of
-from tl_truncate.report.verdicts import NONE, chance, counted, number, q_number, q_text
+from tl_truncate.report.verdicts import NONE, chance, counted, listed, number, q_number, q_text
 from tl_truncate.statistics import Estimate, clear, q_values
 from tl_truncate.surgery.spoken import said_kind
 from tl_truncate.weights.spoken import short_keep
@@ -106,7 +106,7 @@ def pair_answer(pair: Pair, found: list[Difference]) -> Answer:
             f"{prompts}; the largest difference is at {most.setting}, where {less} is {told}, "
             f"{chance(most.q)}"
         )
-    caveats = "".join(f"; {word}" for word in pair.unlike)
+    caveats = "".join(f"; {word}" for word in [*pair.unlike, *_left_out(pair)])
     numbers = (
         _uncut_number(pair.one, pair.metric),
         _uncut_number(pair.other, pair.metric),
@@ -220,9 +220,17 @@ def _words(pair: Pair) -> list[str]:
         else "The prompts are not the same: differences are of means, and their intervals have the "
         "uncertainty of both sides."
     )
+    words += [f"{word[0].upper()}{word[1:]}." for word in _left_out(pair)]
     words += [f"What else differs: {word}." for word in pair.unlike if "prompts" not in word]
     words.append("The largest of many differences is flattered by being picked; q is among all of them.")
     return words
+
+
+def _left_out(pair: Pair) -> list[str]:
+    """That the page is about one of several tasks, where it is."""
+    if not pair.left_out:
+        return []
+    return [f"both runs have also {listed(pair.left_out)}, of which this page says nothing"]
 
 
 def _origins(pair: Pair) -> Markup:

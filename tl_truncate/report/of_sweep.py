@@ -1,8 +1,11 @@
 """The report of a sweep."""
 
+from typing import Any
+
+import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together
+from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together, towards
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import scores_table
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -43,7 +46,7 @@ def sweep_page(result: SweepResult) -> Page:
         groups = _groups(result, tasks)
     sections.append(Section("provenance", "Where this comes from", provenance(result.manifest)))
     title = f"{' and '.join(tasks)}: cutting weights of {result.manifest['model']}"
-    answer = sweep_answer(result, shown, first)
+    answer = sweep_answer(shown, first)
     return Page(title, answer, tuple(sections), groups)
 
 
@@ -109,7 +112,7 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
         rows = [
             [
                 said_site(row["site"]),
-                short_keep(row["keep"]),
+                _kept(row),
                 f"{row['change']:+.3f}",
                 said_kind(row["control"]),
                 f"{row['control_change']:+.3f}",
@@ -117,7 +120,7 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
                 row["draws"],
                 shown(row["difference"], row["low"], row["high"], signed=True),
                 q_text(row["q"]),
-                VERDICTS[row["verdict"]],
+                VERDICTS[towards(row["verdict"], row["change"])],
             ]
             for _, row in own.loc[order[:_BESIDE]].iterrows()
         ]
@@ -128,6 +131,11 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
         )
         parts.append(table([*columns, "verdict"], rows, caption=caption))
     return join(parts)
+
+
+def _kept(row: "pd.Series[Any]") -> str:
+    told = short_keep(row["keep"])
+    return told if row["strength"] == 1 else f"{told}, strength {row['strength']:g}"
 
 
 def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], ...]:

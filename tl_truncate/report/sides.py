@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, column_of
 from tl_truncate.experiments.search.result import SearchResult
+from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.report.answer_of_sweep import first_metric
+from tl_truncate.report.settings import fits_of, setting_names
 from tl_truncate.runs.record import Record, bos_words
 from tl_truncate.statistics import Estimate, estimate_apart, estimate_mean
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.surgery.spoken import said_cut
 
 #: Results of which two have a page together.
 Sided = SweepResult | SearchResult | Scores
@@ -56,6 +57,7 @@ class Pair:
         metrics: that both sides have.
         settings: that both sides have, in the order of the first.
         is_paired: whether both asked the same prompts, in the same order.
+        left_out: further tasks that both have, which the comparison is not about.
     """
 
     one: Side
@@ -64,6 +66,7 @@ class Pair:
     metrics: tuple[str, ...]
     settings: tuple[str, ...]
     is_paired: bool
+    left_out: tuple[str, ...] = ()
 
     @property
     def has_global(self) -> bool:
@@ -95,11 +98,24 @@ class Pair:
                 f"one side is {bos_words(one.prepend_bos)} a BOS, the other "
                 f"{bos_words(other.prepend_bos)}"
             )
+        if around := _around(one, other):
+            told.append(around)
         for name in ("dtype", "weights"):
             values = getattr(one, name), getattr(other, name)
             if values[0] != values[1]:
                 told.append(f"{name}: {values[0]} and {values[1]}")
+        cuts = [(self.one.cuts.get(name), self.other.cuts.get(name)) for name in self.settings]
+        if any(a is not None and b is not None and fits_of(a) != fits_of(b) for a, b in cuts):
+            told.append("what cuts were fitted on is not the same")
         return told
+
+
+def _around(one: Record, other: Record) -> str:
+    """What cuts the uncut models were scored inside, where these differ."""
+    sides = [[SiteCut.from_json(dict(each)) for each in record.cuts] for record in (one, other)]
+    names = setting_names([[*sides[0], *sides[1]]])
+    told = [" and ".join(names[setting_key(cut)] for cut in cuts) or "nothing" for cuts in sides]
+    return "" if told[0] == told[1] else f"cut all along: {told[0]} on one side, {told[1]} on the other"
 
 
 def pair_of(results: Sequence[Sided], names: Sequence[str | None]) -> Pair:
@@ -119,9 +135,11 @@ def pair_of(results: Sequence[Sided], names: Sequence[str | None]) -> Pair:
             f"{kinds[1]}. "
             "Write a report for each."
         )
-    task = _common_task(results)
+    task, *others = _common_tasks(results)
+    told = setting_names([_cuts(result) for result in results])
     one, other = (
-        _side(result, task, name) for result, name in zip(results, _names(results, names), strict=True)
+        _side(result, task, name, told)
+        for result, name in zip(results, _names(results, names), strict=True)
     )
     _require_same_goal(results)
     metrics = _common_metrics(one, other)
@@ -134,7 +152,8 @@ def pair_of(results: Sequence[Sided], names: Sequence[str | None]) -> Pair:
         )
     found = [result.objective for result in results if isinstance(result, SearchResult)]
     metric = found[0] if found else first_metric(metrics)
-    return Pair(one, other, metric, metrics, settings, one.record.task_hash == other.record.task_hash)
+    is_paired = one.record.task_hash == other.record.task_hash
+    return Pair(one, other, metric, metrics, settings, is_paired, tuple(others))
 
 
 def _kind(result: Sided) -> str:
@@ -151,7 +170,7 @@ def _tasks(result: Sided) -> list[str]:
     return list(result.test) if isinstance(result, SearchResult) else [result.record.task]
 
 
-def _common_task(results: Sequence[Sided]) -> str:
+def _common_tasks(results: Sequence[Sided]) -> list[str]:
     one, other = map(_tasks, results)
     common = [task for task in one if task in other]
     if not common:
@@ -161,7 +180,7 @@ def _common_task(results: Sequence[Sided]) -> str:
             "difference. Write a "
             "report for each."
         )
-    return common[0]
+    return common
 
 
 def _require_same_goal(results: Sequence[Sided]) -> None:
@@ -208,9 +227,16 @@ def _record(result: Sided) -> Record:
     return next(iter(result.test.values())).record if isinstance(result, SearchResult) else result.record
 
 
-def _side(result: Sided, task: str, name: str) -> Side:
+def _cuts(result: Sided) -> list[SiteCut]:
+    """The settings of a grid that are no controls."""
+    if not isinstance(result, SweepResult):
+        return []
+    return [setting.cut for setting in result.settings if not is_control(setting.cut)]
+
+
+def _side(result: Sided, task: str, name: str, told: Mapping[str, str]) -> Side:
     if isinstance(result, SweepResult):
-        return _of_sweep(result, task, name)
+        return _of_sweep(result, task, name, told)
     scores = result.test[task] if isinstance(result, SearchResult) else result
     base = scores if scores.baseline is None else scores.baseline
     metrics = [metric for metric in METRICS if metric in scores.frame]
@@ -220,7 +246,7 @@ def _side(result: Sided, task: str, name: str) -> Side:
     return Side(name, base.record, base.frame, {CHOSEN: changes})
 
 
-def _of_sweep(result: SweepResult, task: str, name: str) -> Side:
+def _of_sweep(result: SweepResult, task: str, name: str, names: Mapping[str, str]) -> Side:
     place = [each.name for each in result.tasks].index(task)
     base = result.baselines[task]
     changes, cuts = {}, {}
@@ -229,16 +255,23 @@ def _of_sweep(result: SweepResult, task: str, name: str) -> Side:
             continue
         found = setting.outcomes[place].metrics()
         asked = [metric for metric in result.metrics if metric in found]
-        told = said_cut(setting.cut)
+        told = names[setting_key(setting.cut)]
         changes[told], cuts[told] = found[asked] - base.frame[asked], setting.cut
     beside = result.beside_controls
     controls = {
-        (f"{row['site']} {row['keep']!r}", str(row["control"]), str(row["metric"])): float(
-            row["control_change"]
-        )
+        (
+            _place(row["site"], row["keep"], row["strength"]),
+            str(row["control"]),
+            str(row["metric"]),
+        ): float(row["control_change"])
         for _, row in beside[beside["task"] == task].iterrows()
     }
     return Side(name, base.record, base.frame, changes, cuts, controls)
+
+
+def _place(site: object, keep: object, strength: float) -> str:
+    """What a cut and its controls have in common."""
+    return f"{site} {keep!r} {float(strength)}"
 
 
 def control_of(side: Side, setting: str, metric: str) -> dict[str, float]:
@@ -246,6 +279,6 @@ def control_of(side: Side, setting: str, metric: str) -> dict[str, float]:
     cut = side.cuts.get(setting)
     if cut is None:
         return {}
-    key = f"{cut.site} {cut.label!r}"
+    key = _place(cut.site, cut.label, cut.strength)
     column = column_of(metric)
     return {kind: value for (at, kind, of), value in side.controls.items() if at == key and of == column}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from tl_truncate.experiments.scoring.drawn import towards
 from tl_truncate.experiments.scoring.view import ShownCost
 from tl_truncate.report.page import Number
 from tl_truncate.statistics import clear, shown
@@ -54,17 +55,38 @@ def moves(change: float) -> str:
     return "raises" if change > 0 else "lowers" if change < 0 else "does not move"
 
 
-def beside(verdicts: Mapping[str, str]) -> str:
-    """Whether a cut does more than its controls, by what the verdict on each is.
+def furthest(changes: "pd.Series[Any]", change: float) -> Any:
+    """The label of the control that goes furthest to where a cut goes, up or down.
+
+    Beside a cut that moves nothing it is the one that moves most.
 
     Examples:
-        >>> beside({"RandomSubspace": "more", "NormMatched": "alike"})
+        >>> controls = pd.Series({"RandomSubspace": -0.2, "NormMatched": 0.1})
+        >>> furthest(controls, -0.5), furthest(controls, 0.5), furthest(controls, 0.0)
+        ('RandomSubspace', 'NormMatched', 'RandomSubspace')
+    """
+    values = changes.astype(float)
+    return (values * math.copysign(1, change) if change else values.abs()).idxmax()
+
+
+def beside(verdicts: Mapping[str, str], change: float) -> str:
+    """Whether a cut does more than its controls, by what the verdict on each is.
+
+    Args:
+        verdicts: by the kind of control, whether the cut's change is more than the control's, or less.
+        change: the cut's: of one that falls, less is further.
+
+    Examples:
+        >>> beside({"RandomSubspace": "more", "NormMatched": "alike"}, 0.2)
         'but a norm-matched control may do as much'
-        >>> beside({"RandomSubspace": "more"}), beside({})
-        ('and more than its control (random subspace)', 'with no control scored')
+        >>> beside({"RandomSubspace": "more"}, 0.2), beside({"RandomSubspace": "more"}, -0.2)
+        ('and more than its control (random subspace)', 'but a random subspace control does more')
+        >>> beside({}, 0.2)
+        'with no control scored'
     """
     if not verdicts:
         return "with no control scored"
+    verdicts = {kind: towards(each, change) for kind, each in verdicts.items()}
     words = {
         "less": "but a {} control does more",
         "alike": "but a {} control may do as much",
@@ -99,16 +121,17 @@ def q_number(q: float, among: str, sign: str = "q") -> Number:
     return Number(sign, q_text(q), among)
 
 
-def control_number(rows: pd.DataFrame, value: str = "control_change") -> Number:
-    """The control that comes nearest to the cut: the one that does most.
+def control_number(rows: pd.DataFrame, change: float, value: str = "control_change") -> Number:
+    """The control that goes furthest to where the cut goes.
 
     Args:
         rows: of one cut, one for each kind of control, with control and draws.
+        change: the cut's.
         value: the column of its mean change.
     """
     if rows.empty:
         return NOT_SCORED
-    row = rows.loc[rows[value].idxmax()]
+    row = rows.loc[furthest(rows[value], change)]
     draws = int(row["draws"])
     return Number(
         "its control",

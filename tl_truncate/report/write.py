@@ -121,7 +121,7 @@ def write_report(
         >>> result = tlt.sweep(model, task, sites=["blocks.1.mlp.W_out"], keeps=[0.0, 0.5])
         >>> import tempfile, pathlib
         >>> page = tlt.write_report(result, pathlib.Path(tempfile.mkdtemp()) / "report.html")
-        >>> "blocks.1.mlp.W_out" in page.read_text()
+        >>> "layer 1, W_out" in page.read_text()
         True
     """
     require_extra("report")

@@ -20,7 +20,7 @@ from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.writing import check_new, say_written, write_tables
 from tl_truncate.evals.paired import benchmark
 from tl_truncate.evals.result import Benchmarks, shown_change
-from tl_truncate.experiments.scoring.drawn import VERDICTS
+from tl_truncate.experiments.scoring.drawn import VERDICTS, towards
 from tl_truncate.markup import interval
 from tl_truncate.statistics import Estimate
 
@@ -172,4 +172,5 @@ def _verdict(row: Any) -> str:
     told += f"{row['control_change']:+.3f} with a spread of {row['control_spread']:.3f}"
     nothing = float("nan")
     apart = Estimate(row["difference"], low=row["low"], high=row["high"], se=nothing, n=0)
-    return f"{told}. The cut less one draw: {interval(apart, signed=True)}: {VERDICTS[row['verdict']]}."
+    found = VERDICTS[towards(row["verdict"], row["change"])]
+    return f"{told}. The cut less one draw: {interval(apart, signed=True)}: {found}."

@@ -90,6 +90,24 @@ def verdict(difference: Estimate, q: float) -> str:
     return "more" if difference > 0 else "less"
 
 
+def towards(found: str, change: float) -> str:
+    """A verdict on a signed difference, as one on how far a cut goes in its own direction.
+
+    Of a cut that falls, less is further; one that moves nothing does not do more than what moves.
+
+    Args:
+        found: what `verdict` says.
+        change: the cut's.
+
+    Examples:
+        >>> towards("less", -0.5), towards("more", -0.5), towards("alike", -0.5), towards("more", 0.0)
+        ('more', 'less', 'alike', 'less')
+    """
+    if found not in ("more", "less"):
+        return found
+    return "more" if (change > 0 and found == "more") or (change < 0 and found == "less") else "less"
+
+
 @dataclass(frozen=True, repr=False)
 class DrawnScores:
     """A control's scores under several seeds.

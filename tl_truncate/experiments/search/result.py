@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.drawing import Drawn
-from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores
+from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores, towards
 from tl_truncate.experiments.scoring.drawn import verdict as drawn_verdict
 from tl_truncate.experiments.scoring.estimates import estimate_changes
 from tl_truncate.experiments.scoring.evaluate import Scores
@@ -307,9 +307,8 @@ class SearchResult(Drawn):
             spread = "" if len(drawn.draws) == 1 else f", spread {drawn.spread(self.objective):.3f}"
             draws = f"{len(drawn.draws)} draw{'' if len(drawn.draws) == 1 else 's'}{spread}"
             change = interval(paired(drawn, self.objective), signed=True)
-            told.append(
-                f"{said_kind(kind)}: {change} ({draws}): {VERDICTS[drawn_verdict(found, found.p)]}"
-            )
+            further = towards(drawn_verdict(found, found.p), self.change(task))
+            told.append(f"{said_kind(kind)}: {change} ({draws}): {VERDICTS[further]}")
         if self.null is not None:
             names = " and ".join(map(said_cut, self.null.cuts)) or "nothing"
             told.append(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tl_truncate.experiments.scoring.metrics import Metric
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.weights.spoken import said_keep, said_site
+from tl_truncate.surgery.spoken import said_cut
 
 
 @dataclass(frozen=True, repr=False)
@@ -17,7 +17,7 @@ class Best:
         task: on whose prompts.
         metric: whose change.
         change: paired with the uncut model, with its 95% interval.
-        q: false discovery rate among all cuts of the sweep.
+        q: false discovery rate among the sweep's cuts of its kind.
     """
 
     cut: SiteCut
@@ -28,8 +28,8 @@ class Best:
 
     def __str__(self) -> str:
         return (
-            f"{said_site(self.cut.site)}, {said_keep(self.cut.label)}: change of {self.metric} "
-            f"{self.change} on {self.task}, q {self.q:.2g}. Chosen on these prompts: test it on others."
+            f"{said_cut(self.cut)}: change of {self.metric} {self.change} on {self.task}, "
+            f"q {self.q:.2g}. Chosen on these prompts: test it on others."
         )
 
     def __repr__(self) -> str:

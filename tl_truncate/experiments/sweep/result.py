@@ -255,7 +255,7 @@ class SweepResult(Drawn):
     def shown(self) -> ShownSweep:
         """The result as plain data, for pages."""
         return ShownSweep(
-            frame=self.frame,
+            frame=self._with_strengths,
             beside=self.beside_controls,
             baselines={task: scores.shown for task, scores in self.baselines.items()},
             metrics=tuple(map(column_of, self.metrics)),
@@ -264,6 +264,7 @@ class SweepResult(Drawn):
             asked=len(self.grid),
             done=len(self.settings),
             drawn=sum(map(is_control, self.grid)),
+            controls=tuple({type(cut).__name__ for cut in self.grid if is_control(cut)}),
         )
 
     def __str__(self) -> str:
@@ -283,10 +284,18 @@ class SweepResult(Drawn):
     def __repr__(self) -> str:
         return str(self)
 
+    @property
+    def _with_strengths(self) -> pd.DataFrame:
+        """The frame with each setting's strength, without which two may have one name."""
+        groups = draws_together([setting.cut for setting in self.settings])
+        strengths = [self.settings[group[0]].cut.strength for group in groups]
+        return self.frame.assign(strength=np.tile(np.asarray(strengths, float), len(self.tasks)))
+
     def _extremes(self, task: str) -> str:
         metric = column_of(self.metrics[-1])
         drawn = {type(cut).__name__ for cut in self.grid if is_control(cut)}
-        table = self.frame[(self.frame["task"] == task) & ~self.frame["kind"].isin(drawn)]
+        frame = self._with_strengths
+        table = frame[(frame["task"] == task) & ~frame["kind"].isin(drawn)]
         if table.empty:
             return "  nothing is finished"
         change = table[f"{metric}_change"]
@@ -296,7 +305,7 @@ class SweepResult(Drawn):
             ("fall", change.idxmin(), change.min() < 0),
         ):
             row = table.loc[place]
-            told = said_setting(row["site"], row["keep"], row["kind"])
+            told = said_setting(row["site"], row["keep"], row["kind"], row["strength"])
             change_told = shown_in(row, f"{metric}_change", signed=True)
             lines.append(
                 f"  largest {word} of {metric}: {told}, {change_told}"

@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.colours import scale_end
-from tl_truncate.experiments.scoring.drawn import VERDICTS
+from tl_truncate.experiments.scoring.drawn import VERDICTS, towards
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, answer_names, label_of
 from tl_truncate.experiments.scoring.view import ShownScores, scores_table, setup
@@ -29,7 +29,7 @@ class ShownSweep:
     """A sweep as plain data.
 
     Attributes:
-        frame: as `SweepResult.frame` has it.
+        frame: as `SweepResult.frame` has it, with each setting's strength.
         beside: as `SweepResult.beside_controls` has it.
         baselines: the uncut model's scores by the task's name.
         metrics: their columns in the frame.
@@ -38,6 +38,7 @@ class ShownSweep:
         asked: settings in all.
         done: settings that are scored.
         drawn: of those in all, controls, each draw by itself.
+        controls: the kinds that are such.
     """
 
     frame: pd.DataFrame
@@ -49,11 +50,17 @@ class ShownSweep:
     asked: int
     done: int
     drawn: int = 0
+    controls: tuple[str, ...] = ()
 
     @property
     def has_global(self) -> bool:
         """Whether the prompts of all tasks have global answers."""
         return all(each.has_global for each in self.baselines.values())
+
+    def cuts_of(self, task: str) -> pd.DataFrame:
+        """The rows of a task that are no controls, of whatever kind."""
+        own = self.frame[self.frame["task"] == task]
+        return own[~own["kind"].isin(self.controls)]
 
     @property
     def shown_first(self) -> list[str]:
@@ -115,10 +122,9 @@ def _task_words(result: ShownSweep, task: str) -> list[str]:
     words = [
         f"On {base.record['n_prompts']} prompts of {task} the uncut model gives {_uncut_told(base)}."
     ]
-    table = result.frame[(result.frame["task"] == task)] if result.done else pd.DataFrame()
-    if table.empty:
+    cuts = result.cuts_of(task) if result.done else pd.DataFrame()
+    if cuts.empty:
         return words
-    cuts = table[table["kind"] == "Cut"] if (table["kind"] == "Cut").any() else table
     for metric in result.shown_first:
         change = f"{metric}_change"
         found = int((cuts[f"{change}_q"] < CLEAR).sum())
@@ -158,7 +164,7 @@ def _ends(cuts: pd.DataFrame, change: str) -> str:
 
 def _told(row: pd.Series, change: str) -> str:
     told = shown_in(row, change, signed=True)
-    return f"{told} at {said_setting(row['site'], row['keep'], row['kind'])}"
+    return f"{told} at {said_setting(row['site'], row['keep'], row['kind'], row.get('strength', 1.0))}"
 
 
 def _control_words(result: ShownSweep, task: str) -> str:
@@ -173,13 +179,14 @@ def _control_words(result: ShownSweep, task: str) -> str:
             "what was: controls=['random_subspace', 'norm_matched'] adds them."
         )
     best = beside.loc[beside["change"].idxmax()]
-    same = (beside["site"] == best["site"]) & (beside["keep"].map(kept_text) == kept_text(best["keep"]))
+    same = (beside["site"] == best["site"]) & (beside["strength"] == best["strength"])
+    same &= beside["keep"].map(kept_text) == kept_text(best["keep"])
     told = [f"{said_kind(row['control'])} {control_told(row)}" for _, row in beside[same].iterrows()]
+    setting = said_setting(best["site"], best["keep"], strength=best["strength"])
     return (
         "Controls remove as much of the same matrix, of no particular meaning. Beside the largest rise "
         f"of {label_of(metric, result.has_global).told} among cuts that have some, "
-        f"{best['change']:+.3f} at {said_setting(best['site'], best['keep'])}, "
-        f"they give: {'; '.join(told)}."
+        f"{best['change']:+.3f} at {setting}, they give: {'; '.join(told)}."
     )
 
 
@@ -187,14 +194,20 @@ def control_told(row: Any) -> str:
     """A control's change, its spread over draws, and the verdict, from a row of `beside_controls`."""
     spread = "" if row["draws"] == 1 else f", spread {row['control_spread']:.3f}"
     draws = f"{row['draws']} draw{'' if row['draws'] == 1 else 's'}"
-    return f"{row['control_change']:+.3f} ({draws}{spread}): {VERDICTS[row['verdict']]}"
+    found = VERDICTS[towards(row["verdict"], row["change"])]
+    return f"{row['control_change']:+.3f} ({draws}{spread}): {found}"
 
 
 def heat_frame(frame: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The rows of one task; single heads get a matrix of their own, such as `W_O.5`."""
+    """The rows of one task; single heads get a matrix of their own, such as `W_O.5`, and so do cuts of
+    another strength than 1, where the frame has strengths."""
     chosen = frame[frame["task"] == task].copy()
     heads = chosen["head"].notna()
     chosen.loc[heads, "matrix"] += "." + chosen.loc[heads, "head"].astype(str)
+    if "strength" in chosen:
+        others = chosen["strength"] != 1
+        told = [f", strength {strength:g}" for strength in chosen.loc[others, "strength"]]
+        chosen.loc[others, "matrix"] += pd.Series(told, chosen.index[others], dtype=object)
     return chosen
 
 

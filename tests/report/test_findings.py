@@ -1,0 +1,289 @@
+"""What a page states is what the result says: each statement beside a result made to tell it apart."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import samples
+
+import tl_truncate as tlt
+from tl_truncate.experiments.scoring.answers import Outcome
+from tl_truncate.experiments.scoring.evaluate import score_frame
+from tl_truncate.experiments.search.bound import Bound
+from tl_truncate.experiments.sweep.result import Setting, SweepResult
+from tl_truncate.report.answer_of_training import dynamics_answer
+from tl_truncate.report.charts import heat_chart, rank_chart
+from tl_truncate.report.of_pair import differences, pair_page
+from tl_truncate.report.of_search import search_page
+from tl_truncate.report.of_sweep import sweep_page
+from tl_truncate.report.sides import control_of, pair_of
+from tl_truncate.runs.record import Record
+
+SITE, PROMPTS = "blocks.1.mlp.W_out", 60
+UNCUT = dict(
+    model="made up",
+    model_class="none",
+    n_layers=2,
+    dtype="float32",
+    device="cpu",
+    weights="raw",
+    prepend_bos=False,
+    seed=0,
+    cuts=(),
+    versions={"tl-truncate": "0"},
+)
+
+
+def made_sweep(shifts, metric="p_in_context"):
+    """A sweep whose settings move a metric by what is given, up to a little noise."""
+    rng = np.random.default_rng(0)
+    task = tlt.tasks.ioi(n=PROMPTS, seed=0)
+    before = rng.normal(100, 5, PROMPTS)
+
+    def outcome(shift):
+        noise = rng.normal(0, 1, PROMPTS)
+        moved = 0.3 + shift + 0.01 * noise if metric == "p_in_context" else np.full(PROMPTS, 0.3)
+        ranks = before + shift + 0.5 * noise if metric == "rank" else before
+        return Outcome(tuple(np.log(moved)), (-2.0,) * PROMPTS, tuple(map(float, ranks)))
+
+    record = Record(**UNCUT, task=task.name, task_hash=task.hash, n_prompts=PROMPTS)
+    base = tlt.Scores(score_frame(task, [15] * PROMPTS, outcome(0.0)), record)
+    settings = tuple(Setting(cut, 8, (outcome(shift),)) for cut, shift in shifts)
+    cuts = tuple(cut for cut, _ in shifts)
+    return SweepResult((task,), {task.name: base}, settings, cuts, (metric,), UNCUT)
+
+
+def draws(kind, shift, spread, strength=1.0):
+    """Eight draws of a control of which the mean moves by a shift."""
+    return [
+        (kind(SITE, 0.5, seed, strength=strength), shift + spread * (seed - 3.5)) for seed in range(8)
+    ]
+
+
+def answer_of(result):
+    answer = sweep_page(result).answer
+    return answer.sentence, {each.name: each for each in answer.numbers}
+
+
+class TestAFallBesideItsControls:
+    """Of what falls, the control that falls most is nearest, and less is further."""
+
+    @pytest.fixture(scope="class")
+    def sweep(self):
+        controls = draws(tlt.RandomSubspace, -26.5, 1.0) + draws(tlt.NormMatched, 13.5, 1.0)
+        return made_sweep([(tlt.Cut(SITE, 0.5), -50.0), *controls], "rank")
+
+    def test_the_answer(self, sweep):
+        sentence, numbers = answer_of(sweep)
+        assert "lowers the rank" in sentence
+        assert "and more than its controls (random subspace, norm-matched)" in sentence
+        assert float(numbers["its control"].value) == pytest.approx(-26.5, abs=0.5)
+        assert "random subspace" in numbers["its control"].note
+
+    def test_the_table_and_the_summary(self, sweep):
+        page = sweep_page(sweep)
+        told = " ".join(str(each.before) for each in page.sections)
+        assert "the cut does more" in told
+        assert "the cut does less" not in told
+
+    def test_a_control_that_falls_further(self):
+        shifts = [(tlt.Cut(SITE, 0.5), -10.0), *draws(tlt.RandomSubspace, -30.0, 0.5)]
+        assert "but a random subspace control does more" in answer_of(made_sweep(shifts, "rank"))[0]
+
+
+class TestOneMatrixCutWithTwoStrengths:
+    """A cut and its amplification share site and keep: each has its own name and its own controls."""
+
+    CUT, REVERSED = tlt.Cut(SITE, 0.5), tlt.Cut(SITE, 0.5, strength=-1.0)
+
+    def made(self, *, reverse=False):
+        cuts = [(self.CUT, -0.02), (self.REVERSED, 0.15)]
+        controls = [
+            draws(tlt.RandomSubspace, -0.1, 0.003),
+            draws(tlt.RandomSubspace, 0.148, 0.003, strength=-1.0),
+        ]
+        if reverse:
+            cuts, controls = cuts[::-1], controls[::-1]
+        return made_sweep([*cuts, *controls[0], *controls[1]])
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_the_answer(self, reverse):
+        sentence, numbers = answer_of(self.made(reverse=reverse))
+        assert "Cutting layer 1, W_out, 50% kept, strength -1 raises" in sentence
+        assert "but a random subspace control may do as much" in sentence
+        assert float(numbers["its control"].value) == pytest.approx(0.148, abs=0.003)
+
+    def test_the_texts(self):
+        sweep = self.made()
+        assert str(sweep.best("p_in_context")).startswith("layer 1, W_out, 50% kept, strength -1: ")
+        told = str(sweep)
+        assert "rise of p_in_context: layer 1, W_out, 50% kept, strength -1, +0.1" in told
+        assert "fall of p_in_context: layer 1, W_out, 50% kept, -0.0" in told
+        words = str(sweep_page(sweep).sections[0].before)
+        assert re.search(
+            r"rises most, by \+0\.1\S* \[.*?\] at layer 1, W_out, 50% kept, strength -1", words
+        )
+        assert "50% kept, strength -1, they give: random subspace +0.14" in words
+        assert words.count("random subspace") == 1
+
+    def test_the_charts(self):
+        """Neither hides the other: two cells, two curves."""
+        shown = self.made().shown
+        heat = heat_chart(shown.frame, list(shown.baselines), ["p_in_context"])
+        cells = [panel["cells"] for panel in heat.panels]
+        names = {cell[-1] for each in cells for cell in each}
+        assert all(len({tuple(cell[:2]) for cell in each}) == len(each) for each in cells)
+        assert {"layer 1, W_out, 50% kept", "layer 1, W_out, 50% kept, strength -1"} <= names
+        (ranks,) = rank_chart(shown.frame, shown.baselines, ["p_in_context"]).panels
+        changes = {each["name"]: each["y"] for each in ranks["series"] if not each["control"]}
+        assert set(changes) == {"layer 1, W_out", "layer 1, W_out, strength -1"}
+        assert changes["layer 1, W_out"] < changes["layer 1, W_out, strength -1"]
+
+
+class TestOnePageOfTwoRuns:
+    """Settings are one where nothing tells them apart, and not where their words do not."""
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (tlt.Cut(SITE, tlt.Components((0, 1))), tlt.Cut(SITE, tlt.Components((2, 3)))),
+            (tlt.Cut(SITE, tlt.Without((0, 1))), tlt.Cut(SITE, tlt.Without((2, 3)))),
+            (tlt.Clustered(SITE, groups=2, keep=0.5), tlt.Clustered(SITE, groups=4, keep=0.5)),
+        ],
+        ids=["components", "without", "groups"],
+    )
+    def test_cuts_that_sound_alike(self, one, other):
+        first, second = made_sweep([(one, 0.1)]), made_sweep([(other, 0.2)])
+        with pytest.raises(ValueError, match="must have a setting in common"):
+            pair_of([first, second], [None, None])
+        both = made_sweep([(one, 0.1), (other, 0.2)])
+        more = made_sweep([(one, 0.1), (other, 0.25)])
+        pair = pair_of([both, more], [None, None])
+        assert [pair.one.cuts[name] for name in pair.settings] == [one, other]
+        found = differences(pair, "p_in_context")
+        assert len({each.setting for each in found}) == 2
+        assert [float(each.value) for each in found] == pytest.approx([0, 0.05], abs=0.01)
+        assert pair_of([both, first], [None, None]).settings == pair.settings[:1]
+
+    def test_the_controls_are_those_of_the_strength(self):
+        cuts = [(tlt.Cut(SITE, 0.5), 0.1), (tlt.Cut(SITE, 0.5, strength=-1.0), 0.1)]
+        one, other = (
+            made_sweep(
+                [
+                    *cuts,
+                    *draws(tlt.RandomSubspace, up, 0.001),
+                    *draws(tlt.RandomSubspace, -up, 0.001, strength=-1.0),
+                ]
+            )
+            for up in (0.0, 0.1)
+        )
+        pair = pair_of([one, other], [None, None])
+        for setting, wanted in zip(pair.settings, (0.1, -0.1), strict=True):
+            sides = [control_of(side, setting, "p_in_context") for side in (pair.one, pair.other)]
+            moved = sides[1]["RandomSubspace"] - sides[0]["RandomSubspace"]
+            assert moved == pytest.approx(wanted, abs=0.01)
+
+
+class TestDynamics:
+    """A control is no cut that does most, and stands beside the cut whose control it is."""
+
+    @pytest.fixture(scope="class")
+    def history(self, shared):
+        model = shared("bridge", "gpt2")
+        cuts = {"cut": tlt.Cut(SITE, 0.5), "other": tlt.RandomSubspace(SITE, 0.0)}
+        for seed in range(3):
+            name = "random" if not seed else f"random #{seed + 1}"
+            cuts[name] = tlt.RandomSubspace(SITE, 0.1, seed)
+            cuts[name.replace("random", "norm")] = tlt.NormMatched(SITE, 0.5, seed)
+        task = samples.pairs("Mary", "John", "Paris", "Rome")
+        return tlt.dynamics(lambda step: model, [0], task, cuts, progress=False)
+
+    def test_the_best_is_a_cut(self, history):
+        table = history.frame.set_index("cut")["p_in_context_change"]
+        assert table.drop("uncut").abs().idxmax() != "cut"
+        answer = dynamics_answer(history)
+        assert "; cut " in answer.sentence
+        numbers = {each.name: each for each in answer.numbers}
+        assert float(numbers["change by cut"].value) == pytest.approx(table["cut"], abs=5e-4)
+
+    def test_its_control_is_its_own(self, history):
+        """Neither the control of another amount nor that which moves most."""
+        (control,) = (each for each in dynamics_answer(history).numbers if each.name == "its control")
+        assert control.note == "norm, 3 draws"
+
+    def test_without_controls_of_its_own(self, history):
+        cuts = {name: cut for name, cut in history.manifest["cuts"].items() if "norm" not in name}
+        fewer = dataclasses.replace(
+            history,
+            manifest={**history.manifest, "cuts": {**cuts, "norm": cuts["random"]}},
+        )
+        (control,) = (each for each in dynamics_answer(fewer).numbers if each.name == "its control")
+        assert control.note == "none was scored"
+
+
+def test_nothing_found_within_a_bound(shared):
+    """Cuts that raised the objective and cost too much are no cuts that raised nothing."""
+    model, names = shared("bridge", "gpt2"), ("Mary", "John", "Paris", "Rome")
+    found = tlt.search(
+        model, samples.pairs(*names), keeps=[0.5], splits=1, draws=1, texts=(), progress=False
+    )
+    bound = Bound(limit=1.0, ratio=1.0, refused=3, passages=4, apart=False)
+    nothing = dataclasses.replace(
+        found, cuts=(), test={task: each.baseline for task, each in found.test.items()}, bound=bound
+    )
+    reason = "within the bound on the cost: 3 that did raise the perplexity to more than 1 times"
+    assert reason in str(nothing)
+    assert f"by more than rounding {reason}, so nothing was cut" in search_page(nothing).answer.sentence
+
+
+class TestSeveralKindsOfCuts:
+    """What is best is best among all kinds, for the page as for the result."""
+
+    def test_the_best_is_the_results(self):
+        removed, site = tlt.Ablated("blocks.0.mlp.W_in"), "blocks.0.mlp.W_out"
+        cuts = [(tlt.Cut(site, 0.5), -0.1), (tlt.Cut(site, 0.9), -0.05), (removed, 0.05)]
+        sweep = made_sweep([*cuts, *draws(tlt.RandomSubspace, 0.2, 0.001)])
+        assert sweep.best("p_in_context").cut == removed
+        sentence, numbers = answer_of(sweep)
+        assert "Cutting layer 0, W_in, nothing kept (ablated) raises" in sentence
+        assert numbers["q"].note == "among 1 cut of its kind"
+        words = str(sweep_page(sweep).sections[0].before)
+        assert re.search(r"rises most, by \S+ \[.*?\] at layer 0, W_in, nothing kept \(ablated\)", words)
+        assert "of 3 changes are clear" in words
+
+    def test_a_grid_of_one_kind_has_its_q_among_all(self):
+        sweep = made_sweep([(tlt.Cut(SITE, 0.5), 0.1), (tlt.Cut(SITE, 0.9), 0.05)])
+        assert answer_of(sweep)[1]["q"].note == "among 2 cuts"
+
+
+class TestWhatElseDiffers:
+    def test_cuts_around_one_run(self, shared):
+        """Changes of a model that was cut already are not those of a whole one."""
+        model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+        options = dict(sites=[SITE], keeps=[0.5], progress=False)
+        whole = tlt.sweep(model, task, **options)
+        runs = []
+        for chosen in (tlt.Components((0, 1)), tlt.Components((2, 3))):
+            with tlt.truncated(model, tlt.Cut("blocks.0.mlp.W_in", chosen)):
+                runs.append(tlt.sweep(model, task, **options))
+        told = "cut all along: layer 0, W_in, 2 components kept on one side, nothing on the other"
+        pair = pair_of([runs[0], whole], [None, None])
+        assert told in pair.unlike
+        assert told in pair_page(pair).answer.sentence
+        (apart,) = pair_of(runs, [None, None]).unlike
+        assert apart.count("2 components kept (keep ") == 2
+        assert pair_of([runs[0], runs[0]], [None, None]).unlike == []
+
+    def test_tasks_that_are_left_out(self, shared):
+        model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+        tasks = [task, dataclasses.replace(task, name="others"), dataclasses.replace(task, name="more")]
+        options = dict(sites=[SITE], keeps=[0.5], progress=False)
+        several = tlt.sweep(model, tasks, **options)
+        pair = pair_of([several, several], [None, None])
+        told = "oth runs have also others and more, of which this page says nothing"
+        page = pair_page(pair)
+        assert f"; b{told}." in page.answer.sentence
+        assert f"B{told}." in str(page.sections[0].before)
+        alone = pair_page(pair_of([several, tlt.sweep(model, task, **options)], [None, None]))
+        assert "says nothing" not in alone.answer.sentence
