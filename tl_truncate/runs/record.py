@@ -9,6 +9,7 @@ from typing import Any
 from tl_truncate.runs.codec import LEFT_OUT
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
+from tl_truncate.weights.identity.hooks import hooks_at
 from tl_truncate.weights.identity.provenance import of_model, versions
 
 #: The fields of a record by which two results are of the same function: what is only a name, such as the
@@ -39,12 +40,16 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     # Written only where there is no global answer: folders of other versions do not say.
     has_global: bool = field(default=True, metadata={LEFT_OUT: True})
+    # Hook points that carried hooks of TransformerLens. Written only where there are any, as above.
+    hooks: tuple[str, ...] = field(default=(), metadata={LEFT_OUT: True})
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data for a JSON file."""
         found = asdict(self)
         if self.has_global:
             del found["has_global"]
+        if not self.hooks:
+            del found["hooks"]
         return found
 
     @property
@@ -110,5 +115,6 @@ def _record(
         prepend_bos=prepend_bos,
         seed=seed,
         cuts=tuple(cut.to_json() for cut in cuts),
+        hooks=tuple(hooks_at(model)),
         versions=versions(),
     )

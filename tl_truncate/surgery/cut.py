@@ -127,6 +127,16 @@ class SiteCut(ABC):
             values["keep"] = Keep.from_json(values["keep"])
         return SiteCut._kinds[kind](**values)
 
+    @staticmethod
+    def is_drawn_kind(kind: str) -> bool:
+        """Whether cuts of a kind, as `to_json` names it, draw at random; an unknown one does not.
+
+        Examples:
+            >>> SiteCut.is_drawn_kind("RandomSubspace"), SiteCut.is_drawn_kind("Cut")
+            (True, False)
+        """
+        return kind in SiteCut._kinds and SiteCut._kinds[kind].is_drawn
+
     def __repr__(self) -> str:
         shown = [f"site='{self.site}'"]
         names = [each.name for each in fields(self) if each.name not in ("site", "strength")]

@@ -8,6 +8,7 @@ from architectures import CASES, with_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from luck import examples
+from samples import PAIRS
 
 import tl_truncate as tlt
 from tl_truncate.experiments.scoring.answers import Answer, Batch, Outcome, read_answers
@@ -283,3 +284,20 @@ class TestLogitsThatAreNotFinite:
         assert np.isfinite(scores.frame[["p_in_context", "p_global", "logit_diff"]].to_numpy()).all()
         cost = broken(lambda model: tlt.side_effects(model, self.CUT, list(drinks.prompts)), never)
         assert np.isfinite(cost.frame[["loss", "kl"]].to_numpy()).all()
+
+
+def test_a_baseline_under_other_hooks_is_refused(shared):
+    model = shared("bridge", "neox-parallel")
+    options = dict(prepend_bos=False, progress=False)
+    cut, nothing = tlt.Cut("blocks.1.mlp.W_out", 0.5), lambda value, hook: value * 0
+    plain = tlt.evaluate(model, PAIRS, **options)
+    assert "hooks" not in plain.record.to_json()
+    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", nothing)]):
+        hooked = tlt.evaluate(model, PAIRS, **options)
+        expected = tlt.evaluate(model, PAIRS, cut, **options).change("p_in_context")
+        found = tlt.evaluate(model, PAIRS, cut, baseline=hooked, **options).change("p_in_context")
+        assert float(found) == float(expected)
+        with pytest.raises(ValueError, match=r"hooks at none, now there are hooks at blocks.0"):
+            tlt.evaluate(model, PAIRS, cut, baseline=plain, **options)
+    with pytest.raises(ValueError, match=r"hooks at blocks.0.*now there are hooks at none"):
+        tlt.evaluate(model, PAIRS, cut, baseline=hooked, **options)

@@ -203,6 +203,28 @@ def test_draws_of_a_control_share_a_row():
     assert row["p_global_change_low"] < row["p_global_change"] < row["p_global_change_high"]
 
 
+@pytest.mark.parametrize(
+    "second",
+    [
+        tlt.Cut("blocks.2.mlp.W_in", 4),
+        tlt.RandomSubspace("blocks.1.mlp.W_in", 5, 1),
+        tlt.RandomSubspace("blocks.1.mlp.W_in", 4, 1, strength=0.5),
+        tlt.RandomSubspace("blocks.1.mlp.W_in", 4, 0),
+    ],
+    ids=["another cut", "another keep", "another strength", "the same seed"],
+)
+def test_a_name_alone_does_not_make_a_draw(second, tmp_path):
+    cuts = {"own": tlt.RandomSubspace("blocks.1.mlp.W_in", 4, 0), "own #2": second}
+    made = tlt.dynamics(load, [0], PAIRS, cuts, run_dir=tmp_path, **OPTIONS)
+    for history in (made, tlt.Dynamics.load(tmp_path)):
+        assert history.names == ("uncut", "own", "own #2")
+        rows = history.frame.set_index("cut")
+        for name, cut in cuts.items():
+            expected = tlt.evaluate(load(0), PAIRS, cut, **OPTIONS).change("p_global")
+            assert rows.loc[name, "draws"] == 1
+            assert rows.loc[name, "p_global_change"] == pytest.approx(float(expected), abs=1e-6)
+
+
 def test_q_is_among_all_steps():
     history = tlt.dynamics(load, [0, 1, 2], PAIRS, {"cut": tlt.Cut("blocks.1.mlp.W_in", 4)}, **OPTIONS)
     cuts = history.frame[history.frame["cut"] == "cut"]

@@ -154,6 +154,19 @@ def test_figures(history):
         plots.sweep_over_training(history, task="pairs", metric="rank")
 
 
+def test_a_figure_draws_no_two_settings_as_one(tmp_path):
+    cuts = [tlt.Cut(SITES[0], 0.3), tlt.Cut(SITES[0], 0.3, strength=-1.0)]
+    grid = tlt.Grid(cuts=cuts)
+    history = tlt.dynamics(load, [0, 1], PAIRS, grid=grid, run_dir=tmp_path, **OPTIONS)
+    said = r"2 that it would draw as one: .*, Cut\(.*strength=-1.0\). Sweep them apart"
+    for draw in (plots.sweep_over_training, plots.settings_over_training):
+        with pytest.raises(ValueError, match=said):
+            draw(history)
+    for draw in (plots.heatmap, plots.ranks):
+        with pytest.raises(ValueError, match=said):
+            draw(history.sweep(1))
+
+
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="grid must come with run_dir"):
         tlt.dynamics(load, [0], PAIRS, grid=GRID, **OPTIONS)

@@ -23,7 +23,6 @@ from tl_truncate.statistics import (
     Columns,
     Estimate,
 )
-from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import SiteCut
 
 Array = NDArray[np.float64]
@@ -39,12 +38,29 @@ def draws_together(cuts: Sequence[SiteCut]) -> list[list[int]]:
     """
     found: dict[str, list[int]] = {}
     for place, cut in enumerate(cuts):
-        # A seed of what is no draw, such as of its groups, tells two settings apart.
-        data = {
-            name: value for name, value in cut.to_json().items() if name != "seed" or not is_control(cut)
-        }
+        data = _without_draw(cut.to_json())
         found.setdefault(json.dumps(data, sort_keys=True), []).append(place)
     return list(found.values())
+
+
+def are_draws(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> bool:
+    """Whether two lists of cuts, as plain data, are one control under two seeds.
+
+    Examples:
+        >>> first, second = (tlt.RandomSubspace("blocks.0.mlp.W_in", 8, seed) for seed in (0, 1))
+        >>> are_draws([first.to_json()], [second.to_json()])
+        True
+        >>> are_draws([first.to_json()], [tlt.Cut("blocks.0.mlp.W_in", 8).to_json()])
+        False
+    """
+    alike = list(map(_without_draw, one)) == list(map(_without_draw, other))
+    return alike and list(one) != list(other)
+
+
+def _without_draw(data: dict[str, Any]) -> dict[str, Any]:
+    # A seed of what is no draw, such as of its groups, tells two settings apart.
+    drawn = SiteCut.is_drawn_kind(data["kind"])
+    return {name: value for name, value in data.items() if name != "seed" or not drawn}
 
 
 def table_columns(metric: Metric, values: Array, groups: Groups, *, changes: bool = False) -> Columns:

@@ -313,7 +313,7 @@ def check_baseline(baseline: Any, wanted: Record) -> None:
 
     Raises:
         TypeError: if it is no Scores.
-        ValueError: if it has cuts of its own, or is of other prompts or weights.
+        ValueError: if it has cuts of its own, or is of other prompts, weights or hooks.
     """
     if baseline is None:
         return
@@ -329,6 +329,13 @@ def check_baseline(baseline: Any, wanted: Record) -> None:
             "The baseline must be of the same prompts and BOS, got scores of task "
             f"{found.task_hash} (BOS {found.prepend_bos}) for task {wanted.task_hash} (BOS "
             f"{wanted.prepend_bos})."
+        )
+    if found.hooks != wanted.hooks:
+        then, now = (", ".join(each.hooks) or "none" for each in (found, wanted))
+        raise ValueError(
+            "The baseline must be of the model under the same hooks, got scores with hooks at "
+            f"{then}, now there are hooks at {now}. Leave it away to score it anew, or call "
+            "model.reset_hooks() if they are not wanted."
         )
     other = [name for name in OF_THE_WEIGHTS if getattr(found, name) != getattr(wanted, name)]
     if other:

@@ -207,7 +207,7 @@ def side_effects(
         seed=seed,
     )
     facts = {TOKENS: rows_hash(rows), HOOKS: hooks_at(model), "max_tokens": max_tokens, "rows": fits}
-    manifest = make_manifest(SIDE_EFFECTS.run.name, **plain(record), **facts)
+    manifest = make_manifest(SIDE_EFFECTS.run.name, **plain(record) | facts)
 
     def work(folder: Path | None) -> SideEffects:
         found: dict[int, dict[str, Any]] = {}

@@ -123,8 +123,7 @@ def attribute(
     own = list(linears) if part is None else _share(linears, part)
     manifest = make_manifest(
         ATTRIBUTE.run.name,
-        **plain(record),
-        **{TOKENS: encoded.hash, HOOKS: hooks_at(model)},
+        **plain(record) | {TOKENS: encoded.hash, HOOKS: hooks_at(model)},
         metric=chosen_metric,
         sites=list(map(str, linears)),
         rows=rows,

@@ -1,6 +1,6 @@
 """One task over training: a table with intervals, paired with each step's uncut model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tl_truncate.experiments.scoring.drawn import spreads, table_columns
+from tl_truncate.experiments.scoring.drawn import are_draws, spreads, table_columns
 from tl_truncate.experiments.scoring.estimates import estimate_values
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import Metric, metrics_of
@@ -36,6 +36,7 @@ class History:
         parts: by step, what the parts of MLP outputs add to the answers; empty if they were not asked.
         swept: by step, where the run folders of its sweeps lie, one for each group of tasks that had a
             grid; empty if none was asked.
+        made: by their name, the cuts as plain data.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class History:
     missing: tuple[int, ...]
     parts: Mapping[int, PartAttribution] = field(default_factory=dict)
     swept: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    made: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict, kw_only=True)
     resamples: int = field(default=2000, kw_only=True)
 
     @property
@@ -58,9 +60,13 @@ class History:
         found = {UNCUT: [UNCUT]}
         for name in self.cuts:
             first, sign, number = name.rpartition(" #")
-            of_another = sign and number.isdigit() and first in found
+            # A name alone does not make a draw: two cuts may be called so.
+            of_another = sign and number.isdigit() and first in found and self._are_draws(first, name)
             found.setdefault(first if of_another else name, []).append(name)
         return found
+
+    def _are_draws(self, first: str, name: str) -> bool:
+        return are_draws(self.made.get(first, ()), self.made.get(name, ()))
 
     def names_at(self, step: int) -> list[str]:
         """The names that there are scores of at a checkpoint."""

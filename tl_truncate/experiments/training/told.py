@@ -48,7 +48,15 @@ def dynamics_fields(
         missing = tuple(step for step in asked if not wanted <= there[step])
         resamples = manifest.get("resamples", 2000)
         histories[name] = History(
-            read(Task, task), readings, asked, cuts, missing, parts, swept, resamples=resamples
+            read(Task, task),
+            readings,
+            asked,
+            cuts,
+            missing,
+            parts,
+            swept,
+            made=manifest["cuts"],
+            resamples=resamples,
         )
     lacking = {step for history in histories.values() for step in history.missing}
     failed = {line["step"]: line[FAILED] for line in lines if FAILED in line}

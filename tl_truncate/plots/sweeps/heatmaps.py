@@ -9,9 +9,11 @@ import pandas as pd
 from tl_truncate.colours import ORIGIN, scale_end
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
+from tl_truncate.plots.shared.apart import require_apart
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import QUIET, changes_map, sheet
 from tl_truncate.statistics import clear
+from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.weights.spoken import short_keep
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ def sweep_table(
     """The rows of one task and kind, all heads jointly.
 
     Raises:
-        ValueError: if there are none, or a metric is missing.
+        ValueError: if there are none, a metric is missing, or two settings would share a place.
     """
     table = result.frame
     names = list(dict.fromkeys(table["task"]))
@@ -113,7 +115,12 @@ def sweep_table(
     chosen = table[(table["task"] == name) & (table["kind"] == kind) & table["head"].isna()]
     if chosen.empty:
         raise ValueError("The sweep must have whole matrices among its sites, got single heads alone.")
+    require_apart([cut for cut in _scored(result) if type(cut).__name__ == kind], short_keep)
     return chosen
+
+
+def _scored(result: SweepResult) -> list[SiteCut]:
+    return [setting.cut for setting in result.settings if setting.cut.site.head is None]
 
 
 def _panel(

@@ -8,6 +8,7 @@ import pandas as pd
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import Metric, label_of
 from tl_truncate.experiments.training.result import Dynamics
+from tl_truncate.plots.shared.apart import require_apart
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import changes_map, sheet
 from tl_truncate.statistics import clear
@@ -122,14 +123,19 @@ def _table(history: Dynamics, task: str | None, metric: str) -> pd.DataFrame:
     """The rows of one task, with names of settings.
 
     Raises:
-        ValueError: if there are none, or the metric is not among the columns.
+        ValueError: if there are none, the metric is not among the columns, or two settings would share a
+            place.
     """
-    table = (history if task is None else history.of(task)).sweep_frame
+    chosen = history if task is None else history.of(task)
+    table = chosen.sweep_frame
     tasks = list(dict.fromkeys(table["task"]))
     if len(tasks) > 1:
         raise ValueError(f"The task must be one of {', '.join(tasks)}, got {task!r}.")
     if f"{metric}_change" not in table:
         raise ValueError(f"The grid must have been asked for {metric!r}, got other metrics.")
+    for step in chosen.histories[tasks[0]].swept:
+        settings = chosen.sweep(step, task=tasks[0]).settings
+        require_apart([setting.cut for setting in settings], kept_text)
     controls = np.where(table["kind"] == "Cut", "", " (" + table["kind"] + ")")
     table["kept"] = table["keep"].map(kept_text) + controls
     table["setting"] = table["site"].map(short_site) + ", " + table["kept"]
