@@ -269,6 +269,35 @@ def test_a_module_that_is_replaced_is_followed(fresh):
     same(answer, after, direct(model))
 
 
+@pytest.mark.parametrize("what", ["a closure", "a setting", "another hook"])
+def test_what_no_counter_sees_is_followed_where_a_drag_rests(fresh, what):
+    model = fresh()
+    factor = [1.0]
+
+    def hook(module, args, output):
+        value = output[0] if isinstance(output, tuple) else output
+        return (factor[0] * value, *output[1:]) if isinstance(output, tuple) else factor[0] * value
+
+    handle = model.blocks[0].register_forward_hook(hook)
+    page = Page(model)
+    page.prompt()
+    cut = of("blocks.2.mlp.W_out", 0.25)
+    page.cut(cut)
+    if what == "a closure":
+        factor[0] = 3.0
+    elif what == "a setting":
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = 0.5
+    else:
+        handle.remove()
+        model.blocks[0].register_forward_hook(lambda module, args, output: _twice(output))
+    answer = page.cut(cut, control=True)
+    with tlt.truncated(model, tlt.Cut("blocks.2.mlp.W_out", 0.25)):
+        after = direct(model)
+    same(answer, after, direct(model))
+
+
 def _twice(output):
     return (2 * output[0], *output[1:]) if isinstance(output, tuple) else 2 * output
 

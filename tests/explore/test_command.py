@@ -52,8 +52,8 @@ def test_it_serves_until_ctrl_c(folder):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--prompt", "Mary", "--task", "ioi"], "got both"),
-        (["--task", "nothing"], "--task must be one of"),
+        (["--model", "demo", "--prompt", "Mary", "--task", "ioi"], "got both"),
+        (["--model", "demo", "--task", "nothing"], "--task must be one of"),
         (["--model", "no/such-folder-here", "--no-browser"], "no/such-folder-here"),
     ],
 )
@@ -64,11 +64,11 @@ def test_what_cannot_be(arguments, said):
 
 
 def test_a_port_that_is_none():
-    assert CliRunner().invoke(app, ["explore", "--port", "70000"]).exit_code == 2
+    assert CliRunner().invoke(app, ["explore", "--model", "demo", "--port", "70000"]).exit_code == 2
 
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(checks.EXTRAS, "explore", ("no_such_package",))
-    result = CliRunner().invoke(app, ["explore"])
+    result = CliRunner().invoke(app, ["explore", "--model", "demo"])
     assert result.exit_code == 2
     assert "pip install '.[explore]'" in result.stderr

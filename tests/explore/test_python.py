@@ -59,9 +59,20 @@ def test_the_name_by_which_it_was_loaded(shared):
     from tl_truncate.explore.desk import Visitor
     from tl_truncate.explore.show import exploration
 
-    found = exploration(shared("bridge", "gpt2"), loaded="demo")
+    found = exploration(shared("bridge", "gpt2"), loaded="'demo', checkpoint=64")
     visitor = Visitor(lambda message: None)
     next(found.answer(visitor, read({"kind": "prompt", "id": 1, "text": "Mary gave"})))
     (answer,) = found.answer(visitor, read({"kind": "python", "id": 2, "cuts": []}))
-    assert "model = tlt.load_model('demo')" in answer["text"]
+    assert "model = tlt.load_model('demo', checkpoint=64)" in answer["text"]
     assert tlt.__name__ in answer["text"]
+
+
+@pytest.mark.parametrize("step", [64, None])
+def test_the_command_says_which_checkpoint(step):
+    from tl_truncate.cli.shared.model import ModelOptions
+
+    options = ModelOptions(model="nano-pythia", checkpoint=step)
+    model = eval(f"tlt.load_model({options.as_code()})", {"tlt": tlt})
+    wanted = options.load()
+    for one, other in zip(model.parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -40,7 +40,7 @@ class Exploration:
         sites: on the map.
         prompts: to begin with.
         tasks: by name.
-        loaded: the name by which `load_model` finds the model, if it was loaded so.
+        loaded: the arguments of `load_model` that give the model, as code, if it was loaded so.
     """
 
     model: Any
@@ -111,7 +111,8 @@ class Exploration:
         prepared: Prepared | None = visitor.memory.get("prepared")
         if prepared is None:
             raise Unreadable("A prompt must be read before a cut, but none was.", field="text")
-        if not prepared.state.holds(self.model, thoroughly=thoroughly):
+        same = prepared.state.holds(self.model, thoroughly=thoroughly)
+        if not same or (thoroughly and not prepared.passes.still()):
             prepared = visitor.memory["prepared"] = prepare(self.model, prepared.asked)
         return prepared
 

@@ -18,12 +18,12 @@ def as_python(
         model: that is explored.
         prepared: the prompt.
         chosen: the cuts.
-        loaded: the name by which `load_model` finds the model; it is called `model` otherwise.
+        loaded: the arguments of `load_model` that give the model, as code; without them it is `model`.
     """
     imports, tokens = _tokens(model, prepared)
     head = [*imports, "import tl_truncate as tlt", ""]
     if loaded is not None:
-        head.append(f"model = tlt.load_model({loaded!r})")
+        head.append(f"model = tlt.load_model({loaded})")
     lines = [
         f"cuts = {_listed([as_code(each.cut(model)) for each in chosen])}",
         "with tlt.truncated(model, *cuts):",

@@ -56,8 +56,9 @@ class Passes:
         self._replayer = Replayer(model)
         self._passed: Passed | None = None
         self._entering: list[Tensor] = []
+        self._told: Tensor | None
         self.reason = reason_against(model)
-        found = None
+        found, self._told = None, None
         if self.reason is None:
             with watch_hooks(model) as acting:
                 found = self._climb()
@@ -66,6 +67,13 @@ class Passes:
             self._passed, self._entering = None, []
             found = self._whole(())
         self.uncut = found
+        if self._told is None or self._passed is None:
+            self._told = found.logits
+
+    def still(self) -> bool:
+        """Whether a whole pass says what it said, whatever a hook or a module goes by."""
+        assert self._told is not None
+        return torch.equal(self._whole(()).logits, self._told)
 
     def cut(self, cuts: Sequence[SiteCut]) -> Ends:
         """The pass under some cuts.
@@ -92,6 +100,7 @@ class Passes:
     def _climb(self) -> Ends | None:
         """The uncut pass block by block; None if that is not the model's own pass."""
         seen = record(self._model, self._tokens, 1)
+        self._told = None if seen is None else seen.logits[0, -1]
         if seen is None or not self._replayer.accepts(seen):
             return None
         for _ in range(2):

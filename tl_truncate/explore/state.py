@@ -73,5 +73,8 @@ def _quick(model: Any, modules: tuple[dict[str, Any], ...]) -> tuple[Any, ...]:
         for name in _HOOKS:
             hooks = own.get(name)
             if hooks:
-                seen.append((name, *map(id, hooks.values() if isinstance(hooks, dict) else hooks)))
+                # Keys are never given twice, as the address of a hook that is gone may be.
+                keys = hooks.keys() if isinstance(hooks, dict) else ()
+                each = hooks.values() if isinstance(hooks, dict) else hooks
+                seen.append((name, *keys, *map(id, each)))
     return tuple(seen)

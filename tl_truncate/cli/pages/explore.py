@@ -49,7 +49,7 @@ def explore_command(
         check_task_name(task)
     model = source.load()
     prompts = prompt if task is None else make_task(task, _TASK_PROMPTS, 0, model)
-    found = exploration(model, prompts or None, loaded=source.model)
+    found = exploration(model, prompts or None, loaded=source.as_code())
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(found, port, browser))
     console.print("Ended.")

@@ -103,6 +103,19 @@ class ModelOptions(LoadOptions):
         """The model."""
         return self.load_step(self.model, self.checkpoint)
 
+    def as_code(self) -> str:
+        """The arguments of `load_model` that give the same model, as code.
+
+        Examples:
+            >>> ModelOptions(model="nano-pythia", checkpoint=64).as_code()
+            "'nano-pythia', checkpoint=64"
+        """
+        usual = ModelOptions(model=self.model)  # of which each is the library's own
+        names = ("checkpoint", "backend", "dtype", "device")
+        given = {name: getattr(self, name) for name in names}
+        told = [f"{name}={value!r}" for name, value in given.items() if value != getattr(usual, name)]
+        return ", ".join([repr(self.model), *told])
+
     def on_a_worker(self, *, gpus: float) -> "ModelOptions":
         """As a worker loads it, which may be at work in another folder."""
         return replace(super().on_a_worker(gpus=gpus), model=placed(self.model))

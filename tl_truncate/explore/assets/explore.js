@@ -547,7 +547,7 @@ export function render({ transport, el, state }) {
     if (!world) return;
     moves += 1;
     stale(true);
-    if (outcome.querySelector(".tlx-code")) outcome.replaceChildren(); // it is of another cut
+    outcome.replaceChildren(); // it is of another cut
     want(false, at);
     clearTimeout(resting);
     resting = setTimeout(() => { remember(); want(true, at); }, REST);
@@ -691,12 +691,15 @@ export function render({ transport, el, state }) {
     running(true);
     progress.removeAttribute("value");
     outcome.replaceChildren();
-    const asked = evaluating = {};
+    const asked = evaluating = {}, move = moves;
     ask({ kind: "evaluate", task: now.task, n: now.n, cuts: all() }, (answer) => {
       if (asked !== evaluating) return;
       if (answer.kind === "progress") { Object.assign(progress, { max: answer.of, value: answer.done }); return; }
       running(false);
-      if (answer.kind === "evaluated") outcome.replaceChildren(evaluationTable(answer));
+      if (answer.kind !== "evaluated") return;
+      const told = make("p", { class: "tlx-caption", role: "status" });
+      told.textContent = "The cut was changed meanwhile: evaluate it again.";
+      outcome.replaceChildren(move === moves ? evaluationTable(answer) : told);
     });
   });
   function running(is) {
