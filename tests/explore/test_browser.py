@@ -364,6 +364,8 @@ class TestTakenElsewhere:
         assert figure(cells[1]) == pytest.approx(float(cut.p_in_context), abs=6e-4)
         change = figure(cells[2].split(" ")[0])
         assert change == pytest.approx(float(cut.p_in_context) - float(uncut.p_in_context), abs=1e-3)
+        slide(page, 0.5)
+        assert page.locator(".tlx table").count() == 0  # it was of another cut
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
