@@ -320,6 +320,7 @@ class TestTheMap:
     def test_says_what_the_screen_says(self, visit, model):
         page = visit()
         page.locator(".tlx-legend", has_text="predicted change").wait_for()
+        page.locator(f"[data-site='{SITE}'][aria-label*=':']").wait_for()  # they come block by block
         label = page.locator(f"[data-site='{SITE}']").get_attribute("aria-label")
         assert re.fullmatch(r"layer 1, W_out: [+−]?\d.*", label)
 
