@@ -112,7 +112,7 @@ def test_a_replay_that_differs_is_refused(shared, monkeypatch):
     model = shared("bridge", "neox-parallel")
     tokens = torch.randint(3, VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
     seen = record(model, tokens, 1)
-    monkeypatch.setattr(Replayer, "_unembed", lambda self, resid: resid @ model.W_U)
+    monkeypatch.setattr(Replayer, "read", lambda self, resid: resid @ model.W_U)
     assert not accepts(Replayer(model), seen)
 
 

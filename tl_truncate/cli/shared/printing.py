@@ -61,14 +61,14 @@ def as_json(data: Any) -> str:
           ]
         }
     """
-    return json.dumps(_finite(data), indent=2, allow_nan=False)
+    return json.dumps(finite(data), indent=2, allow_nan=False)
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
     """Plain data without what JSON has no word for."""
     if isinstance(data, dict):
-        return {name: _finite(value) for name, value in data.items()}
+        return {name: finite(value) for name, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     plain = data.item() if hasattr(data, "item") else data
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain

@@ -8,6 +8,7 @@ import pandas as pd
 
 from tl_truncate.checks import require_extra
 from tl_truncate.cli.shared.app import console, say
+from tl_truncate.cli.shared.printing import finite
 from tl_truncate.runs.files import write_json, write_table
 from tl_truncate.runs.saved import Saved
 from tl_truncate.runs.shards import Shard
@@ -52,7 +53,7 @@ def write_tables(
         write_table(out / f"{name}.csv", table)
     names = [f"{name}.csv" for name in tables]
     if record is not None:
-        write_json(out / "record.json", record)
+        write_json(out / "record.json", finite(record))
         names.append("record.json")
     return names if result is None else [*names, result.save_into(out).name]
 
