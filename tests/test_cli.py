@@ -230,8 +230,8 @@ def test_the_demo_writes_a_table_a_record_and_a_picture(tmp_path, monkeypatch, d
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "blocks.2.mlp.W_out" in page
-    assert "RandomSubspace" in page
+    assert "layer 2, W_out" in page
+    assert "random subspace" in page
 
 
 def test_the_demo_asks_for_its_packages_before_it_works(tmp_path, monkeypatch):

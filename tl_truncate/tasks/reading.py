@@ -56,7 +56,8 @@ def _read(
     if task.scoring == "token" and len(rest) != 1:
         return (
             f"An answer of {task.name!r} must be one token, got {answer!r} with {len(rest)} tokens at "
-            f"{index}. Choose another, or make the Task with scoring='sequence'."
+            f"{index}. Pass tokenizer=model.tokenizer where the task is made, or make it with "
+            "scoring='sequence'."
         )
     if has_unknown(rest, tokenizer):
         return (
