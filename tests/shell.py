@@ -33,6 +33,7 @@ BEFORE = {
 #: Arguments that make a benchmark small: enough that it prints a row.
 #: Ray has tests of its own and takes longer to start than all of these.
 SCRIPTS = {
+    "explore.py": "--help",  # drives a browser through the demo model for minutes
     "few_shot.py": "--threads 1 --models neox --shared 4 --layers 1 --keeps 0.1 --prompts 2 --plain 2 --tasks",
     "hero.py": "--model nano-pythia --site blocks.3.mlp.W_in --n 8 --draws 2 --out hero.png",
     "memory.py": "--shapes 14m --works evaluate --prompts 4 --length 8 --times 1",
