@@ -4,29 +4,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from tl_truncate import tasks as generators
+from tl_truncate.tasks.by_name import GENERATED
 from tl_truncate.tasks.task import Task
 
 #: A task of so many prompts.
 TaskMaker = Callable[[int], Task]
-
-_GENERATED: dict[str, Callable[..., Task]] = {
-    "ioi": generators.ioi,
-    "facts": generators.factual_recall,
-    "in_context_override": generators.in_context_override,
-    "reversal": generators.reversal,
-    "implied_fact": generators.implied_fact,
-    "table_lookup": generators.table_lookup,
-    "deduction": generators.deduction,
-    "phrase_composition": generators.phrase_composition,
-}
 
 
 def makers(model: Any, own: Mapping[str, Task] | None = None) -> dict[str, TaskMaker]:
     """The tasks for a model: a user's own first, and those that can be made for its tokenizer."""
     found: dict[str, TaskMaker] = {name: partial(_first, task) for name, task in (own or {}).items()}
     if getattr(model, "tokenizer", None) is not None:
-        for name, generate in _GENERATED.items():
+        for name, generate in GENERATED.items():
             found.setdefault(name, partial(_generated, generate, model.tokenizer))
     return found
 

@@ -8,20 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_OWN = __name__.split(".")[0] + "."
+#: Whose hooks are not looked at: this package's, and TransformerLens' at its hook points.
+_KNOWN = (__name__.split(".")[0] + ".", "transformer_lens.hook_points")
 
 
 class Acting:
-    """Whether a hook that is not this package's has changed anything so far.
+    """Which modules have a hook, not this package's, that has changed anything so far.
 
     A hook that counts or keeps what it sees may see a batch in parts and in copies. One that changes
     what passes may go by absolute positions, or by the batch, and would change something else there.
+
+    Attributes:
+        places: the modules' names.
     """
 
     def __init__(self) -> None:
-        self.now = False
+        self.places: set[str] = set()
 
-    def watched(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    @property
+    def now(self) -> bool:
+        """Whether there is one."""
+        return bool(self.places)
+
+    def watched(self, place: str, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a hook, and sees whether it hands on something else or writes into what it was given."""
         given = list(_tensors(args))
         before = [_version(each) for each in given]
@@ -31,7 +40,8 @@ class Acting:
         written = any(
             old is None or _version(each) != old for each, old in zip(given, before, strict=True)
         )
-        self.now = self.now or not same or written
+        if written or not same:
+            self.places.add(place)
         return left
 
 
@@ -51,13 +61,12 @@ def watch_hooks(model: nn.Module) -> Iterator[Acting]:
     """
     acting = Acting()
     changed: list[tuple[dict[int, Any], int, Any]] = []
-    for module in model.modules():
+    for name, module in model.named_modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in hooks.items():
-                if not _is_own(hook):
+                if not _is_known(hook):
                     changed.append((hooks, key, hook))
-    for hooks, key, hook in changed:
-        hooks[key] = partial(acting.watched, hook)
+                    hooks[key] = partial(acting.watched, name, hook)
     try:
         yield acting
     finally:
@@ -67,11 +76,13 @@ def watch_hooks(model: nn.Module) -> Iterator[Acting]:
                 hooks[key] = hook
 
 
-def _is_own(hook: Any) -> bool:
+def _is_known(hook: Any) -> bool:
     while isinstance(hook, partial):
-        hook = hook.func
+        # What another watch calls is looked at, and not that watch.
+        watched = isinstance(getattr(hook.func, "__self__", None), Acting)
+        hook = hook.args[-1] if watched else hook.func
     module = getattr(hook, "__module__", None) or type(hook).__module__
-    return str(module).startswith(_OWN)
+    return str(module).startswith(_KNOWN)
 
 
 def _version(tensor: Tensor) -> int | None:

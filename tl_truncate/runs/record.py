@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tl_truncate.runs.codec import LEFT_OUT
@@ -42,14 +42,15 @@ class Record:
     has_global: bool = field(default=True, metadata={LEFT_OUT: True})
     # Hook points that carried hooks of TransformerLens. Written only where there are any, as above.
     hooks: tuple[str, ...] = field(default=(), metadata={LEFT_OUT: True})
+    # Modules on which a hook of PyTorch's changed what passed; likewise.
+    acting: tuple[str, ...] = field(default=(), metadata={LEFT_OUT: True})
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data for a JSON file."""
         found = asdict(self)
-        if self.has_global:
-            del found["has_global"]
-        if not self.hooks:
-            del found["hooks"]
+        for each in fields(self):
+            if each.metadata.get(LEFT_OUT) and getattr(self, each.name) == each.default:
+                del found[each.name]
         return found
 
     @property

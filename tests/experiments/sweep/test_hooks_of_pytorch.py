@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tl_truncate as tlt
+from tl_truncate.replay.acting import watch_hooks
 
 OPTIONS = dict(prepend_bos=False, progress=False)
 SITES = ["blocks.0.mlp.W_out", "blocks.1.mlp.W_in", "blocks.2.attn.W_O"]
@@ -168,3 +169,77 @@ def test_hooks_are_left_as_they_were(model):
     assert list(model.blocks[1].mlp._forward_hooks.values()) == [hook]
     handle.remove()
     assert not model.blocks[1].mlp._forward_hooks
+
+
+def doubled(module, args, output):
+    return handed_on(output, 2 * bare(output))
+
+
+def looks(module, args, output):
+    return None
+
+
+def is_the_mlp(place):
+    """A Bridge has it by two names."""
+    return place in ("blocks.1.mlp", "blocks.1._original_component.mlp")
+
+
+@pytest.mark.parametrize("before", [None, looks, doubled])
+@pytest.mark.parametrize("after", [None, looks, doubled])
+@pytest.mark.parametrize("cuts", [(), tlt.Cut(SITES[1], 0.3)])
+def test_a_baseline_under_another_hook_is_refused(model, before, after, cuts):
+    """Whatever only looks is no other model."""
+    handle = before and model.blocks[1].mlp.register_forward_hook(before)
+    baseline = tlt.evaluate(model, LONG, **OPTIONS)
+    assert list(map(is_the_mlp, baseline.record.acting)) == [True] * (before is doubled)
+    if handle:
+        handle.remove()
+    if after:
+        model.blocks[1].mlp.register_forward_hook(after)
+    if (before is doubled) != (after is doubled):
+        with pytest.raises(ValueError, match=r"under the same hooks, got scores with hooks that change"):
+            tlt.evaluate(model, LONG, cuts, baseline=baseline, **OPTIONS)
+        return
+    given = tlt.evaluate(model, LONG, cuts, baseline=baseline, **OPTIONS)
+    if cuts:
+        anew = tlt.evaluate(model, LONG, cuts, **OPTIONS)
+        assert float(given.change("logit_diff")) == pytest.approx(
+            float(anew.change("logit_diff")), abs=1e-9
+        )
+
+
+def test_a_record_names_them_only_where_there_are_some(model):
+    assert "acting" not in tlt.evaluate(model, LONG, **OPTIONS).record.to_json()
+    model.blocks[1].mlp.register_forward_hook(doubled)
+    (place,) = tlt.evaluate(model, LONG, **OPTIONS).record.to_json()["acting"]
+    assert is_the_mlp(place)
+
+
+def test_a_watch_within_a_watch_sees_too(model):
+    model.blocks[1].mlp.register_forward_hook(doubled)
+    with watch_hooks(model) as outer, watch_hooks(model) as inner:
+        model(torch.tensor([[3, 4, 5]]))
+    assert outer.places == inner.places
+    assert list(map(is_the_mlp, outer.places)) == [True]
+    with watch_hooks(model) as again:
+        pass
+    assert not again.now
+
+
+def test_training_that_is_gone_on_with_under_another_hook_is_refused(tmp_path):
+    def load(step, hook=None):
+        model = architectures.with_tokenizer(architectures.bridge("neox-parallel"))
+        if hook:
+            model.blocks[1].mlp.register_forward_hook(hook)
+        return model
+
+    cut = {"cut": tlt.Cut(SITES[1], 0.3)}
+    tlt.dynamics(load, [0], LONG, run_dir=tmp_path, **OPTIONS)
+    with (
+        pytest.raises(ValueError, match=r"must score as it did .*Are there hooks"),
+        pytest.warns(tlt.FullPassesWarning),
+    ):
+        tlt.dynamics(lambda step: load(step, doubled), [0], LONG, cut, run_dir=tmp_path, **OPTIONS)
+    found = tlt.dynamics(lambda step: load(step, looks), [0], LONG, cut, run_dir=tmp_path, **OPTIONS)
+    wanted = tlt.evaluate(load(0), LONG, cut["cut"], **OPTIONS).change("logit_diff")
+    assert found.frame["logit_diff_change"].iloc[-1] == pytest.approx(float(wanted), abs=1e-5)

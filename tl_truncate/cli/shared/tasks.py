@@ -1,13 +1,13 @@
 """Tasks by name, as the commands take them."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate import tasks as generators
 from tl_truncate.checks import meant
 from tl_truncate.cli.shared.options import Bos, Prompts, Seed, Shots
+from tl_truncate.tasks.by_name import GENERATED
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.files import as_path
 
@@ -64,17 +64,6 @@ def read_shots(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, text.split(",")))
 
 
-#: Generators that take n, seed and a tokenizer.
-GENERATED: dict[str, Callable[..., Task]] = {
-    "ioi": generators.ioi,
-    "facts": generators.factual_recall,
-    "in_context_override": generators.in_context_override,
-    "reversal": generators.reversal,
-    "implied_fact": generators.implied_fact,
-    "table_lookup": generators.table_lookup,
-    "deduction": generators.deduction,
-    "phrase_composition": generators.phrase_composition,
-}
 #: Files that are tables of prompts, one a row.
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 BUILT_IN = (*GENERATED, "induction")

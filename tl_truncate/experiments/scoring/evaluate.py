@@ -16,6 +16,7 @@ from tl_truncate.experiments.scoring.memory import prompts_that_fit
 from tl_truncate.experiments.scoring.metrics import Metric, check_metric, metrics_of
 from tl_truncate.experiments.scoring.together.scored import scored_batches
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
+from tl_truncate.replay.acting import watch_hooks
 from tl_truncate.runs.codec import NEEDED
 from tl_truncate.runs.files import rows_of
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record, make_record
@@ -254,8 +255,11 @@ def _evaluate(
     def scores(active: Cuts, uncut: Scores | None) -> Scores:
         both = Cuts(around, active)
         record = replace(uncut_record, cuts=tuple(cut.to_json() for cut in both))
-        with truncated(model, *active):
+        with truncated(model, *active), watch_hooks(model) as acting:
             frame = _score(model, task, both, encoded, rows, progress)
+        record = replace(record, acting=tuple(sorted(acting.places)))
+        if uncut is not None:
+            _require_same_hooks("that change what passes ", uncut.record.acting, record.acting)
         return Scores(frame, record, uncut, resamples=resamples)
 
     # The cut model comes first, so that a cut that cannot be made fails before any pass.
@@ -330,19 +334,28 @@ def check_baseline(baseline: Any, wanted: Record) -> None:
             f"{found.task_hash} (BOS {found.prepend_bos}) for task {wanted.task_hash} (BOS "
             f"{wanted.prepend_bos})."
         )
-    if found.hooks != wanted.hooks:
-        then, now = (", ".join(each.hooks) or "none" for each in (found, wanted))
-        raise ValueError(
-            "The baseline must be of the model under the same hooks, got scores with hooks at "
-            f"{then}, now there are hooks at {now}. Leave it away to score it anew, or call "
-            "model.reset_hooks() if they are not wanted."
-        )
+    _require_same_hooks("", found.hooks, wanted.hooks)
     other = [name for name in OF_THE_WEIGHTS if getattr(found, name) != getattr(wanted, name)]
     if other:
         told = "; ".join(f"{name} {getattr(found, name)}, now {getattr(wanted, name)}" for name in other)
         raise ValueError(
             "The baseline must be of the same model with the same weights, processing and precision, "
             f"got scores of {found.model} that differ in: {told}. Leave it away to score it anew."
+        )
+
+
+def _require_same_hooks(which: str, then: Sequence[str], now: Sequence[str]) -> None:
+    """That a baseline was scored under hooks at the same places.
+
+    Raises:
+        ValueError: if it was not. Whether a hook of PyTorch's acts is known behind a pass alone.
+    """
+    if tuple(then) != tuple(now):
+        before, after = (", ".join(each) or "none" for each in (then, now))
+        raise ValueError(
+            f"The baseline must be of the model under the same hooks, got scores with hooks {which}at "
+            f"{before}, now there are hooks {which}at {after}. Leave it away to score it anew, or take "
+            "the hooks away if they are not wanted (model.reset_hooks() for TransformerLens')."
         )
 
 

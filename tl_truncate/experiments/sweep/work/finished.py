@@ -16,7 +16,7 @@ from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 
 # Uncut scores that a resumed run may differ by, in nats: another number of threads rounds otherwise.
-_SAME_BASELINE = 0.02
+SAME_BASELINE = 0.02
 
 
 class Finished:
@@ -150,7 +150,7 @@ def require_same(now: Outcome, before: Outcome) -> None:
         strict=True,
     )
     gap = max(abs(one - other) for one, other in pairs)
-    if not gap <= _SAME_BASELINE:
+    if not gap <= SAME_BASELINE:
         raise ValueError(
             "The uncut model must score as it did when the run began, but a log-probability differs by "
             f"{gap:.3g} nats. Are these the same weights? Use another folder."

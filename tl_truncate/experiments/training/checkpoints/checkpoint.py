@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import (
     Scores,
     check_baseline,
@@ -17,8 +18,10 @@ from tl_truncate.experiments.scoring.evaluate import (
     score_frame,
 )
 from tl_truncate.experiments.scoring.memory import prompts_that_fit
+from tl_truncate.experiments.scoring.metrics import metrics_of
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.work.engine import Engine
+from tl_truncate.experiments.sweep.work.finished import SAME_BASELINE
 from tl_truncate.experiments.sweep.work.memory import Plan, in_flight, make_plan
 from tl_truncate.experiments.training.alike import different
 from tl_truncate.experiments.training.grid import Grid, place_of
@@ -176,6 +179,8 @@ def _shared(
     grid = make_grid(model, None, (), (), passes.seed, different)
     lowest = min(cut.site.layer for cut in grid)
     engine = Engine(model, work.tasks, _plan(model, encoded, grid, passes), lowest=lowest)
+    for task, again in zip(work.tasks, engine.baseline, strict=True):
+        _require_same_scores(work.before.get(task.name), again)
     made = [each for group in engine.run(grid) for each in group]
 
     def scores(place: int, cut: SiteCut | None) -> Scores:
@@ -190,6 +195,24 @@ def _shared(
         | {name: scores(place, cut) for name, cut in alone.items()}
         for place, task in enumerate(work.tasks)
     }
+
+
+def _require_same_scores(before: Scores | None, again: Outcome) -> None:
+    """That the uncut model says what it said: hooks may act that no record knows of.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if before is None:
+        return
+    now = again.metrics()
+    for metric in metrics_of(before, ("p_in_context", "logit_diff")):
+        gap = float((now[metric] - before.frame[metric]).abs().max())
+        if not gap <= 2 * SAME_BASELINE:
+            raise ValueError(
+                f"The uncut model must score as it did when the run began, but {metric} differs by "
+                f"{gap:.3g}. Are there hooks that change what passes? Use another run_dir."
+            )
 
 
 def _record(model: Any, task: Task, encoded: EncodedTask, passes: Passes) -> Record:
