@@ -37,6 +37,8 @@ def surroundings():
         paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        # Ray's workers stand behind all else on a machine, other tests too: here they are waited for.
+        patch.setenv("RAY_worker_niceness", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
 
