@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from folds import unfold
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -16,14 +17,6 @@ def chromium():
         browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-def unfold(page):
-    """Opens every part of a page, and waits for its charts."""
-    page.evaluate("document.querySelectorAll('details.part').forEach((each) => each.open = true)")
-    charts = page.locator("figure[data-chart]").count()
-    if charts:
-        page.wait_for_selector(f'body[data-charts="{charts}"]')
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import samples
 import torch
+from folds import unfold
 
 import tl_truncate as tlt
 from tl_truncate.markup import interval
@@ -141,30 +142,14 @@ class TestEveryKind:
         assert page.evaluate("typeof Plotly") == "undefined"
         assert page.locator("details[open]").count() == 0
 
-    def test_a_narrow_page_has_a_picture_of_its_own(self, visit, pages, kind):
+    def test_a_narrow_page_has_a_picture_of_its_own_and_tables_in_frames(self, visit, pages, kind):
         page = visit(pages[kind], width=400, folded=True)
         box = page.locator("#answer .picture svg:visible").bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 400
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
-
-    def test_no_number_is_none(self, visit, pages, kind):
-        page = visit(pages[kind])
-        page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
-        text = page.locator("body").inner_text()
-        tips = " ".join(page.locator("title").all_text_contents())
-        found = NO_NUMBER.search(f"{text} {tips}")
-        assert found is None, text[max(0, found.start() - 80) : found.end() + 40]
-
-    def test_everybody_can_read_it(self, visit, pages, kind):
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-        for scheme in ("light", "dark"):
-            found = axe.run(visit(pages[kind], scheme=scheme)).response["violations"]
-            serious = [each for each in found if each["impact"] in ("serious", "critical")]
-            assert [(each["id"], each["nodes"][0]["html"][:200]) for each in serious] == []
-
-    def test_the_first_column_stays_where_a_table_scrolls(self, visit, pages, kind):
-        page = visit(pages[kind], width=400)
+        unfold(page)
+        # The first column stays where a table scrolls.
         places = page.evaluate(
             """[...document.querySelectorAll('.wide')].filter((frame) => frame.scrollWidth > frame.clientWidth + 4)
                .map((frame) => { frame.scrollLeft = 40;
@@ -175,6 +160,23 @@ class TestEveryKind:
         assert all(position == "sticky" and abs(left) <= 1 for position, left in places)
         if kind in ("sweep", "search", "families"):
             assert places
+
+    def test_everybody_can_read_it_and_no_number_is_none(self, visit, pages, kind):
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+        page = visit(pages[kind])
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (
+                scheme == "dark"
+            )
+            found = axe.run(page).response["violations"]
+            serious = [each for each in found if each["impact"] in ("serious", "critical")]
+            assert [(each["id"], each["nodes"][0]["html"][:200]) for each in serious] == []
+        page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+        text = page.locator("body").inner_text()
+        tips = " ".join(page.locator("title").all_text_contents())
+        found = NO_NUMBER.search(f"{text} {tips}")
+        assert found is None, text[max(0, found.start() - 80) : found.end() + 40]
 
 
 def sentence_of(results, kind):

@@ -45,7 +45,7 @@ class Passes:
     model cannot be run from the middle, whole passes are made, and `reason` says why.
 
     Args:
-        model: a HookedTransformer or TransformerBridge.
+        model: a HookedTransformer or TransformerBridge, which has the same modules in all passes.
         tokens: of the prompt.
     """
 
@@ -54,13 +54,14 @@ class Passes:
         self._model = model
         self._tokens = torch.tensor([tokens])
         self._replayer = Replayer(model)
+        self._modules = tuple(model.named_modules())
         self._passed: Passed | None = None
         self._entering: list[Tensor] = []
         self._told: Tensor | None
         self.reason = reason_against(model)
         found, self._told = None, None
         if self.reason is None:
-            with watch_hooks(model) as acting:
+            with watch_hooks(model, self._modules) as acting:
                 found = self._climb()
             self.reason = HOOKS_ACT if acting.now else _OTHER_LOGITS if found is None else None
         if found is None or self.reason is not None:
@@ -86,7 +87,8 @@ class Passes:
         if self._passed is None:
             return self._whole(cuts)
         layer = min(cut.site.layer for cut in cuts)
-        with torch.no_grad(), truncated(self._model, *cuts), watch_hooks(self._model) as acting:
+        watched = watch_hooks(self._model, self._modules)
+        with torch.no_grad(), truncated(self._model, *cuts), watched as acting:
             found = self._from(layer)
         return self._whole(cuts) if acting.now else found
 

@@ -1,6 +1,6 @@
 """Hooks of PyTorch on a model's modules: do they change what passes, or only look at it?"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -46,10 +46,16 @@ class Acting:
 
 
 @contextmanager
-def watch_hooks(model: nn.Module) -> Iterator[Acting]:
+def watch_hooks(
+    model: nn.Module, modules: Iterable[tuple[str, nn.Module]] | None = None
+) -> Iterator[Acting]:
     """Sees whether hooks on a model's modules act in the passes that are made meanwhile.
 
     Hooks of TransformerLens' hook points are not looked at: where they stand, it can be told without.
+
+    Args:
+        model: whose modules are called.
+        modules: all of them by name, where they are at hand: to find them takes milliseconds.
 
     Examples:
         >>> handle = model.blocks[1].register_forward_hook(lambda module, args, output: None)
@@ -61,7 +67,7 @@ def watch_hooks(model: nn.Module) -> Iterator[Acting]:
     """
     acting = Acting()
     changed: list[tuple[dict[int, Any], int, Any]] = []
-    for name, module in model.named_modules():
+    for name, module in model.named_modules() if modules is None else modules:
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in hooks.items():
                 if not _is_known(hook):
