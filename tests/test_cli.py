@@ -390,6 +390,7 @@ def test_attribute_writes_its_tables(folder, task_file, drinks, tmp_path):
         "components.csv",
         "predicted.csv",
         "record.json",
+        "result.safetensors",
         "attribution.png",
     }
     assert "first-order estimate" in " ".join(run(*arguments).stdout.split())

@@ -164,3 +164,18 @@ def test_the_best_refuses_what_was_not_swept(swept):
         swept.best("rank")
     with pytest.raises(ValueError, match="The task must be one of ioi, got 'drinks'"):
         swept.best("p_global", task="drinks")
+
+
+def test_a_sweep_of_ranks_draws_itself(toy, drinks):
+    """A rank's column has another name than the metric."""
+    options = dict(sites=["blocks.1.mlp.W_out"], keeps=[0.0, 0.5], metrics=["rank"], progress=False)
+    swept = tlt.sweep(toy, drinks, **options)
+    (shown,) = (axis.images[0].get_array() for axis in swept.plot().axes if axis.images)
+    uncut = tlt.evaluate(toy, drinks, progress=False)
+    for keep, value in zip((0.0, 0.5), np.asarray(shown)[0], strict=True):
+        cut = tlt.Cut("blocks.1.mlp.W_out", keep)
+        wanted = tlt.evaluate(toy, drinks, cut, baseline=uncut, progress=False).change("rank")
+        assert value == pytest.approx(float(wanted))
+    both = tlt.sweep(toy, [drinks, replace(drinks, name="others")], **options)
+    with pytest.raises(ValueError, match=r"none. Give task= \(--task\): one of drinks, others"):
+        both.plot()

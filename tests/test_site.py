@@ -173,6 +173,18 @@ def test_the_names_are_listed_once():
     assert len(listed) == len(set(listed))
 
 
+def test_what_the_rooms_describe_is_listed():
+    pages = (documents.ROOT / "docs" / "api").glob("*.md")
+    described = {
+        name
+        for page in pages
+        for name in re.findall(r"^::: tl_truncate\.([\w.]+)$", page.read_text(), re.M)
+    }
+    index = (documents.ROOT / "docs" / "api" / "index.md").read_text()
+    listed = set(re.findall(r"\]\[tl_truncate\.([\w.]+)\]", index[index.index("## All names") :]))
+    assert described - listed == set()
+
+
 def test_every_page_is_in_the_navigation():
     with open(documents.ROOT / "mkdocs.yml") as file:
         listed = yaml_load(file, get_yaml_loader())["nav"]

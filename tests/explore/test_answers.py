@@ -436,7 +436,7 @@ class TestPrompts:
 
 
 class TestMap:
-    @pytest.mark.parametrize(("kind", "name"), CASES)
+    @pytest.mark.parametrize(("kind", "name"), [*CASES, ("bridge", "opt-learnt")])
     def test_it_is_what_attribute_predicts(self, precise_model, kind, name):
         model = precise_model(kind, name)
         page = Page(model)

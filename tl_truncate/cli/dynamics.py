@@ -219,7 +219,7 @@ def read_steps(text: str, model: str) -> list[int]:
     """Training steps from `0,1,2,...,143000`, or `all` that there are.
 
     Raises:
-        ValueError: if the text reads otherwise, or `...` stands at an end.
+        ValueError: if the text reads otherwise, `...` stands at an end, or a range goes down.
 
     Examples:
         >>> read_steps("0,256,...,2000,143000", "pythia-70m")
@@ -234,6 +234,11 @@ def read_steps(text: str, model: str) -> list[int]:
         between = part == "..." and 0 < place < len(parts) - 1 and parts[place + 1].isdigit() and found
         if between:
             last = int(parts[place + 1])
+            if last < found[-1]:
+                raise ValueError(
+                    f"A range of --steps must go up, from the earlier step to the later, got "
+                    f"'{found[-1]},...,{last}'."
+                )
             found += [step for step in known if found[-1] < step < last]
         elif part.isdigit():
             found.append(int(part))

@@ -14,7 +14,13 @@ from tl_truncate.cli.shared.printing import PrintOptions
 from tl_truncate.cli.shared.tables import Column, say_table
 from tl_truncate.cli.shared.tasks import PromptOptions, check_task_name
 from tl_truncate.cli.shared.writing import say_written, write_tables
-from tl_truncate.experiments.scoring.drawn import VERDICTS, DrawnScores, towards, verdict
+from tl_truncate.experiments.scoring.drawn import (
+    VERDICTS,
+    DrawnScores,
+    towards,
+    verdict,
+    with_drawn,
+)
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.metrics import metrics_of
 from tl_truncate.markup import interval
@@ -54,21 +60,24 @@ def evaluate_command(
     options: dict[str, Any] = dict(prepend_bos=prompts.prepend_bos, seed=prompts.seed)
     options |= dict(progress=printed.for_people, **passes.to_arguments())
     first = evaluate(model, asked, chosen, **options)
-    scores: dict[str, Scores | DrawnScores] = {"cut" if chosen else "uncut": first}
+    drawn: dict[str, DrawnScores] = {}
     if chosen and controls:
         options["baseline"] = first.baseline
         draws = draws_for(len({cut.site for cut in chosen}))
-        for kind_of, placebos in controls_of(model, chosen, seed=prompts.seed, draws=draws).items():
-            each = tuple(evaluate(model, asked, placebo, **options) for placebo in placebos)
-            scores[_NAMES[kind_of]] = DrawnScores(each)
+        drawn = {
+            kind_of: DrawnScores(tuple(evaluate(model, asked, each, **options) for each in placebos))
+            for kind_of, placebos in controls_of(model, chosen, seed=prompts.seed, draws=draws).items()
+        }
+    first = with_drawn(first, drawn)
+    scores: dict[str, Scores | DrawnScores] = {"cut" if chosen else "uncut": first}
+    scores |= {_NAMES[kind_of]: each for kind_of, each in drawn.items()}
     record = {name: each.to_json() for name, each in scores.items()}
     written = [] if out is None else write_tables(out, _tables(scores), record, first)
     if printed.print(record, _tables(scores)["table"]):
         return
     _say_scores(scores)
-    for name, drawn in scores.items():
-        if isinstance(drawn, DrawnScores):
-            say(_verdict(name, first, drawn))
+    for kind_of, control in drawn.items():
+        say(_verdict(_NAMES[kind_of], first, control))
     if out is not None:
         say_written(out, written)
 

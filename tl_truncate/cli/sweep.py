@@ -1,5 +1,6 @@
 """`tl-truncate sweep`: every cut of a grid, each alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tl_truncate.cli.shared.app import app, kind, say
@@ -136,5 +137,20 @@ def _say_largest(result: SweepResult, task: str) -> None:
                 for place, each in enumerate(metrics)
             ),
         ],
-        title=f"{task}: uncut {told}; largest rises",
+        title=f"{task}: uncut {told}; {order_told([row.p_in_context_change for row in rows])}",
     )
+
+
+def order_told(changes: Sequence[float]) -> str:
+    """What rows are, of which the one that changes most upwards is the first.
+
+    Examples:
+        >>> order_told([0.2, 0.1]), order_told([0.2, -0.1]), order_told([-0.1, -0.2])
+        ('largest rises', 'largest rises, then smallest falls', 'no rises, smallest falls')
+        >>> order_told([0.0, -0.1]), order_told([0.2, 0.0]), order_told([0.0, 0.0])
+        ('no rises, smallest falls', 'largest rises', 'no changes')
+    """
+    rises, falls = any(each > 0 for each in changes), any(each < 0 for each in changes)
+    if rises:
+        return "largest rises, then smallest falls" if falls else "largest rises"
+    return "no rises, smallest falls" if falls else "no changes"

@@ -1,8 +1,11 @@
 """The answers of scores on a task and on running text."""
 
+import math
+
 import numpy as np
 from markupsafe import Markup
 
+from tl_truncate.experiments.scoring.drawn import drawn_beside, drawn_table
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, label_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
@@ -13,8 +16,9 @@ from tl_truncate.report.pictures.curves import Curve, Panel, curves
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.verdicts import (
     NOT_READ,
-    NOT_SCORED,
+    beside,
     chance,
+    control_number,
     counted,
     listed,
     moves,
@@ -23,7 +27,7 @@ from tl_truncate.report.verdicts import (
 )
 from tl_truncate.statistics import Estimate, shown
 from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.surgery.spoken import said_cut
+from tl_truncate.surgery.spoken import said_cut, said_kind
 
 #: Metrics between 0 and 1, which have an axis in common.
 _SHARES: tuple[Metric, ...] = ("p_in_context", "p_global", "accuracy")
@@ -56,15 +60,16 @@ def scores_answer(scores: Scores, cuts: int) -> Answer:
         return Answer(sentence, tuple(numbers), *_forest(scores))
     before, change = scores.baseline.estimate(metric), scores.change(metric)
     names = listed([said_cut(SiteCut.from_json(dict(each))) for each in record.cuts[-cuts:]])
-    told = interval(change, signed=True)
+    controls, told = drawn_table(scores, metric), interval(change, signed=True)
+    verdicts = dict(zip(controls["control"], controls["verdict"], strict=True))
     sentence = (
         f"Cutting {names} {moves(change)} {label.told} on {prompts} of {record.task} by "
-        f"{told}, {chance(change.p, 'p')}, with no control scored."
+        f"{told}, {chance(change.p, 'p')}, {beside(verdicts, change)}."
     )
     numbers = [
         _number(f"uncut: {label.short}", before),
         _number("change", change, signed=True),
-        NOT_SCORED,
+        control_number(controls, change),
         NOT_READ,
         q_number(change.p, f"paired, {prompts}", "p"),
     ]
@@ -76,8 +81,8 @@ def _number(name: str, value: Estimate, *, signed: bool = False, digits: int = 3
 
 
 def _forest(scores: Scores) -> tuple[Markup, str]:
-    """What lies between 0 and 1, as changes where there are some."""
-    rows = []
+    """What lies between 0 and 1, as changes where there are some, each with those of its controls."""
+    rows, drawn = [], drawn_beside(scores)
     for metric in (each for each in _SHARES if each in scores.frame):
         value = scores.estimate(metric) if scores.baseline is None else scores.change(metric)
         told = shown(value, value.low, value.high, signed=scores.baseline is not None)
@@ -85,9 +90,13 @@ def _forest(scores: Scores) -> tuple[Markup, str]:
         rows.append(
             Row(label_of(metric, scores.has_global).short, value, value.low, value.high, kind, told)
         )
+        for name, control in drawn.items():
+            mean = float(control.change(metric))
+            rows.append(Row(said_kind(name), mean, math.nan, math.nan, "control", f"{mean:+.3f}"))
     what = "mean" if scores.baseline is None else "paired change from the uncut model"
-    label = f"Dots with intervals: the {what} of each metric. A table is below."
-    caption = f"Each metric's {what}, with its 95% interval over prompts."
+    crosses = " Crosses are the means of its controls." if drawn else ""
+    label = f"Dots with intervals: the {what} of each metric.{crosses} A table is below."
+    caption = f"Each metric's {what}, with its 95% interval over prompts.{crosses}"
     return forest(rows, label, what), caption
 
 

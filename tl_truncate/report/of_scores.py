@@ -1,15 +1,21 @@
 """The reports of scores on a task and on running text."""
 
+from markupsafe import Markup
+
+from tl_truncate.experiments.scoring.drawn import VERDICTS, drawn_beside, drawn_table, towards
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.scoring.view import scores_table, setup
-from tl_truncate.markup import interval, paragraphs
+from tl_truncate.markup import interval, paragraphs, table
 from tl_truncate.report import prompts
 from tl_truncate.report.answer_of_scores import effects_answer, first_scored, scores_answer
 from tl_truncate.report.of_search import cost_section
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import where_section
+from tl_truncate.report.verdicts import q_text
+from tl_truncate.statistics import shown
+from tl_truncate.surgery.spoken import said_kind
 
 
 def scores_page(scores: Scores) -> Page:
@@ -26,16 +32,46 @@ def scores_page(scores: Scores) -> Page:
             f"{label_of(metric, scores.has_global).told} changes by {change}."
         )
     base = None if scores.baseline is None else scores.baseline.frame
-    only = [prompts.Setting("cut" if cuts else "uncut", scores.frame, base)]
+    settings = [prompts.Setting("cut" if cuts else "uncut", scores.frame, base)]
+    settings += [
+        prompts.Setting(said_kind(kind), control.frame, base)
+        for kind, control in drawn_beside(scores).items()
+    ]
     sections = [
         Section("summary", "Summary", paragraphs(told)),
         Section("scores", "Scores", scores_table(scores.shown)),
+        *([Section("controls", "Controls", _controls(scores))] if scores.drawn else []),
         Section("prompts", "Prompt by prompt", prompts=True),
         where_section(scores.record),
     ]
-    groups = (prompts.group(scores.record.task, scores.frame, only, prompts.MOST_READINGS),)
+    groups = (prompts.group(scores.record.task, scores.frame, settings, prompts.MOST_READINGS),)
     title = f"{scores.record.task} on {scores.record.model}"
     return Page(title, scores_answer(scores, own), tuple(sections), groups)
+
+
+def _controls(scores: Scores) -> Markup:
+    """Each metric's change beside those of the controls."""
+    columns = ["metric", "change", "control", "its mean", "spread", "draws", "cut less a draw", "p"]
+    rows = [
+        [
+            label_of(metric, scores.has_global).short,
+            f"{row['change']:+.3f}",
+            said_kind(row["control"]),
+            f"{row['control_change']:+.3f}",
+            f"{row['control_spread']:.3f}" if row["draws"] > 1 else "one draw",
+            row["draws"],
+            shown(row["difference"], row["low"], row["high"], signed=True),
+            q_text(row["p"]),
+            VERDICTS[towards(row["verdict"], row["change"])],
+        ]
+        for metric in scores.metrics
+        for _, row in drawn_table(scores, metric).iterrows()
+    ]
+    caption = (
+        "Parts of no particular meaning that remove as much: the mean of their draws and its standard "
+        "deviation, and whether the cut could be one more draw (95% intervals over prompts and draws)"
+    )
+    return table([*columns, "verdict"], rows, caption=caption)
 
 
 def side_effects_page(found: SideEffects) -> Page:

@@ -42,6 +42,20 @@ def test_first_order_in_the_strength_of_a_cut(shared, drinks, kind, name, metric
         assert float(found) == pytest.approx(wanted, abs=allowed), site
 
 
+def test_where_an_mlp_has_all_positions_of_all_rows_in_one_axis(shared, drinks):
+    """OPT's: rows of one batch, of which each has its own effect, and rows alone say the same."""
+    model = with_tokenizer(shared("bridge", "opt-learnt", torch.float64))
+    sites = [tlt.Site(1, "W_in"), tlt.Site(1, "W_out"), tlt.Site(1, "W_O")]
+    options = dict(sites=sites, prepend_bos=False, progress=False)
+    screen = tlt.attribute(model, drinks, **options)
+    alone = tlt.attribute(model, drinks, batch_size=1, **options)
+    for site in sites:
+        assert torch.allclose(screen.by_row[site], alone.by_row[site], atol=1e-12)
+        wanted = slope(model, drinks, lambda s, site=site: tlt.Cut(site, 0.3, strength=s), "logit_diff")
+        # Its softmax is one of float32 whatever the weights are, which a small step feels.
+        assert float(screen.effect(site, keep=0.3)) == pytest.approx(wanted, abs=5e-4), site
+
+
 def test_each_component_is_its_own_cut(shared, drinks):
     model, site = shared("bridge", "neox-parallel", torch.float64), tlt.Site(1, "W_in")
     screen = tlt.attribute(model, drinks, sites=[site], prepend_bos=False, progress=False)

@@ -81,13 +81,13 @@ def attribute_command(
     written: list[str] = []
     if out is not None:
         tables = dict(components=screen.frame, predicted=predicted)
-        written = write_tables(out, tables, record)
+        written = write_tables(out, tables, record, screen)
     if figures and out is not None:
         from tl_truncate.plots import attribution, save
 
         save(attribution(screen), out / "attribution.png")
         written.append("attribution.png")
-    data: dict[str, Any] = dict(record=record, metric=metric, predicted=rows_of(predicted))
+    data: dict[str, Any] = dict(record=record, metric=screen.metric, predicted=rows_of(predicted))
     if printed.print(data, predicted):
         return
     _say_predicted(screen, predicted.head(top))

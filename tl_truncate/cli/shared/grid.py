@@ -73,7 +73,7 @@ def read_layers(layers: str | None) -> list[int] | None:
     """Layers from `20-29` or `0,5,-1`.
 
     Raises:
-        ValueError: if the text is of neither form.
+        ValueError: if the text is of neither form, or a range goes down.
 
     Examples:
         >>> read_layers("20-22,-1")
@@ -86,7 +86,12 @@ def read_layers(layers: str | None) -> list[int] | None:
         first, separator, last = part[1:].partition("-")
         try:
             start = int(part[0] + first)
-            found += range(start, int(last) + 1) if separator else [start]
+            end = int(last) if separator else start
         except (ValueError, IndexError):
             raise ValueError(f"--layers must read like 20-29 or 0,5,-1, got {layers!r}.") from None
+        if end < start:
+            raise ValueError(
+                f"A range of --layers must go up, from the lower layer to the higher, got {part!r}."
+            )
+        found += range(start, end + 1)
     return found

@@ -1,8 +1,8 @@
 """Controls are distributions: one control's draws put together, and a cut held against them."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -211,3 +211,38 @@ class DrawnScores:
 
     def __repr__(self) -> str:
         return f"DrawnScores({len(self.draws)} draws of {self.draws[0]!r})"
+
+
+def with_drawn(cut: Scores, controls: Mapping[str, DrawnScores]) -> Scores:
+    """A cut's scores with those of its controls, by kind, so that they are saved together."""
+    drawn = {
+        kind: tuple(replace(each, baseline=None) for each in found.draws)
+        for kind, found in controls.items()
+    }
+    return replace(cut, drawn=drawn)
+
+
+def drawn_beside(cut: Scores) -> dict[str, DrawnScores]:
+    """The controls that were scored beside a cut, by kind."""
+    return {
+        kind: DrawnScores(tuple(replace(each, baseline=cut.baseline) for each in draws))
+        for kind, draws in cut.drawn.items()
+    }
+
+
+def drawn_table(cut: Scores, metric: Metric) -> pd.DataFrame:
+    """One row for each kind of control beside a cut, as a sweep has them; the p is of one comparison.
+
+    Columns: control, draws, change, control_change, control_spread, difference, low, high, p, verdict.
+    """
+    rows: list[dict[str, Any]] = []
+    for kind, drawn in drawn_beside(cut).items():
+        found = drawn.beaten_by(cut, metric)
+        row: dict[str, Any] = dict(
+            control=kind, draws=len(drawn.draws), change=float(cut.change(metric))
+        )
+        row |= dict(control_change=float(drawn.change(metric)), control_spread=drawn.spread(metric))
+        row |= dict(difference=float(found), low=found.low, high=found.high, p=found.p)
+        rows.append(row | dict(verdict=verdict(found, found.p)))
+    columns = ["control", "draws", "change", "control_change", "control_spread"]
+    return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p", "verdict"])

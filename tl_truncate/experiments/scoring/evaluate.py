@@ -1,7 +1,7 @@
 """Scoring a model on a task, uncut and cut, prompt by prompt."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from tl_truncate.experiments.scoring.metrics import Metric, check_metric, metric
 from tl_truncate.experiments.scoring.together.scored import scored_batches
 from tl_truncate.experiments.scoring.view import ShownScores, scores_html
 from tl_truncate.replay.acting import watch_hooks
-from tl_truncate.runs.codec import NEEDED
+from tl_truncate.runs.codec import LEFT_OUT, NEEDED
 from tl_truncate.runs.files import rows_of
 from tl_truncate.runs.record import OF_THE_WEIGHTS, Record, make_record
 from tl_truncate.runs.saved import Saved
@@ -42,6 +42,8 @@ class Scores(Drawn, Saved):
         record: what the scores came from.
         baseline: the uncut model's scores on the same prompts; None if these are they.
         resamples: has no effect; of versions whose intervals were drawn.
+        drawn: by kind, the draws of controls that were scored beside the cuts, as `tl-truncate evaluate
+            --controls` does; against the same baseline, and so without one of their own.
 
     The metrics, each an `Estimate` (a float with `.low`, `.high`, `.se`):
         accuracy: share of prompts whose most probable continuation is the right answer; one that is
@@ -56,6 +58,9 @@ class Scores(Drawn, Saved):
     record: Record
     baseline: "Scores | None" = field(default=None, metadata={NEEDED: True})
     resamples: int = field(default=2000, kw_only=True)
+    drawn: "Mapping[str, tuple[Scores, ...]]" = field(
+        default_factory=dict, kw_only=True, metadata={LEFT_OUT: True}
+    )
 
     @property
     def has_global(self) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_truncate.checks import natural, positive
+from tl_truncate.decompose.passes import by_row
 from tl_truncate.experiments.scoring.answers import Batch, plan_batches, require_finite
 from tl_truncate.experiments.scoring.differentiable import (
     Differentiable,
@@ -226,6 +227,10 @@ def values_and_gradients(
         points = list(outputs)
         found = torch.autograd.grad(totals(batch, said, metric), [outputs[name] for name in points])
     gradients = dict(zip(points, found, strict=True))
+    outputs, inputs, gradients = (
+        {name: by_row(value, batch.tokens) for name, value in each.items()}
+        for each in (outputs, inputs, gradients)
+    )
     return {
         site: _of_site(linear, outputs, inputs, gradients[linear.output.name])
         for site, linear in linears.items()

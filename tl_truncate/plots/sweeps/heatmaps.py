@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tl_truncate.colours import ORIGIN, scale_end
-from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, label_of
+from tl_truncate.experiments.scoring.metrics import PROBABILITIES, Metric, column_of, label_of
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.shared.apart import require_apart
 from tl_truncate.plots.shared.kinds import draws
@@ -63,11 +63,11 @@ def heatmap(
     figure = sheet(max(size[0], 3.2 * len(metrics)), size[1])
     axes = figure.subplots(len(matrices), len(metrics), squeeze=False)
     for column, metric in enumerate(metrics):
-        limit = scale_end(table[f"{metric}_change"])
+        limit = scale_end(table[f"{column_of(metric)}_change"])
         norm = Normalize(-limit, limit)
         for row, matrix in enumerate(matrices):
             part = table[table["matrix"] == matrix]
-            _panel(axes[row][column], part, metric, layers, keeps, norm)
+            _panel(axes[row][column], part, column_of(metric), layers, keeps, norm)
             axes[row][column].set_title(
                 f"{matrix}: {label_of(metric, result.has_global).title}", fontsize=8
             )
@@ -92,7 +92,7 @@ def asked_of(result: SweepResult) -> tuple[Metric, ...]:
 
 
 def sweep_table(
-    result: SweepResult, *, task: str | None, kind: str, metrics: Sequence[str]
+    result: SweepResult, *, task: str | None, kind: str, metrics: Sequence[Metric]
 ) -> pd.DataFrame:
     """The rows of one task and kind, all heads jointly.
 
@@ -102,12 +102,17 @@ def sweep_table(
     table = result.frame
     names = list(dict.fromkeys(table["task"]))
     name = names[0] if task is None and len(names) == 1 else task
+    if name is None:
+        raise ValueError(
+            f"Of a sweep of several tasks one is drawn, got none. Give task= (--task): one of "
+            f"{', '.join(names)}."
+        )
     if name not in names:
         raise ValueError(f"The task must be one of {', '.join(names)}, got {task!r}.")
     kinds = list(dict.fromkeys(table["kind"]))
     if kind not in kinds:
         raise ValueError(f"The kind must be one of {', '.join(kinds)}, got {kind!r}.")
-    missing = [metric for metric in metrics if f"{metric}_change" not in table]
+    missing = [metric for metric in metrics if f"{column_of(metric)}_change" not in table]
     if missing:
         raise ValueError(
             f"The sweep must have been asked for {missing[0]}, got {', '.join(result.metrics)}."

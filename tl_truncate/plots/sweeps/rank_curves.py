@@ -48,7 +48,7 @@ def ranks(
         ValueError: if the sweep has nothing of this task or these sites.
     """
     metrics = asked_of(result) if metrics is None else metrics
-    table = sweep_table(result, task=task, kind="Cut", metrics=list(map(column_of, metrics)))
+    table = sweep_table(result, task=task, kind="Cut", metrics=metrics)
     first = column_of(metrics[0])
     chosen = _most_changed(table, first) if sites is None else [str(Site.parse(s)) for s in sites]
     absent = [site for site in chosen if site not in set(table["site"])]
