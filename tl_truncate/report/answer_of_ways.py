@@ -15,6 +15,7 @@ from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.verdicts import (
     NONE,
     NOT_READ,
+    beside_null,
     chance,
     counted,
     furthest,
@@ -22,7 +23,7 @@ from tl_truncate.report.verdicts import (
     number_in,
     q_number,
 )
-from tl_truncate.statistics import clear, shown_in
+from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.spoken import said_in_text
 
 _CONTROL = "(control)"
@@ -106,7 +107,7 @@ def families_answer(several: Sequence[ChosenComparison], objective: str) -> Answ
     sentence = (
         f"On prompts of {first.task} that had no say, the best of {families} is {best.name}: cutting "
         f"{said_in_text(str(best['cut']))} {moves(float(best[change]))} {goal.told} by "
-        f"{shown_in(best, change, signed=True)}, {chance(q)}, {_against_null(best)}."
+        f"{shown_in(best, change, signed=True)}, {chance(q)}, {_against_null(best, change)}."
     )
     numbers = [uncut, number_in(best, change, "change on other prompts", signed=True)]
     if pd.notna(best.get("null_change")):
@@ -146,13 +147,11 @@ def _ends(row: Any, name: str) -> tuple[float, float, float]:
     return (value, low, high) if low < high else (value, math.nan, math.nan)
 
 
-def _against_null(best: Any) -> str:
+def _against_null(best: Any, change: str) -> str:
     if pd.isna(best.get("over_null")):
         return "with no search among random cuts beside it"
-    told = shown_in(best, "over_null", signed=True)
-    if clear(float(best.get("over_null_q", math.nan))):
-        return f"and {told} beyond what the same search finds among random cuts"
-    return f"but the same search among random cuts may find as much (difference {told})"
+    told, q = shown_in(best, "over_null", signed=True), float(best.get("over_null_q", math.nan))
+    return beside_null(float(best["over_null"]), q, told, float(best[change]))
 
 
 def _cost(frame: pd.DataFrame, best: Any) -> Number:

@@ -100,6 +100,37 @@ def beside(verdicts: Mapping[str, str], change: float) -> str:
     return f"and more than its control{'s' if len(verdicts) > 1 else ''} ({names})"
 
 
+def beside_null(over: float, q: float, told: str, change: float) -> str:
+    """Whether a chosen cut is worth more than what the same search chose among random cuts.
+
+    Args:
+        over: the objective under the cut less that under the random one; more is better.
+        q: of that difference; NaN where there are too few prompts.
+        told: the difference in words.
+        change: the cut's own change: of one that falls nothing is beyond.
+
+    Examples:
+        >>> beside_null(0.2, 0.01, "+0.200", 0.3)
+        'and +0.200 beyond what the same search finds among random cuts'
+        >>> beside_null(0.2, 0.01, "+0.200", -0.1)
+        'and the same search among random cuts does worse (difference +0.200)'
+        >>> beside_null(-0.2, 0.01, "-0.200", 0.3)
+        'but the same search among random cuts does better (difference -0.200)'
+        >>> beside_null(-0.2, 0.5, "-0.200", 0.3)
+        'but the same search among random cuts may find as much (difference -0.200)'
+    """
+    search = "the same search among random cuts"
+    if math.isnan(q):
+        return f"with too few prompts to hold it against {search} (difference {told})"
+    if not clear(q):
+        return f"but {search} may find as much (difference {told})"
+    if over < 0:
+        return f"but {search} does better (difference {told})"
+    if change <= 0:
+        return f"and {search} does worse (difference {told})"
+    return f"and {told} beyond what the same search finds among random cuts"
+
+
 def number(
     name: str, value: float, low: float, high: float, *, digits: int = 3, signed: bool = False
 ) -> Number:
