@@ -55,6 +55,30 @@ def moves(change: float) -> str:
     return "raises" if change > 0 else "lowers" if change < 0 else "does not move"
 
 
+def leaves(change: float, told: str) -> str:
+    """What a cut does to what was named before, by how much.
+
+    Examples:
+        >>> leaves(-0.1, "-0.100"), leaves(0.0, "+0.000")
+        ('lowers it by -0.100', 'leaves it as it is')
+    """
+    return f"{moves(change)} it by {told}" if change else "leaves it as it is"
+
+
+def end_of(change: float, *, top: bool) -> str:
+    """What the highest or the lowest of some changes is: none is a rise where all of them fall.
+
+    Examples:
+        >>> end_of(0.1, top=True), end_of(-0.1, top=True), end_of(0.0, top=True)
+        ('largest rise', 'smallest fall', 'highest change')
+        >>> end_of(-0.1, top=False), end_of(0.1, top=False), end_of(0.0, top=False)
+        ('largest fall', 'smallest rise', 'lowest change')
+    """
+    if not change:
+        return "highest change" if top else "lowest change"
+    return f"{'largest' if (change > 0) == top else 'smallest'} {'rise' if change > 0 else 'fall'}"
+
+
 def furthest(changes: "pd.Series[Any]", change: float) -> Any:
     """The label of the control that goes furthest to where a cut goes, up or down.
 
