@@ -171,7 +171,7 @@ def none_raised(found: ShownSearch, goal: str) -> str:
     every = int(str(grid).split()[0])
     if looked.last == every:
         return f"No cut of {grid} raised {goal} on the validation prompts of {names} {rounding}"
-    tried = "" if looked.first == every else f"{looked.first} that were tried, of "
+    tried = "" if looked.first in (looked.last, every) else f"{looked.first} that were tried, of "
     among = f"{looked.last} of {tried}{grid}"
     return (
         f"No cut that was looked at on all validation prompts of {names} ({among}) raised {goal} there "
