@@ -106,6 +106,7 @@ def test_controls_of_searches(model):
 
 
 class TestTheModels:
+    @pytest.mark.filterwarnings("ignore:Each cut takes a pass through the whole model")
     @pytest.mark.parametrize("make", ["scores", "sweep", "search"])
     def test_hooks(self, model, make):
         site, point = "blocks.1.mlp.W_out", "blocks.0.hook_mlp_out"

@@ -77,7 +77,7 @@ def estimate_shares_apart(one: Estimate, other: Estimate) -> Estimate:
     Examples:
         >>> from tl_truncate.statistics import estimate_share
         >>> estimate_shares_apart(estimate_share([1] * 10), estimate_share([0] * 10))
-        Estimate(1.000 [0.607, 1.000], n=10)
+        Estimate(1.000 [0.608, 1.000], n=10)
     """
     mean = float(one) - float(other)
     below = float(np.hypot(one - one.low, other.high - other))
