@@ -28,6 +28,7 @@ ONE_LEG = (
     "decompose/means/test_sharded.py",
     "experiments/test_merge.py",
     "experiments/search/test_sharded.py",
+    "experiments/search/test_words.py",
     "experiments/sweep/test_sharded.py::TestMissing",
     "experiments/sweep/test_sharded.py::TestRefused",
     "experiments/sweep/test_sharded.py::TestAtWork",

@@ -19,6 +19,7 @@ from tl_truncate.statistics import (
     estimate_ratio,
     estimate_share,
     estimate_share_change,
+    estimate_shares_apart,
     mean_columns,
     q_values,
     share_change_columns,
@@ -281,3 +282,39 @@ class TestApart:
         assert str(estimate_apart([1.0] * 4, [0.0] * 9)) == "1.000 [n < 5]"
         assert str(estimate_apart([1.0], [0.0] * 9)) == "1.000 [n < 5]"
         assert estimate_apart([1.0] * 5, [1.0] * 5).p == 1.0
+
+
+class TestSharesApart:
+    """The difference of two independent shares."""
+
+    @staticmethod
+    def of(hits, n, others, m):
+        return estimate_shares_apart(
+            estimate_share([1] * hits + [0] * (n - hits)),
+            estimate_share([1] * others + [0] * (m - others)),
+        )
+
+    @pytest.mark.parametrize(
+        ("counts", "low", "high"),
+        [
+            ((56, 70, 48, 80), 0.0524, 0.3339),
+            ((9, 10, 3, 10), 0.1705, 0.8090),
+            ((10, 10, 0, 20), 0.6791, 1.0),
+            ((10, 10, 0, 10), 0.6075, 1.0),
+        ],
+    )
+    def test_it_is_newcombes(self, counts, low, high):
+        """The examples of his table II, method 10."""
+        found = self.of(*counts)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+    def test_p_agrees_with_the_interval(self):
+        for hits in range(13):
+            found = self.of(hits, 12, 6, 12)
+            assert (found.p < 0.05) == found.excludes_zero
+            assert found.p == pytest.approx(self.of(12 - hits, 12, 6, 12).p)
+        assert self.of(6, 12, 6, 12).p == 1.0
+
+    def test_too_few_have_none(self):
+        assert str(self.of(4, 4, 0, 9)) == "1.000 [n < 5]"
+        assert np.isnan(self.of(4, 4, 0, 9).p)

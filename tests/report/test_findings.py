@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import samples
 
@@ -12,7 +13,9 @@ from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
 from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
+from tl_truncate.report.answer_of_screening import screen_answer
 from tl_truncate.report.answer_of_training import dynamics_answer
+from tl_truncate.report.answer_of_ways import _against_null, _most
 from tl_truncate.report.charts import heat_chart, rank_chart
 from tl_truncate.report.of_pair import differences, pair_page
 from tl_truncate.report.of_search import search_page
@@ -235,6 +238,133 @@ def test_nothing_found_within_a_bound(shared):
     reason = "within the bound on the cost: 3 that did raise the perplexity to more than 1 times"
     assert reason in str(nothing)
     assert f"by more than rounding {reason}, so nothing was cut" in search_page(nothing).answer.sentence
+
+
+class TestWhatIsBest:
+    """The best of changes that all rise, that all fall, and of which one is exactly none."""
+
+    @pytest.fixture
+    def model(self, shared):
+        return shared("bridge", "gpt2")
+
+    @staticmethod
+    def swept(model, keeps, metric):
+        task = samples.pairs("Mary", "John", "Paris", "Rome")
+        return tlt.sweep(model, task, sites=[SITE], keeps=keeps, metrics=[metric], progress=False)
+
+    @pytest.mark.parametrize("metric", ["rank", "p_in_context", "accuracy"])
+    def test_one_that_stays_as_it_is(self, model, metric):
+        """Beside cuts that make it worse it is the best, and no word that nothing moves."""
+        sweep = self.swept(model, [0.0, 1.0], metric)
+        column = f"{'answer_rank' if metric == 'rank' else metric}_change"
+        changes = sweep.frame[column] * (-1 if metric == "rank" else 1)
+        assert changes[1] == 0
+        sentence, _ = answer_of(sweep)
+        if changes[0] > 0:
+            assert "No cut" not in sentence
+        elif changes[0] < 0:
+            assert "No cut betters" in sentence
+            assert "the best, layer 1, W_out, all kept, leaves it as it is, with no" in sentence
+        else:
+            assert sentence.startswith("No cut moves")
+
+    @pytest.mark.parametrize("metric", ["rank", "p_in_context"])
+    def test_no_cut_moves_only_where_none_does(self, model, metric):
+        sentence, _ = answer_of(self.swept(model, [1.0], metric))
+        goal = dict(rank="rank", p_in_context="probability")[metric]
+        still = f"No cut moves the {goal} of the in-context answer on pairs"
+        assert sentence == f"{still}, with no control scored."
+        both = [(tlt.Cut(SITE, 0.5), 3.0), (tlt.Cut(SITE, 1.0), 0.0)]
+        made = made_sweep(both, "rank")
+        still = dataclasses.replace(made.settings[1], outcomes=(outcome_of(made.baseline),))
+        sentence, _ = answer_of(dataclasses.replace(made, settings=(made.settings[0], still)))
+        assert sentence.startswith("No cut betters the rank of the in-context answer on ")
+        assert "all kept, leaves it as it is, with no control scored; it was picked" in sentence
+
+    @pytest.mark.parametrize(
+        ("metric", "shifts", "mark"),
+        [
+            ("p_in_context", (0.1, -0.1, -0.1), "largest rise"),
+            ("p_in_context", (-0.2, -0.1, -0.2), "smallest fall"),
+            ("rank", (5.0, -50.0, 5.0), "largest fall"),
+            ("rank", (50.0, 20.0, 50.0), "smallest rise"),
+        ],
+    )
+    def test_the_frame_of_the_heatmap(self, metric, shifts, mark):
+        sites = [f"blocks.{layer}.mlp.W_out" for layer in range(3)]
+        sweep = made_sweep(
+            [(tlt.Cut(site, 0.5), by) for site, by in zip(sites, shifts, strict=True)], metric
+        )
+        answer = sweep_page(sweep).answer
+        assert f"frame: the {mark}" in str(answer.picture)
+        framed = re.findall(r'aria-label="Best: ([^"]*)"', str(answer.picture))[0]
+        best = sweep.frame.loc[
+            sweep.frame["answer_rank_change"].idxmin()
+            if metric == "rank"
+            else sweep.frame["p_in_context_change"].idxmax()
+        ]
+        assert framed.startswith(f"layer {best['layer']}, W_out, 50% kept: ")
+
+    @pytest.mark.parametrize(
+        ("low", "high", "names"),
+        [
+            (-0.2, 0.1, ("largest predicted rise", "largest predicted fall")),
+            (-0.2, -0.1, ("smallest predicted fall", "largest predicted fall")),
+            (0.1, 0.2, ("largest predicted rise", "smallest predicted rise")),
+            (-0.2, 0.0, ("highest predicted change", "largest predicted fall")),
+        ],
+    )
+    def test_a_screen(self, model, low, high, names):
+        task = samples.pairs("Mary", "John", "Paris", "Rome")
+        screen = tlt.attribute(model, task, sites=[SITE], metric="p_in_context", progress=False)
+        rows = [
+            dict(site=SITE, layer=1, matrix="W_out", keep=keep, p_in_context_change=value)
+            | dict(p_in_context_change_low=value - 0.01, p_in_context_change_high=value + 0.01)
+            | dict(p_in_context_change_q=0.01)
+            for keep, value in ((0.5, low), (0.9, high))
+        ]
+        answer = screen_answer(screen, pd.DataFrame(rows))
+        told = {each.name: each.value for each in answer.numbers}
+        assert (told[names[0]], told[names[1]]) == (f"{high:+.3f}", f"{low:+.3f}")
+        assert f"frame: the {names[0].replace('predicted ', '')}" in str(answer.picture)
+
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            (0.2, "mean raises p most, by +0.200 [+0.190, +0.210]"),
+            (-0.2, "none raises p: the best, mean, lowers it by -0.200 [-0.210, -0.190]"),
+            (0.0, "none raises p: the best, mean, leaves it as it is"),
+        ],
+    )
+    def test_a_way(self, change, told):
+        ends = dict(p_change=change, p_change_low=change - 0.01, p_change_high=change + 0.01)
+        assert _most(pd.Series(ends, name="mean"), "p_change", "p") == told
+
+    @pytest.mark.parametrize(
+        ("over", "q", "change", "told"),
+        [
+            (-0.05, 0.001, 0.1, "but the same search among random cuts does better (difference -0.050"),
+            (-0.05, 0.001, -0.1, "but the same search among random cuts does better (difference -0.0"),
+            (0.05, 0.001, 0.1, "and +0.050 [+0.040, +0.060] beyond what the same search finds among"),
+            (0.05, 0.001, -0.1, "and the same search among random cuts does worse (difference +0.050"),
+            (-0.05, 0.2, 0.1, "but the same search among random cuts may find as much (difference -"),
+            (0.0, 1.0, 0.1, "but the same search among random cuts may find as much (difference "),
+            (0.05, float("nan"), 0.1, "with too few prompts to hold it against the same search"),
+            (float("nan"), 0.1, 0.1, "with no search among random cuts beside it"),
+        ],
+    )
+    def test_a_family_beside_its_null(self, over, q, change, told):
+        row = dict(over_null=over, over_null_low=over - 0.01, over_null_high=over + 0.01)
+        assert _against_null(
+            pd.Series({**row, "over_null_q": q, "change": change}), "change"
+        ).startswith(told)
+
+
+def outcome_of(scores):
+    """What the uncut model said, as the outcome of a cut that changes nothing."""
+    frame = scores.frame
+    logs = [tuple(np.log(frame[each])) for each in ("p_in_context", "p_global")]
+    return Outcome(*logs, tuple(frame["rank"]))
 
 
 class TestSeveralKindsOfCuts:

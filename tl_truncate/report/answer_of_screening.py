@@ -11,7 +11,7 @@ from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.curves import Curve, Panel, curves
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.pictures.heat import Cell, heat
-from tl_truncate.report.verdicts import NONE, chance, counted, moves, number_in, q_number
+from tl_truncate.report.verdicts import NONE, chance, counted, end_of, moves, number_in, q_number
 from tl_truncate.statistics import clear, shown_in
 from tl_truncate.surgery.spoken import said_setting
 from tl_truncate.weights.spoken import said_site, short_keep
@@ -20,14 +20,15 @@ _PANELS, _SITES = 4, 14
 
 
 def screen_answer(screen: Attribution, frame: pd.DataFrame) -> Answer:
-    """The largest predicted rise.
+    """The highest predicted change.
 
     Args:
         screen: that predicts.
         frame: of its grid: site, layer, matrix, keep, and the metric's change with ends and q.
     """
     change, goal = f"{screen.metric}_change", label_of(screen.metric, screen.record.has_global)
-    best = frame.loc[frame[change].idxmax()]
+    best, worst = (frame.loc[each] for each in (frame[change].idxmax(), frame[change].idxmin()))
+    names = [end_of(float(row[change]), top=row is best) for row in (best, worst)]
     q = float(best[f"{change}_q"])
     told = shown_in(best, change, signed=True)
     name = said_setting(best["site"], best["keep"])
@@ -37,8 +38,10 @@ def screen_answer(screen: Attribution, frame: pd.DataFrame) -> Answer:
         "whether it holds."
     )
     numbers = (
-        number_in(best, change, "largest predicted rise", signed=True),
-        number_in(frame.loc[frame[change].idxmin()], change, "largest predicted fall", signed=True),
+        *(
+            number_in(row, change, name.replace(" ", " predicted "), signed=True)
+            for row, name in zip((best, worst), names, strict=True)
+        ),
         Number("its control", NONE, "a prediction has none"),
         Number("sites", str(len(screen.by_row)), f"{counted(screen.n_prompts, 'prompt')} each"),
         q_number(q, f"among {counted(len(frame), 'cut')}"),
@@ -57,7 +60,8 @@ def screen_answer(screen: Attribution, frame: pd.DataFrame) -> Answer:
         marked = cell if place == best.name else marked
     label = "Heatmap: the predicted change by layer and amount kept. A table of components is below."
     caption = f"Predicted change of {goal.told}: orange is more than the uncut model, blue is less."
-    return Answer(sentence, numbers, heat(cells, marked, scale_end(frame[change]), label), caption)
+    picture = heat(cells, marked, scale_end(frame[change]), label, f"the {names[0]}")
+    return Answer(sentence, numbers, picture, caption)
 
 
 def gradients_answer(found: SingularValueGradients) -> Answer:

@@ -8,7 +8,14 @@ from markupsafe import Markup
 from tl_truncate.experiments.scoring.drawn import verdict
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.search.result import SearchResult
-from tl_truncate.experiments.search.view import TEST, VALIDATION, ShownSearch, column_told, nothing_kept
+from tl_truncate.experiments.search.view import (
+    TEST,
+    VALIDATION,
+    ShownSearch,
+    column_told,
+    looked_at,
+    none_raised,
+)
 from tl_truncate.markup import interval
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
@@ -16,6 +23,7 @@ from tl_truncate.report.verdicts import (
     NONE,
     NOT_SCORED,
     beside,
+    beside_null,
     chance,
     cost_number,
     cost_words,
@@ -43,7 +51,7 @@ def search_answer(found: SearchResult, shown_: ShownSearch) -> Answer:
     """The change of the objective on the test prompts of the first task."""
     task = next(iter(found.test))
     if not found.cuts:
-        return _nothing(found, task)
+        return _nothing(found, shown_, task)
     change = found.change(task)
     rows = shown_.of(task, found.objective)
     q = float(rows.loc[TEST, "q"])
@@ -89,9 +97,7 @@ def _null_words(found: SearchResult, task: str) -> str:
         return ""
     over = found.over_null(task)
     told = interval(over, signed=True)
-    if over.excludes_zero and over > 0:
-        return f", and {told} beyond what the same search finds among random cuts"
-    return f", but the same search among random cuts may find as much (difference {told})"
+    return f", {beside_null(float(over), over.p, told, float(found.change(task)))}"
 
 
 def _control(found: SearchResult, task: str, change: Estimate) -> Number:
@@ -134,20 +140,23 @@ def _forest(found: SearchResult, shown_: ShownSearch, task: str) -> tuple[Markup
     ), caption
 
 
-def _nothing(found: SearchResult, task: str) -> Answer:
+def _looked(found: SearchResult) -> Number:
+    """How much was looked at to the end, and of how much."""
+    looked, grid = looked_at(found.looks), f"of {found.settings['grid']}"
+    if looked is None:
+        return Number("looks at a mask", f"{len(found.looks):,}", f"{grid}, on watched prompts")
+    return Number("cuts looked at", f"{looked.last:,}", f"{grid}, on all validation prompts")
+
+
+def _nothing(found: SearchResult, shown_: ShownSearch, task: str) -> Answer:
     """Nothing was chosen, which is an answer too: how near each look came."""
     base = found.test[task].baseline or found.test[task]
     before = base.estimate(found.objective)
     goal = label_of(found.objective, found.has_global)
-    looked = int(found.looks["candidates"].sum()) if "candidates" in found.looks else len(found.looks)
-    told = (
-        f"No cut of {found.settings['grid']} raised {goal.told} on the validation prompts of "
-        f"{listed(list(found.test))} by more than rounding{nothing_kept(found.bound)}, so nothing was "
-        "cut."
-    )
+    told = f"{none_raised(shown_, goal.told)}, so nothing was cut."
     numbers = (
         number(f"uncut: {goal.short}", before, before.low, before.high),
-        Number("cuts looked at", f"{looked:,}", "on validation prompts alone"),
+        _looked(found),
         Number("change on test prompts", NONE, "nothing was chosen"),
     )
     rows = [

@@ -1,4 +1,4 @@
-"""The answer of a sweep: the cut that raises the metric most, beside its controls."""
+"""The answer of a sweep: the cut that betters the metric most, beside its controls."""
 
 import math
 from collections.abc import Sequence
@@ -20,6 +20,8 @@ from tl_truncate.report.verdicts import (
     chance,
     control_number,
     counted,
+    end_of,
+    leaves,
     moves,
     number,
     number_in,
@@ -35,7 +37,7 @@ _PANELS, _ROWS = 4, 14
 
 
 def sweep_answer(found: ShownSweep, metric: str) -> Answer:
-    """The largest rise of a metric on the first task."""
+    """The best change of a metric on the first task: the largest rise, or of a rank the largest fall."""
     task = next(iter(found.baselines))
     goal = label_of(metric, found.has_global)
     base = found.baselines[task].summary.loc["rank" if metric == "answer_rank" else metric]
@@ -61,7 +63,7 @@ def sweep_answer(found: ShownSweep, metric: str) -> Answer:
     picture = _map(found.frame, rows, best, metric, goal) or _list(
         found.beside, rows, best, metric, goal
     )
-    return Answer(_sentence(best, controls, metric, task, goal), numbers, *picture)
+    return Answer(_sentence(rows, best, controls, metric, task, goal), numbers, *picture)
 
 
 def _among(rows: pd.DataFrame, best: Any) -> str:
@@ -87,25 +89,29 @@ def _controls(table: pd.DataFrame, row: Any, metric: str) -> pd.DataFrame:
     return own[own["keep"].map(kept_text) == kept_text(row["keep"])]
 
 
-def _sentence(best: Any, controls: pd.DataFrame, metric: str, task: str, goal: Label) -> str:
+def _sentence(
+    rows: pd.DataFrame, best: Any, controls: pd.DataFrame, metric: str, task: str, goal: Label
+) -> str:
     change = float(best[f"{metric}_change"])
-    told = shown_in(best, f"{metric}_change", signed=True)
-    first = (
-        f"Cutting {_name(best)} {moves(change)} {goal.told} on {task} by {told}"
-        if change
-        else f"No cut moves {goal.told} on {task}"
-    )
-    better = change < 0 if metric == "answer_rank" else change > 0
-    if not better and change:
-        first = (
-            f"No cut betters {goal.told} on {task}: the best, {_name(best)}, "
-            f"{moves(change)} it by {told}"
-        )
     verdicts = dict(zip(controls["control"], controls["verdict"], strict=True))
+    held = beside(verdicts, change)
+    if not rows[f"{metric}_change"].any():
+        return f"No cut moves {goal.told} on {task}, {held}."
     return (
-        f"{first}, {chance(float(best[f'{metric}_change_q']))}, "
-        f"{beside(verdicts, change)}; it was picked on these same prompts, which flatters it."
+        f"{_what_it_does(best, metric, task, goal)}, {held}; it was picked on these same prompts, which "
+        "flatters it."
     )
+
+
+def _what_it_does(best: Any, metric: str, task: str, goal: Label) -> str:
+    """What the best cut does, in its own direction; where that is nothing good, that none does any."""
+    change, told = float(best[f"{metric}_change"]), shown_in(best, f"{metric}_change", signed=True)
+    certain = f", {chance(float(best[f'{metric}_change_q']))}" if change else ""
+    better = change < 0 if metric == "answer_rank" else change > 0
+    if better:
+        return f"Cutting {_name(best)} {moves(change)} {goal.told} on {task} by {told}{certain}"
+    does = f"{_name(best)}, {leaves(change, told)}{certain}"
+    return f"No cut betters {goal.told} on {task}: the best, {does}"
 
 
 def _map(
@@ -133,7 +139,9 @@ def _map(
         f"Change of {goal.told} by each cut alone: orange is more than the uncut model, "
         f"blue is less. A click on a cell shows its prompts.{more}"
     )
-    return heat(cells, marked, end, label), caption
+    top = metric != "answer_rank"
+    mark = f"the {end_of(float(best[f'{metric}_change']), top=top)}"
+    return heat(cells, marked, end, label, mark), caption
 
 
 def _cell(row: Any, metric: str) -> Cell:

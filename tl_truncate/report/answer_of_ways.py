@@ -15,14 +15,16 @@ from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.verdicts import (
     NONE,
     NOT_READ,
+    beside_null,
     chance,
     counted,
     furthest,
+    leaves,
     moves,
     number_in,
     q_number,
 )
-from tl_truncate.statistics import clear, shown_in
+from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.spoken import said_in_text
 
 _CONTROL = "(control)"
@@ -30,7 +32,7 @@ _ROWS = 16
 
 
 def ways_answer(found: Comparison) -> Answer:
-    """The way that raises the metric most, among ways that are no controls."""
+    """The way that moves the metric highest, among ways that are no controls."""
     frame, record = found.frame, found.baseline.record
     metric = next(name for name in (*PROBABILITIES, *frame) if f"{name}_change" in frame)
     change, goal = f"{metric}_change", label_of(metric, record.has_global)
@@ -40,9 +42,8 @@ def ways_answer(found: Comparison) -> Answer:
     best = own.loc[own[change].idxmax()]
     q = float(best[f"{change}_q"])
     sentence = (
-        f"Of {counted(len(own), 'way')} to change the MLP of block {found.layer}, {best.name} raises "
-        f"{goal.told} on {record.task} most: it {moves(float(best[change]))} it by "
-        f"{shown_in(best, change, signed=True)}, {chance(q)}"
+        f"Of {counted(len(own), 'way')} to change the MLP of block {found.layer}, "
+        f"{_most(best, change, f'{goal.told} on {record.task}')}, {chance(q)}"
         f"{_beside(controls, best, change)}; it was picked on these same prompts, which flatters it."
     )
     numbers = (
@@ -70,10 +71,20 @@ def _row(row: Any, change: str, kind: str) -> Row:
     return Row(said_in_text(str(row.name)), ends[0], low, high, kind, told)
 
 
+def _most(best: Any, change: str, goal: str) -> str:
+    """What the way does that comes highest; where none raises, that none does."""
+    value, told = float(best[change]), shown_in(best, change, signed=True)
+    if value > 0:
+        return f"{best.name} raises {goal} most, by {told}"
+    return f"none raises {goal}: the best, {best.name}, {leaves(value, told)}"
+
+
 def _beside(controls: pd.DataFrame, best: Any, change: str) -> str:
     """Whether the best lies beyond every control's interval: no test, and said as what it is."""
     if controls.empty:
         return ", with no control scored"
+    if pd.isna(best[f"{change}_low"]):
+        return ""
     above = (controls[f"{change}_high"] < best[f"{change}_low"]).all()
     return f", and its interval lies {'above' if above else 'not above'} those of all controls"
 
@@ -103,10 +114,11 @@ def families_answer(several: Sequence[ChosenComparison], objective: str) -> Answ
         return Answer(sentence, (uncut, chosen), forest(rows, label, f"change of {goal.short}"))
     best = own.loc[own[change].idxmax()]
     q = float(best[f"{change}_q"])
+    does = f"cutting {said_in_text(str(best['cut']))} {moves(float(best[change]))} {goal.told}"
     sentence = (
-        f"On prompts of {first.task} that had no say, the best of {families} is {best.name}: cutting "
-        f"{said_in_text(str(best['cut']))} {moves(float(best[change]))} {goal.told} by "
-        f"{shown_in(best, change, signed=True)}, {chance(q)}, {_against_null(best)}."
+        f"On prompts of {first.task} that had no say, the best of {_among(len(own), families)} is "
+        f"{best.name}: {does} by {shown_in(best, change, signed=True)}, {chance(q)}, "
+        f"{_against_null(best, change)}."
     )
     numbers = [uncut, number_in(best, change, "change on other prompts", signed=True)]
     if pd.notna(best.get("null_change")):
@@ -128,6 +140,13 @@ def families_answer(several: Sequence[ChosenComparison], objective: str) -> Answ
     return Answer(sentence, tuple(numbers), picture, caption)
 
 
+def _among(chosen: int, families: str) -> str:
+    """The families that have a cut to be the best."""
+    return (
+        families if families.startswith(f"{chosen} ") else f"the {chosen} of {families} that chose a cut"
+    )
+
+
 def _rows_of(each: ChosenComparison, change: str, *, many: bool) -> list[Row]:
     rows = []
     for family, row in each.frame.drop(index="uncut").iterrows():
@@ -146,13 +165,11 @@ def _ends(row: Any, name: str) -> tuple[float, float, float]:
     return (value, low, high) if low < high else (value, math.nan, math.nan)
 
 
-def _against_null(best: Any) -> str:
+def _against_null(best: Any, change: str) -> str:
     if pd.isna(best.get("over_null")):
         return "with no search among random cuts beside it"
-    told = shown_in(best, "over_null", signed=True)
-    if clear(float(best.get("over_null_q", math.nan))):
-        return f"and {told} beyond what the same search finds among random cuts"
-    return f"but the same search among random cuts may find as much (difference {told})"
+    told, q = shown_in(best, "over_null", signed=True), float(best.get("over_null_q", math.nan))
+    return beside_null(float(best["over_null"]), q, told, float(best[change]))
 
 
 def _cost(frame: pd.DataFrame, best: Any) -> Number:

@@ -16,7 +16,7 @@ from tl_truncate.surgery.spoken import said_kind, said_setting
 from tl_truncate.weights.spoken import said_site, short_keep
 
 #: The choices of rank curves that are shown first: their order, and which end of it.
-EXTREMES = {"the six largest rises": False, "the six largest falls": True}
+EXTREMES = {"the six highest": False, "the six lowest": True}
 _MOST = 6
 
 

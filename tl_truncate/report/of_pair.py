@@ -210,7 +210,9 @@ def _words(pair: Pair) -> list[str]:
         f"{one.name} is {setup(one.record.to_json())}; {other.name} is {setup(other.record.to_json())}.",
         f"{counted(len(pair.settings), 'setting')} that both have "
         f"{'is' if len(pair.settings) == 1 else 'are'} "
-        f"compared, of {len(one.changes)} and {len(other.changes)}.",
+        f"compared, of {len(one.changes)} and {len(other.changes)}."
+        if one.cuts
+        else f"What is compared is {pair.settings[0]}.",
     ]
     words.append(
         f"Both were asked the same {counted(one.record.n_prompts, 'prompt')}, so that each prompt "

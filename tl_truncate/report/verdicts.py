@@ -55,6 +55,30 @@ def moves(change: float) -> str:
     return "raises" if change > 0 else "lowers" if change < 0 else "does not move"
 
 
+def leaves(change: float, told: str) -> str:
+    """What a cut does to what was named before, by how much.
+
+    Examples:
+        >>> leaves(-0.1, "-0.100"), leaves(0.0, "+0.000")
+        ('lowers it by -0.100', 'leaves it as it is')
+    """
+    return f"{moves(change)} it by {told}" if change else "leaves it as it is"
+
+
+def end_of(change: float, *, top: bool) -> str:
+    """What the highest or the lowest of some changes is: none is a rise where all of them fall.
+
+    Examples:
+        >>> end_of(0.1, top=True), end_of(-0.1, top=True), end_of(0.0, top=True)
+        ('largest rise', 'smallest fall', 'highest change')
+        >>> end_of(-0.1, top=False), end_of(0.1, top=False), end_of(0.0, top=False)
+        ('largest fall', 'smallest rise', 'lowest change')
+    """
+    if not change:
+        return "highest change" if top else "lowest change"
+    return f"{'largest' if (change > 0) == top else 'smallest'} {'rise' if change > 0 else 'fall'}"
+
+
 def furthest(changes: "pd.Series[Any]", change: float) -> Any:
     """The label of the control that goes furthest to where a cut goes, up or down.
 
@@ -98,6 +122,37 @@ def beside(verdicts: Mapping[str, str], change: float) -> str:
             return told.format(" and a ".join(found))
     names = ", ".join(map(said_kind, verdicts))
     return f"and more than its control{'s' if len(verdicts) > 1 else ''} ({names})"
+
+
+def beside_null(over: float, q: float, told: str, change: float) -> str:
+    """Whether a chosen cut is worth more than what the same search chose among random cuts.
+
+    Args:
+        over: the objective under the cut less that under the random one; more is better.
+        q: of that difference; NaN where there are too few prompts.
+        told: the difference in words.
+        change: the cut's own change: of one that falls nothing is beyond.
+
+    Examples:
+        >>> beside_null(0.2, 0.01, "+0.200", 0.3)
+        'and +0.200 beyond what the same search finds among random cuts'
+        >>> beside_null(0.2, 0.01, "+0.200", -0.1)
+        'and the same search among random cuts does worse (difference +0.200)'
+        >>> beside_null(-0.2, 0.01, "-0.200", 0.3)
+        'but the same search among random cuts does better (difference -0.200)'
+        >>> beside_null(-0.2, 0.5, "-0.200", 0.3)
+        'but the same search among random cuts may find as much (difference -0.200)'
+    """
+    search = "the same search among random cuts"
+    if math.isnan(q):
+        return f"with too few prompts to hold it against {search} (difference {told})"
+    if not clear(q):
+        return f"but {search} may find as much (difference {told})"
+    if over < 0:
+        return f"but {search} does better (difference {told})"
+    if change <= 0:
+        return f"and {search} does worse (difference {told})"
+    return f"and {told} beyond what the same search finds among random cuts"
 
 
 def number(

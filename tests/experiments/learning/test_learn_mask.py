@@ -106,7 +106,7 @@ class TestThePlantedModel:
     def test_a_price_that_neither_is_worth_leaves_both(self, model):
         found = tlt.learn_mask(model, pairs_task(), **options(sites=[SITE], price=1e6))
         assert found.cuts == ()
-        assert "No cut of 32 components raised logit_diff" in str(found)
+        assert "No mask of 32 components that was looked at raised logit_diff" in str(found)
         assert found.change() == 0.0
 
     def test_amplified_where_that_helps(self, model):

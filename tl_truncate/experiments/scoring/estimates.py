@@ -10,7 +10,10 @@ from tl_truncate.statistics import (
     Columns,
     Estimate,
     estimate_against_draws,
+    estimate_apart,
+    estimate_mean,
     estimate_over_draws,
+    estimate_shares_apart,
     mean_columns,
     share_change_columns,
     share_columns,
@@ -75,6 +78,35 @@ def estimate_against(metric: Metric, cut: Array, draws: Array) -> Estimate:
     if metric not in _SHARES or len(draws) == 1:
         return found
     return _hull(found, share_change_columns(cut - draws.mean(axis=0))[0])
+
+
+def estimate_difference(
+    metric: Metric, one: Array, other: Array, *, changes: bool, paired: bool
+) -> Estimate:
+    """A metric, or its change, in one run less that in another, `[prompt]` each.
+
+    A share's interval is no shorter than a score interval: a few prompts that all differ alike are not
+    certain either.
+
+    Args:
+        metric: that both have.
+        one: a value for each prompt.
+        other: likewise, of the run that is taken off.
+        changes: whether they are paired changes from an uncut model.
+        paired: whether both are of the same prompts in the same order.
+    """
+    if not paired:
+        estimate = estimate_changes if changes else estimate_values
+        found, sides = estimate_apart(one, other), (estimate(metric, each) for each in (one, other))
+        return _hull(found, estimate_shares_apart(*sides)) if metric in _SHARES else found
+    if not changes:
+        return estimate_changes(metric, one - other)
+    low, high = RANGES[metric].changes
+    found = estimate_mean(one - other, within=(low - high, high - low))
+    if metric not in _SHARES:
+        return found
+    # Where a prompt is gained in one run and lost in the other it counts once, as a prompt does there.
+    return _hull(found, share_change_columns(np.clip(one - other, -1, 1))[0])
 
 
 def _hull(one: Estimate, other: Estimate) -> Estimate:

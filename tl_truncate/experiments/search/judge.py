@@ -147,7 +147,7 @@ class Judge:
         options: of each look.
         limit: the bound on what a choice may cost, if there is one.
         looks: what has been looked at, one row each.
-        refused: compositions that were over the bound, in all.
+        refused: what each composition gained that was over the bound, on all validation prompts.
     """
 
     at: Place
@@ -157,7 +157,7 @@ class Judge:
     run_dir: Path | None
     options: SweepOptions
     limit: Limit | None = None
-    refused: int = 0
+    refused: list[float] = field(default_factory=list)
     looks: list[dict[str, Any]] = field(default_factory=list)
     _uncut: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
@@ -211,7 +211,7 @@ class Judge:
             if self.limit is None or self.limit.allows(candidate.cuts):
                 return Pick(candidate, refused)
             refused += 1
-            self.refused += 1
+            self.refused.append(candidate.value)
         return Pick(None, refused)
 
     def improves(self, found: Candidate, best: Candidate | None) -> bool:

@@ -27,7 +27,7 @@ from tl_truncate.experiments.search.view import (
     VALIDATION,
     ShownSearch,
     cost_told,
-    nothing_kept,
+    none_raised,
     optimism_told,
     search_html,
 )
@@ -280,11 +280,9 @@ class SearchResult(Drawn):
 
     def __str__(self) -> str:
         if not self.cuts:
-            return (
-                f"No cut of {self.settings['grid']} raised {self.objective} on the validation prompts "
-                f"of {', '.join(self.test)} by more than rounding{nothing_kept(self.bound)}."
-            )
-        lines = [f"{len(self.cuts)} cuts, chosen for {self.objective} on validation prompts:"]
+            return f"{none_raised(self.shown, self.objective)}."
+        many = f"{len(self.cuts)} cut{'' if len(self.cuts) == 1 else 's'}"
+        lines = [f"{many}, chosen for {self.objective} on validation prompts:"]
         lines += [f"  {cut!r}" for cut in self.cuts]
         for name in self.test:
             change = self.change(name)
@@ -313,7 +311,7 @@ class SearchResult(Drawn):
             names = " and ".join(map(said_cut, self.null.cuts)) or "nothing"
             told.append(
                 f"the same search among random subspaces chose {names}: "
-                f"{interval(self.null.change(task), signed=True)}; the cuts do more by "
+                f"{interval(self.null.change(task), signed=True)}; the difference of the cuts to it: "
                 f"{interval(self.over_null(task), signed=True)}"
             )
         return told

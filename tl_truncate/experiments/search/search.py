@@ -222,7 +222,7 @@ def _begin(
 
 @dataclass(frozen=True)
 class _Choice:
-    """What one search chose, and what it looked at."""
+    """What one search chose, what it looked at, and how many that gained more were over the bound."""
 
     cuts: Cuts
     looks: pd.DataFrame
@@ -291,8 +291,10 @@ class _Search:
             best = laser(judge, among, greedy=self.greedy)
         else:
             best = halving(judge, among, greedy=self.greedy, budget=self.budget, seed=self.seed)
-        chosen = Cuts() if best is None else best.cuts
-        return _Choice(chosen, pd.DataFrame(judge.looks), judge.refused)
+        chosen, gained = (Cuts(), 0.0) if best is None else (best.cuts, best.value)
+        # What was over the bound in an early step may have gained less than what came of later ones.
+        refused = sum(value > gained for value in judge.refused)
+        return _Choice(chosen, pd.DataFrame(judge.looks), refused)
 
     def bound(self, choice: _Choice, texts: Texts) -> Bound | None:
         """The bound that a choice was made under, if there was one."""
@@ -324,7 +326,8 @@ class _Search:
         """What the same search chooses among random cuts, and what that is worth."""
         own = self.choose(placebos, parts, "null")
         scores = scores_of(self.asked, parts, own.cuts)
-        told: dict[str, Any] = dict(looks=own.looks, settings=settings, controls={}, cost=None)
+        among = {**settings, "grid": f"{len(placebos)} settings"}
+        told: dict[str, Any] = dict(looks=own.looks, settings=among, controls={}, cost=None)
         told["bound"] = self.bound(own, texts)
         return SearchResult(own.cuts, self.objective, self.combine, *scores, **told)
 

@@ -82,13 +82,9 @@ def search_html(found: ShownSearch) -> Markup:
 def search_words(found: ShownSearch) -> list[str]:
     """What was chosen and what it is worth, in sentences."""
     goal = label_of(found.objective, found.has_global).told
-    asked = f"{found.settings['grid']} on {setup(found.record)}"
     if not found.cuts:
-        names = ", ".join(found.tasks)
-        return [
-            f"No cut of {asked}, raised {goal} on the validation prompts of {names} by more than "
-            f"rounding{nothing_kept(found.bound)}."
-        ]
+        return [f"{none_raised(found, goal)}.", f"The model is {setup(found.record)}."]
+    asked = f"{found.settings['grid']} on {setup(found.record)}"
     names = "; ".join(found.cuts)
     words = [f"Of {asked}, these were chosen because they raise {goal} on validation prompts: {names}."]
     for task in found.tasks:
@@ -130,6 +126,57 @@ def cost_told(cost: ShownCost | None, bound: Bound | None) -> str:
     if bound is not None:
         return f"perplexity {bound.ratio:.2f} times"
     return "perplexity not measured"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How far a search went that chose nothing.
+
+    Attributes:
+        first: settings of its first looks; fewer than there are where it had a budget.
+        last: settings that were looked at on all validation prompts.
+    """
+
+    first: int
+    last: int
+
+
+def looked_at(looks: pd.DataFrame) -> Looked | None:
+    """Each setting once, though several looks were at it; None of learned masks, which are no settings.
+
+    Examples:
+        >>> looked_at(pd.DataFrame(dict(prompts=[8, 16, 18, 16, 18], candidates=[9, 3, 3, 3, 3])))
+        Looked(first=9, last=6)
+    """
+    if "candidates" not in looks:
+        return None
+    ends = looks["prompts"].min(), looks["prompts"].max()
+    return Looked(*(int(looks.loc[looks["prompts"] == end, "candidates"].sum()) for end in ends))
+
+
+def none_raised(found: ShownSearch, goal: str) -> str:
+    """That nothing was chosen, of no more than was looked at.
+
+    Args:
+        found: a search that chose nothing.
+        goal: what should have risen.
+    """
+    grid, names, looked = found.settings["grid"], ", ".join(found.tasks), looked_at(found.looks)
+    if looked is None:
+        return (
+            f"No mask of {grid} that was looked at raised {goal} on the watched validation prompts of "
+            f"{names} by more than the price of its components"
+        )
+    rounding = f"by more than rounding{nothing_kept(found.bound)}"
+    every = int(str(grid).split()[0])
+    if looked.last == every:
+        return f"No cut of {grid} raised {goal} on the validation prompts of {names} {rounding}"
+    tried = "" if looked.first in (looked.last, every) else f"{looked.first} that were tried, of "
+    among = f"{looked.last} of {tried}{grid}"
+    return (
+        f"No cut that was looked at on all validation prompts of {names} ({among}) raised {goal} there "
+        f"{rounding}"
+    )
 
 
 def nothing_kept(bound: Bound | None) -> str:

@@ -39,7 +39,7 @@ def heat(
     best: Cell | None,
     end: float,
     label: str,
-    mark: str = "the largest rise",
+    mark: str,
 ) -> Markup:
     """The picture at both widths.
 
@@ -48,7 +48,7 @@ def heat(
         best: the cell to be marked.
         end: the change at the ends of the colours.
         label: what a screen reader says.
-        mark: what the marked cell is.
+        mark: what the marked cell is, such as the largest rise.
     """
     return at_both_widths(lambda width: _heat(panels, best, end, label, mark, width))
 
