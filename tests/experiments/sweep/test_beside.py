@@ -150,12 +150,18 @@ class TestWords:
     @pytest.mark.parametrize(
         ("shift", "expected"),
         [
-            (0.5, "this is the largest rise of the probability of the in-context answer: +0.500 at"),
+            (
+                0.5,
+                "Beside the largest rise of the probability of the in-context answer among cuts that have some, +0.500 at",
+            ),
             (
                 -0.5,
-                "none raises the probability of the in-context answer, and this is the smallest fall",
+                "No cut that has some raises the probability of the in-context answer: beside the smallest fall, -0.500",
             ),
-            (0.0, "none raises the probability of the in-context answer, and this leaves it as it is"),
+            (
+                0.0,
+                "the probability of the in-context answer: beside one that leaves it as it is, +0.000 at",
+            ),
         ],
     )
     def test_a_fall_is_no_rise(self, clustered, shift, expected):

@@ -185,18 +185,17 @@ def _control_words(result: ShownSweep, task: str) -> str:
     setting = said_setting(best["site"], best["keep"], kind, best["strength"])
     which = _which_told(float(best["change"]), label_of(metric, result.has_global).told)
     return (
-        "Controls remove as much of the same matrix, of no particular meaning. Of the cuts that have "
-        f"some, {which}: {best['change']:+.3f} at {setting}. Beside it they give: {'; '.join(told)}."
+        f"Controls remove as much of the same matrix, of no particular meaning. {which}, "
+        f"{best['change']:+.3f} at {setting}, they give: {'; '.join(told)}."
     )
 
 
 def _which_told(change: float, goal: str) -> str:
-    """Which of some cuts is looked at, by the largest of their changes."""
+    """Beside which of some cuts controls are looked at, by the largest of the cuts' changes."""
     if change > 0:
-        return f"this is the largest rise of {goal}"
-    if change < 0:
-        return f"none raises {goal}, and this is the smallest fall"
-    return f"none raises {goal}, and this leaves it as it is"
+        return f"Beside the largest rise of {goal} among cuts that have some"
+    least = "the smallest fall" if change < 0 else "one that leaves it as it is"
+    return f"No cut that has some raises {goal}: beside {least}"
 
 
 def control_told(row: Any) -> str:
