@@ -216,11 +216,11 @@ class TestDynamics:
         assert control.note == "norm, 3 draws"
 
     def test_without_controls_of_its_own(self, history):
-        cuts = {name: cut for name, cut in history.manifest["cuts"].items() if "norm" not in name}
-        fewer = dataclasses.replace(
-            history,
-            manifest={**history.manifest, "cuts": {**cuts, "norm": cuts["random"]}},
-        )
+        (told,) = history.histories.values()
+        cuts = {name: cut for name, cut in told.made.items() if "norm" not in name}
+        made = {**cuts, "norm": cuts["random"]}
+        told = dataclasses.replace(told, made=made, given={})
+        fewer = dataclasses.replace(history, histories={told.task.name: told})
         (control,) = (each for each in dynamics_answer(fewer).numbers if each.name == "its control")
         assert control.note == "none was scored"
 

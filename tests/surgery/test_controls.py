@@ -216,3 +216,77 @@ def test_laser_compat_is_the_published_sketch(shared, tokens, site, rho):
             edited = inplace.outputs(model, tokens)
         model.set_use_attn_result(False)
         assert inplace.difference(cut, edited) <= 1e-9
+
+
+class TestSeveralCutsOfOneSite:
+    """Each has a random subspace of its own rank, and none knows of the others."""
+
+    SITE = "blocks.1.mlp.W_out"
+
+    def spaces(self, model, keeps, **options):
+        """For each draw the projections of its controls, found from what they leave of the weight."""
+        inverse = np.linalg.pinv(inplace.read(model, 1, "W_out"))
+        cuts = [tlt.Cut(self.SITE, keep) for keep in keeps]
+        drawn = controls_of(model, cuts, **options)["RandomSubspace"]
+        return drawn, [[inverse @ effective(model, each) for each in draw] for draw in drawn]
+
+    @pytest.mark.parametrize("keeps", [(8, 24), (8, 16), (8, 19), (8, 8), (tlt.DropTop(4), 20)])
+    def test_they_meet_as_independent_subspaces_do(self, shared, keeps):
+        model = shared("bridge", "gpt2", torch.float64)
+        ranks = [28 if isinstance(keep, tlt.DropTop) else keep for keep in keeps]
+        _, spaces = self.spaces(model, keeps, seed=5, draws=30)
+        for pair in spaces:
+            assert [np.linalg.matrix_rank(each, tol=1e-9) for each in pair] == ranks
+            # One after the other: as many directions as any two subspaces of these ranks have together.
+            both = np.linalg.matrix_rank(pair[0] @ pair[1], tol=1e-9)
+            assert both == min(ranks)
+        shared_part = [float(np.trace(one @ other)) for one, other in spaces]
+        random, by_hand = np.random.default_rng(1), []
+        for _ in range(300):
+            one, other = (np.linalg.qr(random.normal(size=(32, rank)))[0] for rank in ranks)
+            by_hand.append(float(np.square(one.T @ other).sum()))
+        assert np.mean(by_hand) == pytest.approx(ranks[0] * ranks[1] / 32, rel=0.05)
+        error = np.std(by_hand) / np.sqrt(len(shared_part))
+        assert abs(np.mean(shared_part) - np.mean(by_hand)) < 4 * error
+        assert 0.4 < np.std(shared_part) / np.std(by_hand) < 2
+
+    def test_the_model_has_one_after_the_other(self, shared, tokens):
+        model = shared("bridge", "gpt2", torch.float64)
+        drawn, spaces = self.spaces(model, (8, 24), seed=0, draws=2)
+        for cuts, (first, second) in zip(drawn, spaces, strict=True):
+            with tlt.truncated(model, cuts):
+                found = inplace.outputs(model, tokens)
+            with inplace.edited(model, (self.SITE, lambda w, p=first @ second: w @ p)):
+                expected = inplace.outputs(model, tokens)
+            assert inplace.difference(found, expected) < 1e-9
+            with tlt.truncated(model, tlt.Ablated(self.SITE)):
+                ablated = inplace.outputs(model, tokens)
+            assert inplace.difference(found, ablated) > 1e-3
+
+    def test_seeds(self, shared):
+        """The first of a site has the seed that was asked for, and all are the same in any call."""
+        model = shared("bridge", "gpt2", torch.float64)
+        cuts = [
+            tlt.Cut(self.SITE, 8),
+            tlt.Cut("blocks.0.mlp.W_in", 8),
+            tlt.Cut(self.SITE, 24),
+            tlt.Clustered(self.SITE, 4, 2),
+            tlt.Cut("blocks.1.attn.W_O.2", 4),
+        ]
+        few, many = (controls_of(model, cuts, seed=3, draws=draws) for draws in (2, 16))
+        for kind in ("RandomSubspace", "NormMatched"):
+            assert many[kind][:2] == few[kind]
+            for place, drawn in enumerate(many[kind]):
+                for number in (0, 1, 4):
+                    assert drawn[number] == cuts[number].controls(3 + place)[kind]
+            seeds = [cut.seed for drawn in many[kind] for cut in drawn if str(cut.site) == self.SITE]
+            assert len(set(seeds)) == 3 * 16
+        alone = controls_of(model, cuts[:2], seed=3, draws=16)
+        assert [drawn[:2] for drawn in many["NormMatched"]] == alone["NormMatched"]
+
+    def test_exchanged_tokens(self, toy, tokens):
+        means = tlt.TokenMeans.fit(toy, tokens, layers=[1])
+        cuts = [tlt.GlobalRemoval(1, means=means, only=only) for only in (("token",), ("corpus_mean",))]
+        first, second = controls_of(toy, cuts, seed=3)["ExchangedTokens"][0]
+        assert first.split.exchange == 3
+        assert second.split.exchange != 3

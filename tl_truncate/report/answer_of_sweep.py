@@ -8,7 +8,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.colours import scale_end
-from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import Label, label_of
 from tl_truncate.experiments.sweep.view import ShownSweep, heat_frame
 from tl_truncate.report.page import Answer, Number
@@ -83,10 +82,8 @@ def _name(row: Any) -> str:
 
 
 def _controls(table: pd.DataFrame, row: Any, metric: str) -> pd.DataFrame:
-    """What was scored beside one cut."""
-    own = table[(table["task"] == row["task"]) & (table["metric"] == metric)]
-    own = own[(own["site"] == row["site"]) & (own["strength"] == row["strength"])]
-    return own[own["keep"].map(kept_text) == kept_text(row["keep"])]
+    """What was scored beside one cut, a row of the sweep's table."""
+    return table[(table["row"] == row.name) & (table["metric"] == metric)]
 
 
 def _sentence(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
+from tl_truncate.experiments.training.history import CUT, History
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics
 from tl_truncate.report.page import Answer, Number
@@ -20,8 +21,7 @@ from tl_truncate.report.verdicts import (
     q_number,
 )
 from tl_truncate.statistics import shown_in
-from tl_truncate.surgery.controls import is_control
-from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.surgery.spoken import said_kind
 from tl_truncate.toys.recall.train import NOISE_LEARNT, RECALL_LEARNT, RecallRun
 
 #: Of what falls and what rises: the colours of both answers, wherever they are drawn.
@@ -51,22 +51,22 @@ def dynamics_answer(history: Dynamics) -> Answer:
     ]
     best = None
     if cuts:
-        controls = [name for name in cuts if _is_control(history, name)]
-        own = [name for name in cuts if name not in controls] or cuts
+        kinds = _told(history).kinds
+        own = [name for name in cuts if kinds[name] == CUT] or cuts
         best = max(own, key=lambda name: abs(float(table.loc[name, f"{metric}_change"])))
         row = table.loc[best]
         change = float(row[f"{metric}_change"])
         q = float(row[f"{metric}_change_q"])
         sentence += (
             f"; {best} {moves(change)} {goal.told} by {shown_in(row, f'{metric}_change', signed=True)}, "
-            f"{chance(q)} among all checkpoints"
+            f"{chance(q)} {among(history, best, metric)}"
         )
         numbers = [
             numbers[0],
             number_in(row, f"{metric}_change", f"change by {best}", signed=True),
-            _control(table.loc[_beside(history, controls, best)], f"{metric}_change", change),
+            _control(table.loc[_beside(history, best, cuts)], f"{metric}_change", change),
             NOT_READ,
-            q_number(q, f"among {counted(len(history.checkpoints), 'checkpoint')}"),
+            q_number(q, among(history, best, metric)),
         ]
     else:
         numbers.append(Number("checkpoints", str(len(history.readings)), f"of {len(history.asked)}"))
@@ -90,23 +90,29 @@ def dynamics_answer(history: Dynamics) -> Answer:
     return Answer(f"{sentence}.", tuple(numbers), curves([panel], label, "training step"), caption)
 
 
-def _is_control(history: Dynamics, name: str) -> bool:
-    cuts = _cuts(history, name)
-    return bool(cuts) and all(map(is_control, cuts))
+def among(history: Dynamics, name: str, metric: str) -> str:
+    """What the q of a name is among: the changes of all cuts, or of its kind of control, at all steps.
+
+    Args:
+        history: of one task.
+        name: of some cuts.
+        metric: that changes.
+    """
+    kinds, frame = _told(history).kinds, history.frame
+    own = [each for each, kind in kinds.items() if kind == kinds[name] and each != UNCUT]
+    changes = int(frame.loc[frame["cut"].isin(own), f"{metric}_change_q"].notna().sum())
+    what = CUT if kinds[name] == CUT else f"{said_kind(kinds[name])} control"
+    return f"among {counted(changes, 'change')} by {counted(len(own), what)}"
 
 
-def _cuts(history: Dynamics, name: str) -> list[SiteCut]:
-    return [SiteCut.from_json(each) for each in history.manifest["cuts"].get(name, [])]
+def _told(history: Dynamics) -> History:
+    (only,) = history.histories.values()
+    return only
 
 
-def _beside(history: Dynamics, controls: Sequence[str], name: str) -> list[str]:
-    """The controls of one cut: as much of the same matrices, at random."""
-    wanted = _removed(history, name)
-    return [each for each in controls if each != name and _removed(history, each) == wanted]
-
-
-def _removed(history: Dynamics, name: str) -> list[tuple[str, str, float]]:
-    return sorted((str(cut.site), repr(cut.label), cut.strength) for cut in _cuts(history, name))
+def _beside(history: Dynamics, name: str, there: Sequence[str]) -> list[str]:
+    """The controls of one cut that are there: as much of the same matrices, at random."""
+    return [each for each in _told(history).controls_of(name) if each in there]
 
 
 def _control(rows: pd.DataFrame, column: str, change: float) -> Number:

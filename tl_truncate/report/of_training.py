@@ -23,7 +23,7 @@ from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarnin
 from tl_truncate.experiments.training.steps import FirstStep
 from tl_truncate.markup import join, paragraphs
 from tl_truncate.report import prompts
-from tl_truncate.report.answer_of_training import dynamics_answer, recall_answer
+from tl_truncate.report.answer_of_training import among, dynamics_answer, recall_answer
 from tl_truncate.report.charts import estimates
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
 from tl_truncate.report.provenance import provenance
@@ -108,7 +108,7 @@ def _words(history: Dynamics) -> list[str]:
         words.append(
             f"At step {last}, {name} changes {label_of('p_in_context', has_global).told} by "
             f"{shown_in(row, 'p_in_context_change', signed=True)}, q = "
-            f"{row['p_in_context_change_q']:.2g} among all checkpoints."
+            f"{row['p_in_context_change_q']:.2g} {among(history, name, 'p_in_context')}."
         )
     return words
 

@@ -262,6 +262,11 @@ class DrawnInGroups(_SeededControl):
         fill(self, groups=grouping.groups, grouping_seed=grouping.seed)
 
     @property
+    def kind(self) -> str:
+        """That of what is drawn in each group."""
+        return self.drawn
+
+    @property
     def grouping(self) -> Grouping:
         """Which coordinates stand together."""
         return Grouping(self.groups, self.grouping_seed)

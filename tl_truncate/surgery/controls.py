@@ -8,7 +8,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -32,7 +32,6 @@ class _SeededControl(SiteCut):
 
     keep: Keep
     seed: int = 0
-    is_drawn: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -43,6 +42,11 @@ class _SeededControl(SiteCut):
         strength: float = 1.0,
     ) -> None:
         fill(self, site=site, keep=keep, seed=seed, strength=strength)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Always."""
+        return True
 
     def edit(self, model: Any) -> Edit:
         """The drawn projection; with nothing or everything kept there is nothing to draw."""
@@ -246,7 +250,8 @@ def controls_of(
     """By kind, the controls of some cuts that are made together, under as many seeds as draws.
 
     Only kinds that each of the cuts has. Where a control would be the cut itself, since nothing or
-    everything is kept, the cut takes its place; a kind that is the cuts themselves is none.
+    everything is kept, the cut takes its place; a kind that is the cuts themselves is none. Each cut of
+    a site has draws of its own: under one seed what one of them keeps would be what another removes.
 
     Args:
         model: that they are of.
@@ -264,8 +269,10 @@ def controls_of(
         {}
     """
     found: dict[str, list[list[SiteCut]]] = {}
+    sites = [cut.site for cut in cuts]
+    repeats = [(cut, sites[:place].count(cut.site)) for place, cut in enumerate(cuts)]
     for place in range(draws):
-        own = [cut.controls(seed + place) for cut in cuts]
+        own = [cut.controls(_own_seed(seed + place, before)) for cut, before in repeats]
         for kind in own[0] if own else ():
             if not all(kind in each for each in own):
                 continue
@@ -277,6 +284,14 @@ def controls_of(
             if placebo != list(cuts):
                 found.setdefault(kind, []).append(placebo)
     return found
+
+
+def _own_seed(seed: int, before: int) -> int:
+    """The seed of a draw for a cut that has so many of its site before it; of the first it stays."""
+    if not before:
+        return seed
+    digest = hashlib.blake2b(f"{seed} {before}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
 
 
 def weights_for_energy(energies: Float[Tensor, " rank"], target: float) -> Float[Tensor, " removed"]:

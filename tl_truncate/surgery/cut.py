@@ -34,8 +34,6 @@ class SiteCut(ABC):
     strength: float = field(default=1.0, kw_only=True)
 
     _kinds: ClassVar[dict[str, type["SiteCut"]]] = {}
-    #: Whether it draws at random what another cut chooses.
-    is_drawn: ClassVar[bool] = False
     #: What draws at random as much as a cut removes, by the kind's name.
     _controls: ClassVar[dict[str, Callable[..., "SiteCut"]]] = {}
 
@@ -53,6 +51,16 @@ class SiteCut(ABC):
     @abstractmethod
     def edit(self, model: Any) -> Edit:
         """The edit of the site's weight in a model, from the spectrum of its present content."""
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it draws at random what another cut chooses."""
+        return False
+
+    @property
+    def kind(self) -> str:
+        """What tables call it: its class, and of a control the kind under which a cut gives it."""
+        return type(self).__name__
 
     @property
     def reads_tokens(self) -> bool:
@@ -127,15 +135,20 @@ class SiteCut(ABC):
             values["keep"] = Keep.from_json(values["keep"])
         return SiteCut._kinds[kind](**values)
 
-    @staticmethod
-    def is_drawn_kind(kind: str) -> bool:
-        """Whether cuts of a kind, as `to_json` names it, draw at random; an unknown one does not.
+    def without_draw(self) -> dict[str, Any]:
+        """The cut as plain data; of one that draws without the seed, so that all its draws are alike.
+
+        A seed of what is no draw, such as of its groups, tells two settings apart and stays.
 
         Examples:
-            >>> SiteCut.is_drawn_kind("RandomSubspace"), SiteCut.is_drawn_kind("Cut")
-            (True, False)
+            >>> one, other = (tlt.RandomSubspace("blocks.0.mlp.W_in", 8, seed) for seed in (0, 1))
+            >>> one.without_draw() == other.without_draw()
+            True
         """
-        return kind in SiteCut._kinds and SiteCut._kinds[kind].is_drawn
+        data = self.to_json()
+        if self.is_drawn:
+            del data["seed"]
+        return data
 
     def __repr__(self) -> str:
         shown = [f"site='{self.site}'"]

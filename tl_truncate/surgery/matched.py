@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -39,7 +39,6 @@ class NormMatchedTo(SiteCut):
 
     of: SiteCut
     seed: int = 0
-    is_drawn: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,6 +53,16 @@ class NormMatchedTo(SiteCut):
             raise ValueError(f"The site of a control must be its cut's, {other.site}, got {site}.")
         dose = other.strength if strength is None else strength
         fill(self, site=other.site, of=other, seed=seed, strength=dose)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def kind(self) -> str:
+        """That of a cut which chooses from the spectrum."""
+        return "NormMatched"
 
     @property
     def label(self) -> float | int | str:

@@ -46,7 +46,7 @@ def said_cut(cut: SiteCut) -> str:
         ('layer 27, W_out, 10% kept', 'layer 3, W_out, nothing kept (ablated)')
     """
     keep = getattr(cut, "keep", cut.label)
-    return said_setting(cut.site, keep, type(cut).__name__, cut.strength)
+    return said_setting(cut.site, keep, cut.kind, cut.strength)
 
 
 def said_in_text(text: str) -> str:

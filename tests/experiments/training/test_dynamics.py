@@ -15,9 +15,13 @@ from scipy import stats
 
 import tl_truncate as tlt
 from tl_truncate import plots
+from tl_truncate.experiments.scoring.estimates import estimate_drawn
 from tl_truncate.experiments.training.steps import first_lasting
+from tl_truncate.report.answer_of_training import dynamics_answer
+from tl_truncate.report.of_training import _words
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.statistics import estimate_mean
+from tl_truncate.surgery.controls import controls_of
 from tl_truncate.toys.nano.nano import NanoConfig, training_tokens
 from tl_truncate.toys.nano.tokenizer import vocabulary
 
@@ -230,6 +234,111 @@ def test_q_is_among_all_steps():
     cuts = history.frame[history.frame["cut"] == "cut"]
     p = [history.scores(step, "cut").change("p_global").p for step in (0, 1, 2)]
     assert cuts["p_global_change_q"].to_numpy() == pytest.approx(stats.false_discovery_control(p))
+
+
+class TestFamilies:
+    """A q is among all changes by cuts, or by one kind of control; a cut knows its controls."""
+
+    @pytest.fixture(scope="class")
+    def cuts(self):
+        one, two = tlt.Cut("blocks.1.mlp.W_in", 4), tlt.Cut("blocks.0.mlp.W_out", 4)
+        nothing = tlt.Ablated("blocks.2.mlp.W_in")
+        both = controls_of(load(0), [two, nothing], seed=0, draws=2)["RandomSubspace"]
+        grouped = tlt.Clustered("blocks.1.mlp.W_out", 4, 0.25)
+        assert both[0][1] == nothing
+        return {
+            "one": one,
+            "random one": one.controls(0)["RandomSubspace"],
+            "norm one": one.controls(0)["NormMatched"],
+            "two": [two, nothing],
+            "random two": both[0],
+            "random two #2": both[1],
+            "groups": grouped,
+            "random groups": grouped.controls(3)["RandomSubspace"],
+            "norm groups": grouped.controls(3)["NormMatched"],
+            "nobody's": tlt.RandomSubspace("blocks.2.mlp.W_out", 3),
+        }
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        return tmp_path_factory.mktemp("families")
+
+    @pytest.fixture(scope="class")
+    def history(self, cuts, folder):
+        return tlt.dynamics(load, [0, 1, 2], PAIRS, cuts, run_dir=folder, **OPTIONS)
+
+    FAMILIES = (
+        ("one", "two", "groups"),
+        ("random one", "random two", "random groups", "nobody's"),
+        ("norm one", "norm groups"),
+    )
+
+    def test_q_is_within_cuts_and_within_a_kind_of_control(self, history, folder):
+        for each in (history, tlt.Dynamics.load(folder)):
+            frame = each.frame.set_index(["cut", "step"])
+            assert frame.loc["uncut", "logit_diff_change_q"].isna().all()
+            for family in self.FAMILIES:
+                p = {}
+                for name in family:
+                    for step in (0, 1, 2):
+                        scores = [each.scores(step, name)]
+                        if name == "random two":
+                            scores += [each.scores(step, "random two #2")]
+                        own = np.array(
+                            [
+                                one.frame["logit_diff"] - one.baseline.frame["logit_diff"]
+                                for one in scores
+                            ]
+                        )
+                        found = estimate_drawn("logit_diff", own, changes=True)
+                        p[name, step] = found.p if len(own) > 1 else scores[0].change("logit_diff").p
+                expected = stats.false_discovery_control(list(p.values()))
+                assert frame.loc[list(p), "logit_diff_change_q"].to_numpy() == pytest.approx(expected)
+
+    def test_each_cut_knows_its_own(self, history, folder):
+        for each in (history, tlt.Dynamics.load(folder)):
+            told = each.histories["pairs"]
+            assert told.controls_of("one") == ["random one", "norm one"]
+            assert told.controls_of("two") == ["random two"]
+            assert told.controls_of("groups") == ["random groups", "norm groups"]
+            assert told.controls_of("random one") == told.controls_of("uncut") == []
+            kinds = {name: told.kinds[name] for name in each.names if name != "uncut"}
+            assert [name for name, kind in kinds.items() if kind == "cut"] == ["one", "two", "groups"]
+
+    def test_the_page_says_what_a_q_is_among(self, history):
+        answer = dynamics_answer(history)
+        (q,) = (each for each in answer.numbers if each.name == "q")
+        assert q.note == "among 9 changes by 3 cuts"
+        assert "among 9 changes by 3 cuts" in answer.sentence
+        words = " ".join(_words(history))
+        assert "among 12 changes by 4 random subspace controls" in words
+        assert "among 6 changes by 2 norm-matched controls" in words
+        assert "checkpoints, q" not in words
+
+    @pytest.mark.parametrize(
+        ("name", "controls"), [("two", ["random two"]), ("groups", ["norm groups"])]
+    )
+    def test_the_page_finds_controls(self, cuts, name, controls):
+        """Of which one is the cut itself, and which are drawn in groups."""
+        named = {each: cuts[each] for each in (name, *controls)}
+        answer = dynamics_answer(tlt.dynamics(load, [2], PAIRS, named, **OPTIONS))
+        (control,) = (each for each in answer.numbers if each.name == "its control")
+        own = cuts[controls[0]]
+        change = tlt.evaluate(load(2), PAIRS, own, **OPTIONS).change("p_in_context")
+        assert control.value == f"{float(change):+.3f}"
+        assert control.note == f"{controls[0]}, 1 draw"
+
+    def test_of_a_fit_that_was_not_saved(self):
+        """Whoever has just asked has it still."""
+        model, site = load(1), "blocks.1.mlp.W_out"
+        corpus = np.random.default_rng(0).integers(3, 90, (14, 9))
+        moments = tlt.OutputMoments.fit(model, torch.tensor(corpus), sites=[site])
+        cut = tlt.OutputPCA(site, moments, keep=0.1)
+        named = {"pca": cut, "its random one": cut.controls(4)["RandomSubspace"]}
+        history = tlt.dynamics(lambda step: model, [0], PAIRS, named, **OPTIONS)
+        (control,) = (each for each in dynamics_answer(history).numbers if each.name == "its control")
+        assert control.note == "its random one, 1 draw"
+        pickle.loads(pickle.dumps(history))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Bool
@@ -178,7 +178,6 @@ class RandomEntries(_InEigenbases):
     """
 
     seed: int = 0
-    is_drawn: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -190,6 +189,11 @@ class RandomEntries(_InEigenbases):
         strength: float = 1.0,
     ) -> None:
         self._fill(site, factors, mass, seed=seed, strength=strength)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Always."""
+        return True
 
     @property
     def label(self) -> str:

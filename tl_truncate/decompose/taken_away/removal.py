@@ -66,6 +66,16 @@ class _PartRemoval(SiteCut):
         return True
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether tokens are exchanged at random."""
+        return self.split.exchange is not None
+
+    @property
+    def kind(self) -> str:
+        """Its class, or where tokens are exchanged that kind of control."""
+        return "ExchangedTokens" if self.is_drawn else type(self).__name__
+
+    @property
     def label(self) -> str:
         """The method, and the terms if they are not all."""
         only = "" if self.split.only is None else f" ({', '.join(self.split.only)})"
@@ -73,10 +83,17 @@ class _PartRemoval(SiteCut):
 
     def controls(self, seed: int) -> dict[str, SiteCut]:
         """With token means, the same removal of other tokens' means; of other methods none."""
-        if self.split.method != "token_mean":
+        if self.split.method != "token_mean" or self.is_drawn:
             return {}
         other = replace(self.split, exchange=seed)
         return {"ExchangedTokens": type(self)(self.site, split=other, strength=self.strength)}
+
+    def without_draw(self) -> dict[str, Any]:
+        """The cut as plain data; with exchanged tokens without the seed that exchanges them."""
+        data = self.to_json()
+        if self.is_drawn:
+            data["split"] = {**data["split"], "exchange": "drawn"}
+        return data
 
     def kept_rank(self, model: Any) -> int:
         """All: no component is removed."""

@@ -1,6 +1,5 @@
 """Controls are distributions: one control's draws put together, and a cut held against them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +22,7 @@ from tl_truncate.statistics import (
     Columns,
     Estimate,
 )
+from tl_truncate.surgery.counterparts import draw_key
 from tl_truncate.surgery.cut import SiteCut
 
 Array = NDArray[np.float64]
@@ -38,8 +38,7 @@ def draws_together(cuts: Sequence[SiteCut]) -> list[list[int]]:
     """
     found: dict[str, list[int]] = {}
     for place, cut in enumerate(cuts):
-        data = _without_draw(cut.to_json())
-        found.setdefault(json.dumps(data, sort_keys=True), []).append(place)
+        found.setdefault(draw_key(cut), []).append(place)
     return list(found.values())
 
 
@@ -53,14 +52,8 @@ def are_draws(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) ->
         >>> are_draws([first.to_json()], [tlt.Cut("blocks.0.mlp.W_in", 8).to_json()])
         False
     """
-    alike = list(map(_without_draw, one)) == list(map(_without_draw, other))
-    return alike and list(one) != list(other)
-
-
-def _without_draw(data: dict[str, Any]) -> dict[str, Any]:
-    # A seed of what is no draw, such as of its groups, tells two settings apart.
-    drawn = SiteCut.is_drawn_kind(data["kind"])
-    return {name: value for name, value in data.items() if name != "seed" or not drawn}
+    first, second = ([SiteCut.from_json(each).without_draw() for each in cuts] for cuts in (one, other))
+    return first == second and list(one) != list(other)
 
 
 def table_columns(metric: Metric, values: Array, groups: Groups, *, changes: bool = False) -> Columns:

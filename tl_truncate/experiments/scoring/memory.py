@@ -114,7 +114,7 @@ def _of_cut(model: Any, cut: SiteCut) -> int:
     ((width, rank),) = _directions(model, [cut.site])
     keep = getattr(cut, "keep", None)
     count = None if keep is None or type(cut) is not Cut else keep.count(rank)
-    if cut.is_drawn:  # from all directions in float64, into ones of its own
+    if cut.is_drawn and not cut.reads_tokens:  # from all directions in float64, into ones of its own
         return width * rank * (2 * _item(model) + 2 * _SUM)
     if keep is None:  # of a whole weight, of one direction, or of the tokens
         return width * _item(model)

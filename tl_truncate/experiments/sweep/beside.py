@@ -12,10 +12,11 @@ from tl_truncate.experiments.scoring.keeps import keep_column
 from tl_truncate.experiments.scoring.metrics import Metric, column_of
 from tl_truncate.statistics import q_values
 from tl_truncate.surgery.controls import is_control
+from tl_truncate.surgery.counterparts import draw_key, own_controls
 from tl_truncate.surgery.cut import SiteCut
 
 _COLUMNS = ["task", "site", "keep", "strength", "control", "draws", "metric", "change"]
-_COLUMNS += ["control_change", "control_spread", "difference", "low", "high", "q", "verdict"]
+_COLUMNS += ["control_change", "control_spread", "difference", "low", "high", "q", "verdict", "row"]
 
 
 def beside_controls(
@@ -35,15 +36,12 @@ def beside_controls(
         metrics: to compare.
     """
     rows: list[dict[str, Any]] = []
-    chosen: dict[Any, list[int]] = {}
-    for place, cut in enumerate(cuts):
-        if not is_control(cut):
-            chosen.setdefault(_asked(cut), []).append(place)
-    for group in draws_together(cuts):
-        control = cuts[group[0]]
-        if not is_control(control):
-            continue
-        for place in chosen.get(_asked(control), ()):
+    groups = draws_together(cuts)
+    row_of = {place: row for row, group in enumerate(groups) for place in group}
+    owners = _owners(cuts)
+    for group in groups:
+        for place, kind in owners.get(draw_key(cuts[group[0]]), ()):
+            cut = cuts[place]
             for metric in metrics:
                 own = outcomes[place][metric].to_numpy(float)
                 drawn = np.stack([outcomes[each][metric].to_numpy(float) for each in group])
@@ -52,10 +50,10 @@ def beside_controls(
                 rows.append(
                     dict(
                         task=task,
-                        site=str(control.site),
-                        keep=control.label,
-                        strength=control.strength,
-                        control=type(control).__name__,
+                        site=str(cut.site),
+                        keep=cut.label,
+                        strength=cut.strength,
+                        control=kind,
                         draws=len(group),
                         metric=column_of(metric),
                         change=own.mean() - uncut[metric].mean(),
@@ -65,6 +63,7 @@ def beside_controls(
                         low=found.low,
                         high=found.high,
                         q=found.p,
+                        row=row_of[place],
                     )
                 )
     table = pd.DataFrame(rows, columns=_COLUMNS)
@@ -73,9 +72,18 @@ def beside_controls(
         table["verdict"] = list(map(verdict, table["difference"], table["q"]))
         table["difference"] = table["difference"].astype(float)
         table["keep"] = keep_column(row["keep"] for row in rows)
-    return table
+    return table[_COLUMNS]
 
 
-def _asked(cut: SiteCut) -> tuple[Any, ...]:
-    """What a cut and its control have in common; the rank 1 and all of it differ."""
-    return (cut.site, type(cut.label), cut.label, cut.strength)
+def _owners(cuts: Sequence[SiteCut]) -> dict[str, list[tuple[int, str]]]:
+    """By the key of a control's draws, the places of the cuts whose control it is, and of which kind.
+
+    Only cuts that have some at their site are asked, since those on a fit have to read it.
+    """
+    drawn = {(cut.site, cut.strength) for cut in cuts if is_control(cut)}
+    found: dict[str, list[tuple[int, str]]] = {}
+    for place, cut in enumerate(cuts):
+        if not is_control(cut) and (cut.site, cut.strength) in drawn:
+            for key, kind in own_controls(cut).items():
+                found.setdefault(key, []).append((place, kind))
+    return found

@@ -113,7 +113,7 @@ class SweepResult(Drawn):
                 layer=setting.cut.site.layer,
                 matrix=setting.cut.site.matrix,
                 head=setting.cut.site.head,
-                kind=type(setting.cut).__name__,
+                kind=setting.cut.kind,
                 keep=setting.cut.label,
                 rank=setting.rank,
                 draws=len(group),
@@ -150,8 +150,12 @@ class SweepResult(Drawn):
         control_change and control_spread, mean and standard deviation of the control's mean changes over
         draws; difference, low, high: the cut less a random draw of the control, with the uncertainty of
         prompts and of draws; q, the false discovery rate among the rows of the same task, control and
-        metric; verdict: `more`, `less`, `alike`, or `none` where prompts or draws are too few.
+        metric; verdict: `more`, `less`, `alike`, or `none` where prompts or draws are too few; row, the
+        cut's in `frame`, where two cuts of a site may look alike.
+
+        A control is that of a cut which gives it, `cut.controls(seed)`, and is called as it is there.
         """
+        rows = len(draws_together([setting.cut for setting in self.settings]))
         tables = [
             beside_controls(
                 task.name,
@@ -159,7 +163,7 @@ class SweepResult(Drawn):
                 [setting.outcomes[place].metrics() for setting in self.settings],
                 self.baselines[task.name].frame,
                 self.metrics,
-            )
+            ).assign(row=lambda table, before=place * rows: table["row"] + before)
             for place, task in enumerate(self.tasks)
         ]
         return pd.concat(tables, ignore_index=True)
@@ -264,7 +268,7 @@ class SweepResult(Drawn):
             asked=len(self.grid),
             done=len(self.settings),
             drawn=sum(map(is_control, self.grid)),
-            controls=tuple({type(cut).__name__ for cut in self.grid if is_control(cut)}),
+            controls=tuple({cut.kind for cut in self.grid if is_control(cut)}),
         )
 
     def __str__(self) -> str:
@@ -293,7 +297,7 @@ class SweepResult(Drawn):
 
     def _extremes(self, task: str) -> str:
         metric = column_of(self.metrics[-1])
-        drawn = {type(cut).__name__ for cut in self.grid if is_control(cut)}
+        drawn = {cut.kind for cut in self.grid if is_control(cut)}
         frame = self._with_strengths
         table = frame[(frame["task"] == task) & ~frame["kind"].isin(drawn)]
         if table.empty:

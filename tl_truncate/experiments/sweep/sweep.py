@@ -69,7 +69,8 @@ def sweep(
         keeps: ranks, fractions or rules, each made at every site.
         cuts: further settings of any kind, such as `GlobalDirection` or `GlobalRemoval`. Given without
             sites, they are the whole grid.
-        controls: `random_subspace`, `norm_matched`, scored beside each cut that has a counterpart.
+        controls: `random_subspace`, `norm_matched`, scored beside each cut that has a counterpart, of
+            `cuts` too. A cut of its own kind may have others: give them as cuts, `cut.controls(seed)`.
         draws: of each control, under seeds of their own; 16 of a single site, else 4. They share a row
             of the table, and `.beside_controls` says which cuts do more than they.
         shots: numbers of demonstrations, such as (0, 1, 4, 16): each task is scored with each, by
@@ -101,9 +102,9 @@ def sweep(
 
     Raises:
         ValueError: if the task does not fit the tokenizer, or with all its demonstrations the context
-            window, a site or keep does not fit the model, the memory does not suffice, or the folder or
-            another shard in it is of another run, such as of other weights; before any pass runs. And if
-            logits are not finite.
+            window, a site or keep does not fit the model, no cut has a control, the memory does not
+            suffice, or the folder or another shard in it is of another run, such as of other weights;
+            before any pass runs. And if logits are not finite.
         BlockingIOError: if another process works in the folder, or on the same shard.
         TypeError: if an argument is of the wrong kind, such as a model with `on`.
         ModuleNotFoundError: if Ray is asked for and not installed.

@@ -179,15 +179,23 @@ def _control_words(result: ShownSweep, task: str) -> str:
             "what was: controls=['random_subspace', 'norm_matched'] adds them."
         )
     best = beside.loc[beside["change"].idxmax()]
-    same = (beside["site"] == best["site"]) & (beside["strength"] == best["strength"])
-    same &= beside["keep"].map(kept_text) == kept_text(best["keep"])
-    told = [f"{said_kind(row['control'])} {control_told(row)}" for _, row in beside[same].iterrows()]
-    setting = said_setting(best["site"], best["keep"], strength=best["strength"])
+    own = beside[beside["row"] == best["row"]]
+    told = [f"{said_kind(row['control'])} {control_told(row)}" for _, row in own.iterrows()]
+    kind = result.frame.loc[best["row"], "kind"]
+    setting = said_setting(best["site"], best["keep"], kind, best["strength"])
+    which = _which_told(float(best["change"]), label_of(metric, result.has_global).told)
     return (
-        "Controls remove as much of the same matrix, of no particular meaning. Beside the largest rise "
-        f"of {label_of(metric, result.has_global).told} among cuts that have some, "
+        f"Controls remove as much of the same matrix, of no particular meaning. {which}, "
         f"{best['change']:+.3f} at {setting}, they give: {'; '.join(told)}."
     )
+
+
+def _which_told(change: float, goal: str) -> str:
+    """Beside which of some cuts controls are looked at, by the largest of the cuts' changes."""
+    if change > 0:
+        return f"Beside the largest rise of {goal} among cuts that have some"
+    least = "the smallest fall" if change < 0 else "one that leaves it as it is"
+    return f"No cut that has some raises {goal}: beside {least}"
 
 
 def control_told(row: Any) -> str:

@@ -160,7 +160,7 @@ def dynamics(
                 kept.add(line)
                 bar.update()
     require_some([line for line in kept.lines if line["step"] in own])
-    return Dynamics(**dynamics_fields(asked, kept.lines, place))
+    return Dynamics(**dynamics_fields(asked, kept.lines, place, named))
 
 
 def _check_load(

@@ -18,8 +18,13 @@ from tl_truncate.experiments.training.reading import UNCUT, Reading
 from tl_truncate.experiments.training.steps import FirstStep, first_lasting
 from tl_truncate.statistics import q_values
 from tl_truncate.statistics.columns import ENDINGS
+from tl_truncate.surgery.controls import is_control
+from tl_truncate.surgery.counterparts import control_kind
+from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 
+#: What `History.kinds` calls cuts that are no control.
+CUT = "cut"
 _ENDINGS = (*ENDINGS, *(f"_change{end}" for end in (*ENDINGS, "_q", "_spread")))
 
 
@@ -37,6 +42,8 @@ class History:
         swept: by step, where the run folders of its sweeps lie, one for each group of tasks that had a
             grid; empty if none was asked.
         made: by their name, the cuts as plain data.
+        given: the cuts themselves, of those that whoever asked still has: what they were fitted on may
+            not have been saved.
     """
 
     task: Task
@@ -47,6 +54,7 @@ class History:
     parts: Mapping[int, PartAttribution] = field(default_factory=dict)
     swept: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     made: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict, kw_only=True)
+    given: Mapping[str, Sequence[SiteCut]] = field(default_factory=dict, kw_only=True, compare=False)
     resamples: int = field(default=2000, kw_only=True)
 
     @property
@@ -68,6 +76,30 @@ class History:
     def _are_draws(self, first: str, name: str) -> bool:
         return are_draws(self.made.get(first, ()), self.made.get(name, ()))
 
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """What each name is: a cut, or which kind of control."""
+        return {name: self._kind(name) for name in self.draws}
+
+    def _kind(self, name: str) -> str:
+        """A control is called as the cuts call it whose it is, and one of none by its own kinds."""
+        own = self._cuts[name]
+        given = [control_kind(own, cuts) for cuts in self._cuts.values() if cuts]
+        alone = (
+            ", ".join(sorted({cut.kind for cut in own})) if own and all(map(is_control, own)) else CUT
+        )
+        return next((kind for kind in given if kind is not None), alone)
+
+    @cached_property
+    def _cuts(self) -> dict[str, list[SiteCut]]:
+        """The cuts of each name, of a control's draws those of the first."""
+        read = {name: map(SiteCut.from_json, self.made.get(name, ())) for name in self.draws}
+        return {name: list(self.given.get(name, cuts)) for name, cuts in read.items()}
+
+    def controls_of(self, name: str) -> list[str]:
+        """The names of the controls that some cuts have beside them."""
+        return [each for each, own in self._cuts.items() if control_kind(own, self._cuts[name])]
+
     def names_at(self, step: int) -> list[str]:
         """The names that there are scores of at a checkpoint."""
         here = self.readings.get(step, {}).keys()
@@ -79,8 +111,10 @@ class History:
         rows = [self.row(step, name) for step in steps for name in self.draws]
         numbers = [f"{metric}{end}" for metric in self.metrics for end in _ENDINGS]
         table = pd.DataFrame(rows, columns=["step", "cut", "draws", *numbers])
+        kinds = table["cut"].map(self.kinds)
         for metric in self.metrics:
-            table[f"{metric}_change_q"] = q_values(table[f"{metric}_change_q"])
+            column = f"{metric}_change_q"
+            table[column] = table.groupby(kinds)[column].transform(q_values)
         return table
 
     def row(self, step: int, name: str) -> dict[str, Any]:

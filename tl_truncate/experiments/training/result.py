@@ -147,7 +147,8 @@ class Dynamics(Drawn):
         Columns: task, if there are several; step, cut, and for each metric its mean, `<metric>_se`,
         `<metric>_low`, `<metric>_high`, and with the same endings `<metric>_change`, the paired change
         from the uncut model of the same step (0 for the uncut model itself), with `<metric>_change_q`,
-        the false discovery rate among the changes of that metric and task at all steps, and
+        the false discovery rate among the changes of that metric and task at all steps, of all cuts or
+        of one kind of control, and
         `<metric>_change_spread`, the standard deviation over a control's draws. A step that is missing
         has rows without numbers. Of several tasks there are the metrics that all of them have.
         """

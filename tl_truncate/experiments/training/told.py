@@ -9,6 +9,7 @@ from tl_truncate.experiments.training.history import History
 from tl_truncate.experiments.training.kept import said_in, tasks_of, things
 from tl_truncate.experiments.training.reading import FAILED, GRIDS, PARTS, UNCUT, Reading, said_of
 from tl_truncate.runs.codec import read
+from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 
 
@@ -16,11 +17,12 @@ def dynamics_fields(
     manifest: Mapping[str, Any],
     lines: Sequence[Mapping[str, Any]],
     run_dir: str | os.PathLike[str] | None,
+    given: Mapping[str, Sequence[SiteCut]] | None = None,
 ) -> dict[str, Any]:
     """The fields of a result, from what a run folder holds, so far as the manifest asks for it.
 
     A step has several lines if cuts, tasks or parts were asked for later; what is there twice counts
-    once. One that failed and was read later has not failed.
+    once. One that failed and was read later has not failed. `History` says what given cuts are for.
     """
     asked, cuts = tuple(manifest["checkpoints"]), tuple(manifest["cuts"])
     wanted = set(things(cuts, manifest.get(PARTS) is not None, manifest.get(GRIDS, ())))
@@ -56,6 +58,7 @@ def dynamics_fields(
             parts,
             swept,
             made=manifest["cuts"],
+            given=given or {},
             resamples=resamples,
         )
     lacking = {step for history in histories.values() for step in history.missing}

@@ -22,7 +22,7 @@ def require_apart(cuts: Sequence[SiteCut], said_keep: Callable[[float | int | st
     places: dict[tuple[str, str, str], list[SiteCut]] = {}
     for first, *_ in draws_together(cuts):
         cut = cuts[first]
-        place = (str(cut.site), type(cut).__name__, said_keep(cut.label))
+        place = (str(cut.site), cut.kind, said_keep(cut.label))
         places.setdefault(place, []).append(cut)
     for found in places.values():
         if len(found) > 1:

@@ -120,7 +120,7 @@ def sweep_table(
     chosen = table[(table["task"] == name) & (table["kind"] == kind) & table["head"].isna()]
     if chosen.empty:
         raise ValueError("The sweep must have whole matrices among its sites, got single heads alone.")
-    require_apart([cut for cut in _scored(result) if type(cut).__name__ == kind], short_keep)
+    require_apart([cut for cut in _scored(result) if cut.kind == kind], short_keep)
     return chosen
 
 

@@ -14,6 +14,7 @@ from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import COLOURS, sheet
 from tl_truncate.surgery.controls import is_control
+from tl_truncate.surgery.counterparts import control_kind
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.spoken import short_site
@@ -140,17 +141,13 @@ def _looks(chosen: Sequence[int], swept: Sequence[SiteCut]) -> dict[int, dict[st
     looks = {}
     for place, line in enumerate(chosen):
         cut = swept[line]
-        kind = "" if type(cut).__name__ == "Cut" else f"{type(cut).__name__} "
+        kind = "" if cut.kind == "Cut" else f"{cut.kind} "
         label = f"{kind}{short_site(cut.site)}, {kept_text(cut.label)} kept"
         looks[line] = dict(color=COLOURS[place % len(COLOURS)], marker="o", label=label)
         for other, control in enumerate(swept):
-            if is_control(control) and _asked(control) == _asked(cut):
+            if control_kind([control], [cut]) is not None:
                 looks[other] = _OF_CONTROLS
     return looks
-
-
-def _asked(cut: SiteCut) -> tuple[Any, ...]:
-    return str(cut.site), kept_text(cut.label), cut.strength
 
 
 def _uncut(result: SweepResult, task: str, metric: Metric) -> pd.DataFrame:
