@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import pandas as pd
 
+from tl_truncate.experiments.scoring.drawn import draws_together
 from tl_truncate.experiments.scoring.estimates import estimate_difference
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, OF_BOTH, Metric, column_of, metrics_of
@@ -385,20 +386,18 @@ def _of_sweep(result: SweepResult, task: str, name: str, names: Mapping[str, str
         changes[told], cuts[told] = found[asked] - base.frame[asked], setting.cut
     beside = result.beside_controls
     metrics: dict[str, str] = {column_of(metric): metric for metric in result.metrics}
-    at: dict[str, list[str]] = {}
-    for named, cut in cuts.items():
-        at.setdefault(_place(cut.site, cut.label, cut.strength), []).append(named)
+    groups = draws_together([setting.cut for setting in result.settings])
+    # Rows of the frame are groups, task by task.
+    first = [result.settings[group[0]].cut for group in groups]
     controls = {
-        (named, str(row["control"]), metrics[row["metric"]]): float(row["control_change"])
+        (
+            names[setting_key(first[int(row["row"]) - place * len(groups)])],
+            str(row["control"]),
+            metrics[row["metric"]],
+        ): float(row["control_change"])
         for _, row in beside[beside["task"] == task].iterrows()
-        for named in at[_place(row["site"], row["keep"], row["strength"])]
     }
     return Side(name, base.record, base.frame, changes, cuts, controls=controls)
-
-
-def _place(site: object, keep: object, strength: float) -> str:
-    """What a cut and its controls have in common."""
-    return f"{site} {keep!r} {float(strength)}"
 
 
 def control_of(side: Side, setting: str, metric: str) -> dict[str, float]:
