@@ -12,7 +12,8 @@ import tl_truncate as tlt
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
 from tl_truncate.report.of_pair import differences, pair_page
-from tl_truncate.report.sides import pair_of
+from tl_truncate.report.settings import setting_names
+from tl_truncate.report.sides import _of_sweep, control_of, pair_of
 from tl_truncate.runs.record import Record
 
 NAMES = ("Mary", "John", "Paris", "Rome")
@@ -289,3 +290,22 @@ class TestAccuracy:
         assert found.low <= apart.mean() - reach
         assert found.high >= apart.mean() + reach
         assert (found.p < 0.05) == found.excludes_zero
+
+
+def test_cuts_that_look_alike_have_their_own_controls(model):
+    """Two groupings of one weight differ in their seed alone; each of two tasks has rows of its own."""
+    cuts = [tlt.Clustered(FIRST.site, keep=0.5, groups=2, seed=seed) for seed in (0, 1)]
+    drawn = [[cut.controls(seed)["NormMatched"] for seed in (0, 1)] for cut in cuts]
+    grid = [cut for own, placebos in zip(cuts, drawn, strict=True) for cut in (own, *placebos)]
+    tasks = [TASK, dataclasses.replace(samples.pairs("John", "Mary", "Rome", "Paris"), name="again")]
+    result = tlt.sweep(model, tasks, cuts=grid, progress=False)
+    for task in tasks:
+        side = _of_sweep(result, task.name, "one", setting_names([cuts]))
+        for name, cut in side.cuts.items():
+            own = drawn[cuts.index(cut)]
+            wanted = np.mean(
+                [tlt.evaluate(model, task, each, progress=False).change("p_in_context") for each in own]
+            )
+            assert control_of(side, name, "p_in_context") == {
+                "NormMatched": pytest.approx(wanted, abs=1e-6)
+            }

@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.drawn import VERDICTS, drawn_beside, drawn_table, towards
+from tl_truncate.experiments.scoring.drawn import drawn_beside, drawn_table
 from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
@@ -13,8 +13,7 @@ from tl_truncate.report.answer_of_scores import effects_answer, first_scored, sc
 from tl_truncate.report.of_search import cost_section
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import where_section
-from tl_truncate.report.verdicts import q_text
-from tl_truncate.statistics import shown
+from tl_truncate.report.verdicts import BESIDE, BESIDE_TOLD, beside_cells
 from tl_truncate.surgery.spoken import said_kind
 
 
@@ -51,27 +50,17 @@ def scores_page(scores: Scores) -> Page:
 
 def _controls(scores: Scores) -> Markup:
     """Each metric's change beside those of the controls."""
-    columns = ["metric", "change", "control", "its mean", "spread", "draws", "cut less a draw", "p"]
+    columns = ["metric", "change", *BESIDE, "p", "verdict"]
     rows = [
         [
             label_of(metric, scores.has_global).short,
             f"{row['change']:+.3f}",
-            said_kind(row["control"]),
-            f"{row['control_change']:+.3f}",
-            f"{row['control_spread']:.3f}" if row["draws"] > 1 else "one draw",
-            row["draws"],
-            shown(row["difference"], row["low"], row["high"], signed=True),
-            q_text(row["p"]),
-            VERDICTS[towards(row["verdict"], row["change"])],
+            *beside_cells(row, "p"),
         ]
         for metric in scores.metrics
         for _, row in drawn_table(scores, metric).iterrows()
     ]
-    caption = (
-        "Parts of no particular meaning that remove as much: the mean of their draws and its standard "
-        "deviation, and whether the cut could be one more draw (95% intervals over prompts and draws)"
-    )
-    return table([*columns, "verdict"], rows, caption=caption)
+    return table(columns, rows, caption=f"Beside {BESIDE_TOLD}")
 
 
 def side_effects_page(found: SideEffects) -> Page:

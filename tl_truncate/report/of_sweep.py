@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_truncate.experiments.scoring.drawn import VERDICTS, draws_together, towards
+from tl_truncate.experiments.scoring.drawn import draws_together
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import scores_table
 from tl_truncate.experiments.sweep.result import SweepResult
@@ -21,9 +21,8 @@ from tl_truncate.report.answer_of_sweep import first_metric, sweep_answer
 from tl_truncate.report.charts import heat_chart, rank_chart
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import provenance
-from tl_truncate.report.verdicts import q_text
-from tl_truncate.statistics import shown
-from tl_truncate.surgery.spoken import said_cut, said_kind
+from tl_truncate.report.verdicts import BESIDE, BESIDE_TOLD, beside_cells
+from tl_truncate.surgery.spoken import said_cut
 from tl_truncate.weights.spoken import said_site, short_keep
 
 _BESIDE = 12
@@ -103,7 +102,7 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
             "from what was: <code>tl-truncate sweep --controls</code> scores random subspaces of the "
             "same rank and norm-matched ones beside each cut.</p>"
         )
-    columns = ["site", "kept", "cut", "control", "its mean", "spread", "draws", "cut less a draw", "q"]
+    columns = ["site", "kept", "cut", *BESIDE, "q", "verdict"]
     name = label_of(metric, result.has_global).short
     parts = []
     for task in tasks:
@@ -114,22 +113,12 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
                 said_site(row["site"]),
                 _kept(row),
                 f"{row['change']:+.3f}",
-                said_kind(row["control"]),
-                f"{row['control_change']:+.3f}",
-                f"{row['control_spread']:.3f}" if row["draws"] > 1 else "one draw",
-                row["draws"],
-                shown(row["difference"], row["low"], row["high"], signed=True),
-                q_text(row["q"]),
-                VERDICTS[towards(row["verdict"], row["change"])],
+                *beside_cells(row, "q"),
             ]
             for _, row in own.loc[order[:_BESIDE]].iterrows()
         ]
-        caption = (
-            f"{task}: the cuts that change {name} most, beside parts of no particular "
-            "meaning that remove as much: the mean of their draws and its standard deviation, and "
-            "whether the cut could be one more draw (95% intervals over prompts and draws)"
-        )
-        parts.append(table([*columns, "verdict"], rows, caption=caption))
+        caption = f"{task}: the cuts that change {name} most, beside {BESIDE_TOLD}"
+        parts.append(table(columns, rows, caption=caption))
     return join(parts)
 
 

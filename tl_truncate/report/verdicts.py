@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tl_truncate.experiments.scoring.drawn import towards
+from tl_truncate.experiments.scoring.drawn import VERDICTS, towards
 from tl_truncate.experiments.scoring.view import ShownCost
 from tl_truncate.report.page import Number
 from tl_truncate.statistics import clear, shown
@@ -28,6 +28,32 @@ def q_text(q: float) -> str:
     if math.isnan(q):
         return NONE
     return "< 0.001" if q < 0.001 else f"{q:.2g}"
+
+
+#: The columns of a table of controls behind those that name what was cut, but for that of q or p.
+BESIDE = ("control", "its mean", "spread", "draws", "cut less a draw")
+BESIDE_TOLD = (
+    "parts of no particular meaning that remove as much: the mean of their draws and its standard "
+    "deviation, and whether the cut could be one more draw (95% intervals over prompts and draws)"
+)
+
+
+def beside_cells(row: Any, chance_of: str) -> list[Any]:
+    """The cells of `BESIDE` for one control of a cut, with the q or the p and the verdict.
+
+    Args:
+        row: of `beside_controls` or `drawn_table`.
+        chance_of: `q` or `p`, which of both the table has.
+    """
+    return [
+        said_kind(row["control"]),
+        f"{row['control_change']:+.3f}",
+        f"{row['control_spread']:.3f}" if row["draws"] > 1 else "one draw",
+        row["draws"],
+        shown(row["difference"], row["low"], row["high"], signed=True),
+        q_text(row[chance_of]),
+        VERDICTS[towards(row["verdict"], row["change"])],
+    ]
 
 
 def chance(q: float, sign: str = "q") -> str:
