@@ -1,6 +1,13 @@
 """The shell commands of README and documentation, and what each becomes where a test runs it: in small."""
 
+import os
+import re
 import shlex
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +28,8 @@ SIZES = {
 }
 #: Of a number that would be too much for the small model, or ask for a card.
 VALUES = {"--shots": "0,1", "--num-fewshot": "1", "--device": "cpu"}
+#: What serves until Ctrl-C.
+SERVING = ("explore",)
 GRIDS = ("sweep", "search")
 GRID = {"--layers": "28-29", "--keep": "0.5"}
 #: What a page takes for granted: commands that are run before its own.
@@ -109,3 +118,45 @@ def _set(words: list[str], option: str, value: str) -> None:
         words[words.index(option) + 1] = value
     else:
         words += [option, value]
+
+
+def visit(words: list[str], *, seconds: float = 300) -> tuple[str, str]:
+    """Starts what serves, opens the page that it names, and ends it with Ctrl-C.
+
+    Args:
+        words: of the command line, without the program's name.
+        seconds: after which it has not begun, or not ended.
+
+    Returns:
+        The page, and what the command printed.
+    """
+    command = [sys.executable, "-u", "-m", "tl_truncate", *words]
+    process = subprocess.Popen(
+        [*command, *([] if "--no-browser" in words else ["--no-browser"])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "40"},  # an address is not broken into lines
+        preexec_fn=_hears_ctrl_c,
+    )
+    late = threading.Timer(seconds, process.kill)
+    late.start()
+    try:
+        said = process.stdout.readline()
+        address = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+/\?token=\S+)\n", said)
+        assert address, said or process.stderr.read()
+        with urllib.request.urlopen(address[1], timeout=30) as answer:
+            page = answer.read().decode()
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate()
+    finally:
+        late.cancel()
+        process.kill()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors, errors
+    return page, said + out
+
+
+def _hears_ctrl_c() -> None:
+    """Also where the tests run behind a shell that keeps it from what it started."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

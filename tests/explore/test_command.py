@@ -1,14 +1,8 @@
 """`tl-truncate explore`: it serves, says where, and ends with Ctrl-C."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import urllib.request
-
 import architectures
 import pytest
+import shell
 from typer.testing import CliRunner
 
 from tl_truncate import checks
@@ -20,33 +14,10 @@ def folder(tmp_path_factory):
     return str(architectures.save_folder("gpt2", tmp_path_factory.mktemp("models") / "gpt2"))
 
 
-def _hears_ctrl_c() -> None:
-    """Also where the tests run behind a shell that keeps it from what it started."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def test_it_serves_until_ctrl_c(folder):
-    command = [sys.executable, "-u", "-m", "tl_truncate", "explore", "--model", folder, "--no-browser"]
-    process = subprocess.Popen(
-        [*command, "--prompt", "Mary gave"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"COLUMNS": "40"},  # an address is not broken into lines
-        preexec_fn=_hears_ctrl_c,
-    )
-    try:
-        said = process.stdout.readline()
-        address = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+/\?token=\S+)\n", said)[1]
-        with urllib.request.urlopen(address, timeout=30) as page:
-            assert 'id="explore"' in page.read().decode()
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
+    page, out = shell.visit(["explore", "--model", folder, "--no-browser", "--prompt", "Mary gave"])
+    assert 'id="explore"' in page
     assert "Ended." in out
-    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
