@@ -78,7 +78,7 @@ def inputs_and_gradients(
     return {
         each.site: (
             read[_memory(inputs[each.site])],
-            positions_of(columns_of(each, gradients[each.output.name]), counted),
+            positions_of(columns_of(each, gradients[each.output.name], tokens), counted),
         )
         for each in linears
     }

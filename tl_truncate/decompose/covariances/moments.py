@@ -197,7 +197,7 @@ class _MomentsStream(Stream):
             add_lower_gram(self._pending[linear.site], x)
             require_finite(linear, self._pending[linear.site], "reads")
         for linear in self._by_output:
-            u = positions_of(columns_of(linear, seen.output(linear)), batch.real).double()
+            u = positions_of(columns_of(linear, seen.output(linear), batch.tokens), batch.real).double()
             bias = linear.bias()
             u = u if bias is None else u - bias.to(u.device).double()
             add_lower_gram(self.sums[_ROLE][linear.site], u)

@@ -37,7 +37,7 @@ class Seen:
         return flat[..., head_slice(linear.site, width, linear.n_heads)]
 
     def output(self, linear: Linear) -> Tensor:
-        """The value at the point of y, of all heads.
+        """The value at the point of y, of all heads, as it stands in the graph.
 
         Raises:
             ValueError: if the pass did not show it.
@@ -68,16 +68,20 @@ def watching(
     seen = Seen()
     with ExitStack() as stack:
         for linear in reads:
-            stack.callback(_at_input(linear, _into(seen.inputs, linear.site, tokens)).remove)
+            keep = _into(seen.inputs, linear.site, lambda value: by_row(value, tokens))
+            stack.callback(_at_input(linear, keep).remove)
         for name, module in {each.output.name: each.output.module for each in writes}.items():
-            keep = _into(seen.outputs, name, tokens)
+            # As it is: a view of it is no part of the graph.
+            keep = _into(seen.outputs, name, lambda value: value)
             stack.callback(module.register_forward_hook(_leaving(keep)).remove)
         yield seen
 
 
-def _into(found: dict[Any, Tensor], name: Any, tokens: Tensor) -> Callable[[Tensor], None]:
+def _into(
+    found: dict[Any, Tensor], name: Any, as_kept: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], None]:
     def keep(value: Tensor) -> None:
-        found[name] = by_row(value, tokens)
+        found[name] = as_kept(value)
 
     return keep
 
@@ -101,8 +105,11 @@ def _at_input(linear: Linear, keep: Callable[[Tensor], None]) -> Any:
     return linear.given.module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def columns_of(linear: Linear, value: Tensor) -> Float[Tensor, "batch pos n_out"]:
+def columns_of(
+    linear: Linear, value: Tensor, tokens: Int64[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos n_out"]:
     """The site's own columns of a value at the point of its output; W_O's heads write all of them."""
+    value = by_row(value, tokens)
     width = linear.shape[1]
     heads = 1 if linear.site.head is None or linear.writes_one_head else linear.n_heads
     flat = value if value.shape[-1] == width * heads else value.flatten(2)
