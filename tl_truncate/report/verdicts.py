@@ -87,8 +87,16 @@ def leaves(change: float, told: str) -> str:
     Examples:
         >>> leaves(-0.1, "-0.100"), leaves(0.0, "+0.000")
         ('lowers it by -0.100', 'leaves it as it is')
+        >>> leaves(-1e-7, "-0.000 [within 0.001]")
+        'moves it by less than 0.001 [within 0.001]'
     """
-    return f"{moves(change)} it by {told}" if change else "leaves it as it is"
+    if not change:
+        return "leaves it as it is"
+    figure, _, rest = told.partition(" ")
+    if float(figure) == 0:  # of so few digits
+        least = 10.0 ** -len(figure.partition(".")[2])
+        return f"moves it by less than {least:g} {rest}".rstrip()
+    return f"{moves(change)} it by {told}"
 
 
 def end_of(change: float, *, top: bool) -> str:
