@@ -246,7 +246,12 @@ class TestWhatTheyShow:
         figure = found.plot()
         for axis, metric in zip(figure.axes, metrics, strict=True):
             drawn = [each.lines[0].get_xdata()[0] for each in axis.containers]
-            assert drawn == pytest.approx(table[metric].tolist())
+            assert drawn == pytest.approx(table[f"{metric}_change"].tolist())
+        two = [table.index[3], table.index[0]]
+        (first, *_) = plots.comparison(found, ways=two).axes
+        assert [text.get_text() for text in first.get_yticklabels()] == two
+        with pytest.raises(ValueError, match="A way must be one of MLP dropped"):
+            plots.comparison(found, ways=["nothing"])
 
     @pytest.mark.parametrize("answers", ["of_both", "of_one"])
     def test_families(self, request, answers):

@@ -1,5 +1,6 @@
 """Global and in-context parts: what they push, layer by layer; and ways to take them away, compared."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, answer_name, title_of
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
+from tl_truncate.plots.shared.forest import Row, forest
 from tl_truncate.plots.shared.kinds import draws
-from tl_truncate.plots.shared.style import COLOURS, GLOBAL, IN_CONTEXT, changes_map, sheet
+from tl_truncate.plots.shared.style import GLOBAL, IN_CONTEXT, changes_map, sheet
+from tl_truncate.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +28,9 @@ _NAMES = {"global": "global part", "in_context": "in-context part"}
 
 @draws(PartAttribution)
 def parts(found: PartAttribution) -> "Figure":
-    """What each layer's global and in-context part adds to the answers: a heat map and curves.
+    """What each layer's global and in-context part adds to the answers: a heat map and marks.
+
+    Full marks are the global part, hollow ones the in-context part.
 
     Args:
         found: from `part_attribution`.
@@ -45,11 +50,11 @@ def parts(found: PartAttribution) -> "Figure":
             own["layer"] + 0.06 * (place - 1.5),
             xerr=[own["logits"] - own["low"], own["high"] - own["logits"]],
             color=GLOBAL if answer == "global" else IN_CONTEXT,
-            linestyle="-" if part == "global" else ":",
+            linestyle="none",
             marker="o" if part == "global" else "s",
-            markersize=3,
-            linewidth=1,
-            elinewidth=0.7,
+            markerfacecolor=None if part == "global" else "none",
+            markersize=4,
+            elinewidth=0.9,
             label=f"{_NAMES[part]} to the {answer_name(answer, found.record.has_global)}",
         )
     right.axvline(0, color="black", linewidth=0.8)
@@ -84,34 +89,52 @@ def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
 
 @draws(Comparison, ChosenComparison)
 def comparison(
-    found: Comparison | ChosenComparison, *, metrics: tuple[str, ...] | None = None
+    found: Comparison | ChosenComparison,
+    *,
+    ways: Sequence[str] | None = None,
+    metrics: tuple[str, ...] | None = None,
 ) -> "Figure":
-    """Ways to take the global part away, side by side, with 95% intervals.
+    """What each way to take the global part away changes, paired prompt by prompt, with 95% intervals.
 
     Args:
         found: from `compare` or `compare_chosen`.
+        ways: the rows, of `found.frame`, from top to bottom; all by default.
         metrics: one panel each; by default the probabilities of the answers.
 
     Returns:
-        A matplotlib figure; the line is the uncut model, crosses are controls.
-    """
+        A matplotlib figure; the line at zero is the uncut model, hollow marks are controls.
 
+    Raises:
+        ValueError: if there is no such way.
+    """
     table = found.frame
     metrics = tuple(each for each in PROBABILITIES if each in table) if metrics is None else metrics
-    ways = [way for way in table.index if way != "uncut"]
-    figure = sheet(3.2 + 3.4 * len(metrics), 0.22 * len(ways) + 1.3)
+    chosen = _ways(table, ways)
+    figure = sheet(3.2 + 3.4 * len(metrics), 0.26 * len(chosen) + 1.3)
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axis, metric in zip(axes, metrics, strict=True):
-        for place, way in enumerate(ways):
-            _point(axis, table.loc[way], metric, place, way)
-        axis.axvline(table.loc["uncut", metric], color="black", linewidth=1)
-        axis.set_yticks(range(len(ways)), ways, fontsize=7)
-        axis.set_ylim(len(ways) - 0.5, -0.5)
-        axis.set_title(title_of(metric, "p_global" in table), fontsize=8)
-        axis.tick_params(axis="x", labelsize=8)
-        axis.grid(axis="x", linewidth=0.3)
+        forest(axis, [Row(way, _change(table.loc[way], metric), "(control)" in way) for way in chosen])
+        told, uncut = title_of(metric, "p_global" in table), table.loc["uncut", metric]
+        axis.set_title(f"change of the {told}, uncut {uncut:.3g}", fontsize=8)
     figure.suptitle(_title(found), fontsize=10)
     return figure
+
+
+def _ways(table: pd.DataFrame, asked: Sequence[str] | None) -> list[str]:
+    there = [str(way) for way in table.index if way != "uncut"]
+    if asked is None:
+        return there
+    for way in asked:
+        if way not in there:
+            raise ValueError(f"A way must be one of {', '.join(there)}, got {way!r}.")
+    return list(asked)
+
+
+def _change(row: pd.Series, metric: str) -> Estimate:
+    """Where a family chose nothing, nothing changes."""
+    value, low, high = (row[f"{metric}_change{end}"] for end in ("", "_low", "_high"))
+    nothing = math.isnan(value)
+    return Estimate(0.0 if nothing else value, low=low, high=high, se=math.nan, n=0)
 
 
 def _title(found: Comparison | ChosenComparison) -> str:
@@ -119,21 +142,3 @@ def _title(found: Comparison | ChosenComparison) -> str:
         return f"{found.task}: each family's best cut, on prompts that did not choose it"
     record = found.baseline.record
     return f"{record.task}, {record.n_prompts} prompts: the MLP of block {found.layer} changed"
-
-
-def _point(axis: "Axes", row: pd.Series, metric: str, place: int, way: str) -> None:
-    value, low, high = row[metric], row[f"{metric}_low"], row[f"{metric}_high"]
-    families = {"LASER": 1, "minus": 2, "global removal": 2, "MLP dropped": 3, "dropping": 3}
-    control = "control" in way
-    colour = next(
-        (COLOURS[number] for name, number in families.items() if way.startswith(name)), COLOURS[0]
-    )
-    axis.errorbar(
-        [value],
-        [place],
-        xerr=[[value - low], [high - value]],
-        color="0.55" if control else colour,
-        marker="x" if control else "o",
-        markersize=4,
-        elinewidth=0.9,
-    )
