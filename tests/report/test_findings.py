@@ -20,7 +20,8 @@ from tl_truncate.report.charts import heat_chart, rank_chart
 from tl_truncate.report.of_pair import differences, pair_page
 from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
-from tl_truncate.report.sides import control_of, pair_of
+from tl_truncate.report.pairs.pair import pair_of
+from tl_truncate.report.pairs.sides import control_of
 from tl_truncate.runs.record import Record
 
 SITE, PROMPTS = "blocks.1.mlp.W_out", 60

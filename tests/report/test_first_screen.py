@@ -513,7 +513,7 @@ def test_on_paper_everything_is_open_and_nothing_is_cut_off(visit, pages):
 
 def test_q_of_two_runs_is_among_all_settings(results):
     from tl_truncate.report.of_pair import differences
-    from tl_truncate.report.sides import pair_of
+    from tl_truncate.report.pairs.pair import pair_of
 
     found = differences(pair_of(results["two sweeps"], [None, None]), "p_in_context")
     wanted = q_values([each.value.p for each in found])

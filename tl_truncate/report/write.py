@@ -36,7 +36,8 @@ from tl_truncate.report.of_search import search_page
 from tl_truncate.report.of_sweep import sweep_page
 from tl_truncate.report.of_training import dynamics_page, recall_page
 from tl_truncate.report.page import Page, render
-from tl_truncate.report.sides import Sided, pair_of
+from tl_truncate.report.pairs.pair import pair_of
+from tl_truncate.report.pairs.sides import Sided
 from tl_truncate.runs.saved import find_result, load_result
 from tl_truncate.runs.sharded.parts import kind_of
 from tl_truncate.runs.shards import SHARDS
