@@ -14,7 +14,7 @@ from tl_truncate.cli.dynamics import read_steps
 from tl_truncate.cli.shared.grid import read_layers
 from tl_truncate.cli.sweep import order_told
 from tl_truncate.experiments.scoring.drawn import drawn_beside
-from tl_truncate.report.of_scores import scores_page
+from tl_truncate.report.kinds.scores import scores_page
 
 SITE = "blocks.1.mlp.W_in"
 CUT = ["--cut", f"{SITE}=0.3"]

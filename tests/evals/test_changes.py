@@ -149,8 +149,8 @@ class TestBenchmarks:
 
 def test_a_fall_is_more_than_that_of_its_control():
     """Of a number that falls, the verdict in words is on how far it falls."""
-    from tl_truncate.report.answer_of_benchmarks import benchmarks_answer
-    from tl_truncate.report.of_benchmarks import benchmarks_page
+    from tl_truncate.report.answers.benchmarks import benchmarks_answer
+    from tl_truncate.report.kinds.benchmarks import benchmarks_page
 
     rng = np.random.default_rng(0)
     uncut = (rng.random(200) < 0.9).astype(float)

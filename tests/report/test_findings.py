@@ -13,13 +13,13 @@ from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
 from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
-from tl_truncate.report.answer_of_screening import screen_answer
-from tl_truncate.report.answer_of_training import dynamics_answer
-from tl_truncate.report.answer_of_ways import _against_null, _most
+from tl_truncate.report.answers.screening import screen_answer
+from tl_truncate.report.answers.training import dynamics_answer
+from tl_truncate.report.answers.ways import _against_null, _most
 from tl_truncate.report.charts import heat_chart, rank_chart
-from tl_truncate.report.of_pair import differences, pair_page
-from tl_truncate.report.of_search import search_page
-from tl_truncate.report.of_sweep import sweep_page
+from tl_truncate.report.kinds.pair import differences, pair_page
+from tl_truncate.report.kinds.search import search_page
+from tl_truncate.report.kinds.sweep import sweep_page
 from tl_truncate.report.pairs.pair import pair_of
 from tl_truncate.report.pairs.sides import control_of
 from tl_truncate.runs.record import Record

@@ -13,8 +13,8 @@ from folds import unfold
 
 import tl_truncate as tlt
 from tl_truncate.markup import interval
-from tl_truncate.report.of_search import search_page
-from tl_truncate.report.of_sweep import sweep_page
+from tl_truncate.report.kinds.search import search_page
+from tl_truncate.report.kinds.sweep import sweep_page
 from tl_truncate.report.write import _page_of
 from tl_truncate.statistics import q_values, shown_in
 
@@ -512,7 +512,7 @@ def test_on_paper_everything_is_open_and_nothing_is_cut_off(visit, pages):
 
 
 def test_q_of_two_runs_is_among_all_settings(results):
-    from tl_truncate.report.of_pair import differences
+    from tl_truncate.report.kinds.pair import differences
     from tl_truncate.report.pairs.pair import pair_of
 
     found = differences(pair_of(results["two sweeps"], [None, None]), "p_in_context")

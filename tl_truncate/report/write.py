@@ -20,21 +20,21 @@ from tl_truncate.experiments.search.file import search_file
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.report.of_benchmarks import benchmarks_page
-from tl_truncate.report.of_comparison import comparison_page
-from tl_truncate.report.of_export import Exported, export_page
-from tl_truncate.report.of_families import families_page
-from tl_truncate.report.of_learning import learned_page
-from tl_truncate.report.of_pair import pair_page
-from tl_truncate.report.of_scores import scores_page, side_effects_page
-from tl_truncate.report.of_screening import (
+from tl_truncate.report.kinds.benchmarks import benchmarks_page
+from tl_truncate.report.kinds.comparison import comparison_page
+from tl_truncate.report.kinds.export import Exported, export_page
+from tl_truncate.report.kinds.families import families_page
+from tl_truncate.report.kinds.learning import learned_page
+from tl_truncate.report.kinds.pair import pair_page
+from tl_truncate.report.kinds.scores import scores_page, side_effects_page
+from tl_truncate.report.kinds.screening import (
     attribution_page,
     part_attribution_page,
     value_gradients_page,
 )
-from tl_truncate.report.of_search import search_page
-from tl_truncate.report.of_sweep import sweep_page
-from tl_truncate.report.of_training import dynamics_page, recall_page
+from tl_truncate.report.kinds.search import search_page
+from tl_truncate.report.kinds.sweep import sweep_page
+from tl_truncate.report.kinds.training import dynamics_page, recall_page
 from tl_truncate.report.page import Page, render
 from tl_truncate.report.pairs.pair import pair_of
 from tl_truncate.report.pairs.sides import Sided

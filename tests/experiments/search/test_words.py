@@ -10,7 +10,7 @@ import samples
 import tl_truncate as tlt
 from tl_truncate.experiments.search.judge import Judge
 from tl_truncate.experiments.search.view import looked_at, search_words
-from tl_truncate.report.answer_of_search import search_answer
+from tl_truncate.report.answers.search import search_answer
 from tl_truncate.statistics import Estimate
 
 SITES = [f"blocks.{layer}.mlp.{matrix}" for layer in range(3) for matrix in ("W_in", "W_out")]

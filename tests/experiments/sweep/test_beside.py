@@ -11,7 +11,7 @@ from samples import PAIRS
 import tl_truncate as tlt
 from tl_truncate.experiments.sweep.grid import make_grid
 from tl_truncate.experiments.sweep.view import sweep_words
-from tl_truncate.report.answer_of_sweep import sweep_answer
+from tl_truncate.report.answers.sweep import sweep_answer
 
 SITE, OTHER = "blocks.1.mlp.W_out", "blocks.0.mlp.W_in"
 BOTH = ("random_subspace", "norm_matched")

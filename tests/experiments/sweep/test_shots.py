@@ -12,7 +12,7 @@ from samples import PAIRS
 import tl_truncate as tlt
 from tl_truncate import plots
 from tl_truncate.experiments.search.judge import split_tasks
-from tl_truncate.report.of_sweep import sweep_page
+from tl_truncate.report.kinds.sweep import sweep_page
 
 TASK = tlt.tasks.induction(n=7, seed=2, d_vocab=architectures.VOCAB, length=4)
 SITES, KEEPS, SHOTS = ["blocks.1.mlp.W_out", "blocks.2.attn.W_V"], [0.1, 0.5], (0, 3, 1)

@@ -17,8 +17,8 @@ import tl_truncate as tlt
 from tl_truncate import plots
 from tl_truncate.experiments.scoring.estimates import estimate_drawn
 from tl_truncate.experiments.training.steps import first_lasting
-from tl_truncate.report.answer_of_training import dynamics_answer
-from tl_truncate.report.of_training import _words
+from tl_truncate.report.answers.training import dynamics_answer
+from tl_truncate.report.kinds.training import _words
 from tl_truncate.runs.folder import RunFolder
 from tl_truncate.statistics import estimate_mean
 from tl_truncate.surgery.controls import controls_of

@@ -12,7 +12,8 @@ from tl_truncate.experiments.scoring.metrics import METRICS, OF_BOTH, Metric
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.result import SweepResult
-from tl_truncate.report.answer_of_sweep import first_metric
+from tl_truncate.report.answers.sweep import first_metric
+from tl_truncate.report.answers.verdicts import listed
 from tl_truncate.report.pairs.sides import (
     CHOSEN,
     UNCUT,
@@ -27,7 +28,6 @@ from tl_truncate.report.pairs.sides import (
 )
 from tl_truncate.report.pairs.unlike import unlike
 from tl_truncate.report.settings import setting_names
-from tl_truncate.report.verdicts import listed
 from tl_truncate.statistics import Estimate
 
 _FEW = 6

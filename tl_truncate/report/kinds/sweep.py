@@ -17,11 +17,11 @@ from tl_truncate.experiments.sweep.view import (
 )
 from tl_truncate.markup import details, join, paragraphs, table
 from tl_truncate.report import prompts
-from tl_truncate.report.answer_of_sweep import first_metric, sweep_answer
+from tl_truncate.report.answers.sweep import first_metric, sweep_answer
+from tl_truncate.report.answers.verdicts import BESIDE, BESIDE_TOLD, beside_cells
 from tl_truncate.report.charts import heat_chart, rank_chart
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import provenance
-from tl_truncate.report.verdicts import BESIDE, BESIDE_TOLD, beside_cells
 from tl_truncate.surgery.spoken import said_cut
 from tl_truncate.weights.spoken import said_site, short_keep
 

@@ -6,7 +6,7 @@ from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, SCORED, first, label_of, metrics_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import paragraphs, table
-from tl_truncate.report.answer_of_ways import ways_answer
+from tl_truncate.report.answers.ways import ways_answer
 from tl_truncate.report.charts import points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section

@@ -10,11 +10,8 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, Metric, label_of
 from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.markup import interval
-from tl_truncate.report.answer_of_sweep import first_metric
-from tl_truncate.report.page import Answer, Number
-from tl_truncate.report.pictures.curves import Curve, Panel, curves
-from tl_truncate.report.pictures.forest import Row, forest
-from tl_truncate.report.verdicts import (
+from tl_truncate.report.answers.sweep import first_metric
+from tl_truncate.report.answers.verdicts import (
     NOT_READ,
     beside,
     chance,
@@ -25,6 +22,9 @@ from tl_truncate.report.verdicts import (
     number,
     q_number,
 )
+from tl_truncate.report.page import Answer, Number
+from tl_truncate.report.pictures.curves import Curve, Panel, curves
+from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.statistics import Estimate, shown
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.spoken import said_cut, said_kind

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from tl_truncate.experiments.learning.result import LearnedMask
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.markup import paragraphs
-from tl_truncate.report.of_search import search_page
+from tl_truncate.report.kinds.search import search_page
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
 
 #: Columns of the history by what a menu calls them.

@@ -6,9 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tl_truncate.evals.result import Benchmarks
-from tl_truncate.report.page import Answer, Number
-from tl_truncate.report.pictures.forest import Row, forest
-from tl_truncate.report.verdicts import (
+from tl_truncate.report.answers.verdicts import (
     NONE,
     NOT_SCORED,
     beside,
@@ -20,6 +18,8 @@ from tl_truncate.report.verdicts import (
     number_in,
     q_number,
 )
+from tl_truncate.report.page import Answer, Number
+from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.statistics import clear, shown_in
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.surgery.spoken import said_cut

@@ -7,11 +7,11 @@ from tl_truncate.experiments.scoring.metrics import answer_name, label_of
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
+from tl_truncate.report.answers.verdicts import NONE, chance, counted, end_of, moves, number_in, q_number
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.curves import Curve, Panel, curves
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.pictures.heat import Cell, heat
-from tl_truncate.report.verdicts import NONE, chance, counted, end_of, moves, number_in, q_number
 from tl_truncate.statistics import clear, shown_in
 from tl_truncate.surgery.spoken import said_setting
 from tl_truncate.weights.spoken import said_site, short_keep

@@ -9,11 +9,11 @@ from tl_truncate.experiments.scoring.side_effects import SideEffects
 from tl_truncate.experiments.scoring.view import scores_table, setup
 from tl_truncate.markup import interval, paragraphs, table
 from tl_truncate.report import prompts
-from tl_truncate.report.answer_of_scores import effects_answer, first_scored, scores_answer
-from tl_truncate.report.of_search import cost_section
+from tl_truncate.report.answers.scores import effects_answer, first_scored, scores_answer
+from tl_truncate.report.answers.verdicts import BESIDE, BESIDE_TOLD, beside_cells
+from tl_truncate.report.kinds.search import cost_section
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import where_section
-from tl_truncate.report.verdicts import BESIDE, BESIDE_TOLD, beside_cells
 from tl_truncate.surgery.spoken import said_kind
 
 

@@ -10,10 +10,7 @@ from markupsafe import Markup
 from tl_truncate.colours import scale_end
 from tl_truncate.experiments.scoring.metrics import Label, label_of
 from tl_truncate.experiments.sweep.view import ShownSweep, heat_frame
-from tl_truncate.report.page import Answer, Number
-from tl_truncate.report.pictures.forest import Row, forest
-from tl_truncate.report.pictures.heat import Cell, heat
-from tl_truncate.report.verdicts import (
+from tl_truncate.report.answers.verdicts import (
     NOT_READ,
     beside,
     chance,
@@ -26,6 +23,9 @@ from tl_truncate.report.verdicts import (
     number_in,
     q_number,
 )
+from tl_truncate.report.page import Answer, Number
+from tl_truncate.report.pictures.forest import Row, forest
+from tl_truncate.report.pictures.heat import Cell, heat
 from tl_truncate.statistics import clear, shown_in
 from tl_truncate.surgery.spoken import said_kind, said_setting
 from tl_truncate.weights.spoken import short_keep

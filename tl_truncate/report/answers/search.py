@@ -17,9 +17,7 @@ from tl_truncate.experiments.search.view import (
     none_raised,
 )
 from tl_truncate.markup import interval
-from tl_truncate.report.page import Answer, Number
-from tl_truncate.report.pictures.forest import Row, forest
-from tl_truncate.report.verdicts import (
+from tl_truncate.report.answers.verdicts import (
     NONE,
     NOT_SCORED,
     beside,
@@ -34,6 +32,8 @@ from tl_truncate.report.verdicts import (
     number,
     q_number,
 )
+from tl_truncate.report.page import Answer, Number
+from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.statistics import Estimate, shown
 from tl_truncate.surgery.spoken import said_cut, said_in_text, said_kind
 

@@ -21,7 +21,7 @@ from tl_truncate.experiments.search.view import (
 )
 from tl_truncate.markup import details, join, paragraphs
 from tl_truncate.report import prompts
-from tl_truncate.report.answer_of_search import column_name, search_answer
+from tl_truncate.report.answers.search import column_name, search_answer
 from tl_truncate.report.charts import points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.surgery.spoken import said_kind

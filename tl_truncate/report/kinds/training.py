@@ -23,7 +23,7 @@ from tl_truncate.experiments.training.result import Dynamics, MissingStepsWarnin
 from tl_truncate.experiments.training.steps import FirstStep
 from tl_truncate.markup import join, paragraphs
 from tl_truncate.report import prompts
-from tl_truncate.report.answer_of_training import among, dynamics_answer, recall_answer
+from tl_truncate.report.answers.training import among, dynamics_answer, recall_answer
 from tl_truncate.report.charts import estimates
 from tl_truncate.report.page import Chart, Choice, Page, Section, rounded
 from tl_truncate.report.provenance import provenance

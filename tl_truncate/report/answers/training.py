@@ -8,9 +8,7 @@ from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.training.history import CUT, History
 from tl_truncate.experiments.training.reading import UNCUT
 from tl_truncate.experiments.training.result import Dynamics
-from tl_truncate.report.page import Answer, Number
-from tl_truncate.report.pictures.curves import Curve, Panel, curves
-from tl_truncate.report.verdicts import (
+from tl_truncate.report.answers.verdicts import (
     NOT_READ,
     NOT_SCORED,
     chance,
@@ -20,6 +18,8 @@ from tl_truncate.report.verdicts import (
     number_in,
     q_number,
 )
+from tl_truncate.report.page import Answer, Number
+from tl_truncate.report.pictures.curves import Curve, Panel, curves
 from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.spoken import said_kind
 from tl_truncate.toys.recall.train import NOISE_LEARNT, RECALL_LEARNT, RecallRun

@@ -9,13 +9,13 @@ from tl_truncate.experiments.scoring.estimates import estimate_changes, estimate
 from tl_truncate.experiments.scoring.metrics import Metric, label_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import details, interval, join, paragraphs, table
+from tl_truncate.report.answers.verdicts import NONE, chance, counted, listed, number, q_number, q_text
 from tl_truncate.report.page import Answer, Number, Page, Section
 from tl_truncate.report.pairs.pair import Pair
 from tl_truncate.report.pairs.sides import UNCUT, Side, control_of
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.pictures.heat import Cell, heat
 from tl_truncate.report.provenance import provenance
-from tl_truncate.report.verdicts import NONE, chance, counted, listed, number, q_number, q_text
 from tl_truncate.statistics import Estimate, clear, q_values
 from tl_truncate.surgery.spoken import said_kind
 from tl_truncate.weights.spoken import short_keep

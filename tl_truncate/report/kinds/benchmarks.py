@@ -8,11 +8,11 @@ from markupsafe import Markup
 from tl_truncate.evals.result import Benchmarks, shown_change
 from tl_truncate.experiments.scoring.drawn import VERDICTS, towards
 from tl_truncate.markup import details, join, paragraphs, table
-from tl_truncate.report.answer_of_benchmarks import benchmarks_answer, label_of_row
+from tl_truncate.report.answers.benchmarks import benchmarks_answer, label_of_row
+from tl_truncate.report.answers.verdicts import NONE
 from tl_truncate.report.charts import points_panel
 from tl_truncate.report.page import Chart, Page, Section
 from tl_truncate.report.provenance import provenance
-from tl_truncate.report.verdicts import NONE
 from tl_truncate.statistics import clear, shown
 from tl_truncate.surgery.spoken import said_kind
 

@@ -12,7 +12,7 @@ from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.markup import paragraphs
-from tl_truncate.report.answer_of_screening import gradients_answer, parts_answer, screen_answer
+from tl_truncate.report.answers.screening import gradients_answer, parts_answer, screen_answer
 from tl_truncate.report.charts import heat_panel, points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section

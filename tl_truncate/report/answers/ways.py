@@ -10,9 +10,7 @@ from tl_truncate.experiments.comparison.chosen import ChosenComparison
 from tl_truncate.experiments.comparison.compare import Comparison
 from tl_truncate.experiments.comparison.together import has_global_of
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
-from tl_truncate.report.page import Answer, Number
-from tl_truncate.report.pictures.forest import Row, forest
-from tl_truncate.report.verdicts import (
+from tl_truncate.report.answers.verdicts import (
     NONE,
     NOT_READ,
     beside_null,
@@ -24,6 +22,8 @@ from tl_truncate.report.verdicts import (
     number_in,
     q_number,
 )
+from tl_truncate.report.page import Answer, Number
+from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.statistics import shown_in
 from tl_truncate.surgery.spoken import said_in_text
 

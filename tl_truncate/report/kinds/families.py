@@ -10,9 +10,9 @@ from tl_truncate.experiments.comparison.together import families_of, has_global_
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import join, paragraphs, table
-from tl_truncate.report.answer_of_ways import families_answer
+from tl_truncate.report.answers.ways import families_answer
 from tl_truncate.report.charts import estimates
-from tl_truncate.report.of_comparison import ways_chart
+from tl_truncate.report.kinds.comparison import ways_chart
 from tl_truncate.report.page import Chart, Page, Section
 from tl_truncate.report.provenance import where_section
 from tl_truncate.statistics import shown_in

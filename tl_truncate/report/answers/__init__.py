@@ -1,0 +1,1 @@
+"""What the first screen of each kind of page says."""

@@ -1,0 +1,1 @@
+"""What each kind of page has below its first screen."""
