@@ -202,7 +202,7 @@ class TestTheAnswers:
     def test_of_some_of_the_prompts(self, model):
         one, other = scored(model, FIRST), scored(model, FIRST, task=TASK.subset(range(7)))
         assert not pair_of([one, other], NONE).is_paired
-        assert "the prompts are not the same (12 and 7 of pairs)" in page_of(one, other)[0]
+        assert "the prompts are not the same (12 and 7 of pairs, 7 in both)" in page_of(one, other)[0]
 
 
 def made(hits, uncut=None, names=None):

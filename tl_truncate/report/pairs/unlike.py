@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.report.answers.verdicts import listed
-from tl_truncate.report.pairs.sides import CHOSEN, Side, same_globals
+from tl_truncate.report.pairs.sides import CHOSEN, Side, asked, same_globals
 from tl_truncate.report.settings import fits_of, setting_names
 from tl_truncate.runs.record import Record, bos_words
 from tl_truncate.surgery.cut import SiteCut
@@ -25,7 +25,9 @@ def unlike(one: Side, other: Side, settings: Sequence[str], *, is_paired: bool) 
     told = []
     if not is_paired:
         counts = f"{records[0].n_prompts} and {records[1].n_prompts} of {records[0].task}"
-        told.append(f"the prompts are not the same ({counts}), so that intervals are unpaired")
+        both = set(asked(one, "prompt", "in_context")) & set(asked(other, "prompt", "in_context"))
+        shared = f", {len(both)} in both" if both else ""
+        told.append(f"the prompts are not the same ({counts}{shared}), so that intervals are unpaired")
     told += _other_globals(one, other)
     bos = [bos_words(each.prepend_bos) for each in records]
     if records[0].prepend_bos != records[1].prepend_bos:
