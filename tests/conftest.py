@@ -1,6 +1,7 @@
 """What holds for every test: the environment, and who runs which."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -43,6 +44,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
             devices.use(config.getoption("device"), config.pluginmanager)
         config.pluginmanager.import_plugin("shared_models")
+        # What was imported stays: else every collection of garbage goes through a million objects of it.
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
