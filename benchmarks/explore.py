@@ -10,15 +10,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-import tl_truncate as tlt
-from tl_truncate.explore.show import exploration
-
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import live
+import shell
 
 PROMPT = "When Matthew and Elizabeth went to the market, Elizabeth gave a book to"
 GOAL = (100, 200)  # milliseconds: the median, and 95 of 100
@@ -41,9 +38,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--drags", type=int, default=3)
     given = parser.parse_args()
-    model = tlt.load_model(given.model)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
-    found = measure(model, given)
+    found = measure(given)
     for layer, (drawn, resting) in found.items():
         print(f"layer {layer}: {said(drawn)}; {len(drawn)} of {given.steps * given.drags} steps drawn")
         print(f"  with control and lens, the {REST} ms of rest included: {said(resting)}")
@@ -58,12 +54,13 @@ def said(times: np.ndarray) -> str:
     return f"median {np.median(times):.0f} ms, 95% within {np.quantile(times, 0.95):.0f} ms"
 
 
-def measure(model: Any, given: argparse.Namespace) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def measure(given: argparse.Namespace) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Milliseconds of each layer: of amounts drawn while the knob moved, and at rest."""
     found = {}
-    with live.serving(exploration(model, given.prompt)) as door, live.browsing() as browser:
+    command = ["explore", "--model", given.model, "--prompt", given.prompt]
+    with shell.served(command, seconds=1800) as (address, _), live.browsing() as browser:
         page = browser.new_page(viewport=dict(width=1280, height=800))
-        page.goto(door.address)
+        page.goto(address)
         live.rest(page)
         page.evaluate(WATCH)
         for layer in given.layers:

@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import documents
@@ -120,15 +121,16 @@ def _set(words: list[str], option: str, value: str) -> None:
         words += [option, value]
 
 
-def visit(words: list[str], *, seconds: float = 300) -> tuple[str, str]:
-    """Starts what serves, opens the page that it names, and ends it with Ctrl-C.
+@contextmanager
+def served(words: list[str], *, seconds: float = 300) -> Iterator[tuple[str, list[str]]]:
+    """Starts what serves until Ctrl-C, and ends it so.
 
     Args:
         words: of the command line, without the program's name.
         seconds: after which it has not begun, or not ended.
 
-    Returns:
-        The page, and what the command printed.
+    Yields:
+        The address that it names, and the lines that it printed, the last ones behind the end.
     """
     command = [sys.executable, "-u", "-m", "tl_truncate", *words]
     process = subprocess.Popen(
@@ -142,19 +144,29 @@ def visit(words: list[str], *, seconds: float = 300) -> tuple[str, str]:
     late = threading.Timer(seconds, process.kill)
     late.start()
     try:
-        said = process.stdout.readline()
-        address = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+/\?token=\S+)\n", said)
-        assert address, said or process.stderr.read()
-        with urllib.request.urlopen(address[1], timeout=30) as answer:
-            page = answer.read().decode()
+        printed = [process.stdout.readline()]
+        address = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+/\?token=\S+)\n", printed[0])
+        assert address, printed[0] or process.stderr.read()
+        yield address[1], printed
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate()
+        printed += out.splitlines(keepends=True)
     finally:
         late.cancel()
         process.kill()
     assert process.returncode == 0, errors
     assert "Traceback" not in errors, errors
-    return page, said + out
+
+
+def visit(words: list[str]) -> tuple[str, str]:
+    """Starts what serves, opens the page that it names, and ends it.
+
+    Returns:
+        The page, and what the command printed.
+    """
+    with served(words) as (address, printed), urllib.request.urlopen(address, timeout=30) as answer:
+        page = answer.read().decode()
+    return page, "".join(printed)
 
 
 def _hears_ctrl_c() -> None:

@@ -1,5 +1,6 @@
 """The view as a page on this machine: HTTP for the page, a socket for its questions."""
 
+import gc
 import hmac
 import json
 import secrets
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import tornado.httpserver
 import tornado.netutil
 import tornado.web
@@ -154,6 +156,14 @@ class _Socket(tornado.websocket.WebSocketHandler):
     def _write(self, message: Mapping[str, Any]) -> None:
         if self.ws_connection is not None and not self.ws_connection.is_closing():
             self.write_message(json.dumps(message, allow_nan=False))
+
+
+def make_room() -> None:
+    """For a process that only serves: leaves a core to the browser, which draws what the model says, and
+    what is loaded out of garbage collections."""
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+    gc.collect()
+    gc.freeze()
 
 
 class Server:

@@ -56,8 +56,9 @@ def explore_command(
 
 
 async def _serve(found: Exploration, port: int, browser: bool) -> None:
-    from tl_truncate.explore.server import Server
+    from tl_truncate.explore.server import Server, make_room
 
+    make_room()
     server = Server(found, port)
     server.start()
     console.print(f"Open {server.door.address}", markup=False, soft_wrap=True)
