@@ -7,7 +7,15 @@ import pandas as pd
 
 from tl_truncate.colours import ORIGIN
 from tl_truncate.plots.shared.kinds import draws
-from tl_truncate.plots.shared.style import changes_map, legend_below, sheet
+from tl_truncate.plots.shared.style import (
+    COLOURS,
+    GLOBAL,
+    IN_CONTEXT,
+    QUIET,
+    changes_map,
+    legend_below,
+    sheet,
+)
 from tl_truncate.toys.recall.train import RecallRun
 
 if TYPE_CHECKING:
@@ -16,6 +24,8 @@ if TYPE_CHECKING:
 
 # Colours beyond this ratio, in powers of two, are too dark for black figures.
 _DARK = 2.6
+# Of what the first layer does.
+_FIRST = COLOURS[2]
 
 
 @draws(RecallRun)
@@ -33,34 +43,37 @@ def recall(run: RecallRun) -> "Figure":
     table = run.history
     figure = sheet(11.5, 4.2)
     panels = (
-        ("p(correct), p(noise)", {"p_correct": "p(correct)", "p_noise": "p(noise)"}),
+        (
+            "p(correct), p(noise)",
+            {"p_correct": ("p(correct)", IN_CONTEXT), "p_noise": ("p(noise)", GLOBAL)},
+        ),
         (
             "margin of the noise token on the trigger",
             {
-                "margin_ff0": "first MLP",
-                "margin_ff1": "last MLP",
-                "margin_ff0_ff1": "one after the other",
+                "margin_ff0": ("first MLP", _FIRST),
+                "margin_ff1": ("last MLP", GLOBAL),
+                "margin_ff0_ff1": ("one after the other", QUIET),
             },
         ),
         (
             "attention",
             {
-                "previous_token": "to the previous token (first layer)",
-                "attention_correct": "to the correct token (last)",
-                "attention_noise": "to the noise token (last)",
+                "previous_token": ("to the previous token (first layer)", _FIRST),
+                "attention_correct": ("to the correct token (last)", IN_CONTEXT),
+                "attention_noise": ("to the noise token (last)", GLOBAL),
             },
         ),
     )
     for axis, (title, columns) in zip(figure.subplots(1, 3), panels, strict=True):
-        for number, (column, label) in enumerate(columns.items()):
-            axis.plot(table["step"], table[column], color=f"C{number}", label=label)
+        for column, (label, colour) in columns.items():
+            axis.plot(table["step"], table[column], color=colour, label=label)
             dropped = f"{column}_mlp{top}_dropped"
             if dropped in table:
                 axis.plot(
                     table["step"],
                     table[dropped],
                     "--",
-                    color=f"C{number}",
+                    color=colour,
                     label=f"{label}, last MLP dropped",
                 )
         axis.set_xscale("symlog", linthresh=1)
@@ -136,10 +149,17 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
     figure = sheet(3.6 * count + 0.4, 4.2)
     axes = figure.subplots(1, count, squeeze=False)[0]
     for axis, ((length, alpha), part) in zip(axes, groups, strict=False):
-        for (matrix, direction), line in part.groupby(["matrix", "direction"]):
+        lines = part.groupby(["matrix", "direction"])
+        for number, ((matrix, direction), line) in enumerate(lines):
             name = f"{matrix.replace('_', '-')}: {direction}"
             axis.errorbar(
-                line["batch_size"], line["snr"], 2 * line["snr_se"], marker="o", markersize=3, label=name
+                line["batch_size"],
+                line["snr"],
+                2 * line["snr_se"],
+                marker="o",
+                markersize=3,
+                color=COLOURS[number % len(COLOURS)],
+                label=name,
             )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
@@ -152,7 +172,14 @@ def gradient_noise(table: pd.DataFrame, margins: pd.DataFrame | None = None) -> 
     if margins is not None:
         axis = axes[-1]
         axis.plot(margins["alpha"], margins["predicted"], "--", color="0.5", label="predicted")
-        axis.plot(margins["alpha"], margins["measured"], "o", markersize=4, label="one step of autograd")
+        axis.plot(
+            margins["alpha"],
+            margins["measured"],
+            "o",
+            color=COLOURS[0],
+            markersize=4,
+            label="one step of autograd",
+        )
         axis.set_title("margin of the noise after one step", fontsize=9)
         axis.set_xlabel("alpha", fontsize=8)
         axis.tick_params(labelsize=7)
