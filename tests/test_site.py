@@ -147,6 +147,18 @@ def test_the_gallery_draws_what_it_shows(toy, tokens, drinks, tmp_path, monkeypa
     assert len(drawn) == len(blocks)
 
 
+def test_the_script_draws_what_pages_show():
+    """Each of its figures stands on some page; one of them is drawn, from a model that is kept."""
+    pytest.importorskip("matplotlib")
+    import figures
+    import recall_models
+
+    text = "".join(page.read_text() for page in documents.PAGES)
+    assert [name for name in figures.FIGURES if f"{name}.png)" not in text] == []
+    line = figures.recall().axes[0].lines[0]
+    assert line.get_ydata().tolist() == recall_models.small(0).stored().history["p_correct"].tolist()
+
+
 def test_newcomers_find_ten_names_first():
     page = (documents.ROOT / "docs" / "api" / "index.md").read_text()
     begin = page[page.index("## Ten names") : page.index("## All names")]
