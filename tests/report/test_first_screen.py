@@ -381,7 +381,7 @@ class TestTwoRuns:
         other = tlt.evaluate(model, half, cut, progress=False)
         page = _page_of([results["scores"], other])
         assert "unpaired" in page.answer.sentence
-        assert "the prompts are not the same (12 and 7 of pairs)" in page.answer.sentence
+        assert "the prompts are not the same (12 and 7 of pairs, 7 in both)" in page.answer.sentence
         own, few = (each.change("p_in_context") for each in (results["scores"], other))
         value = next(each for each in page.answer.numbers if each.name == "difference").value
         assert float(value) == pytest.approx(float(few) - float(own), abs=5e-4)
