@@ -142,6 +142,7 @@ SLOW = (
     "explore/test_notebook.py",
     "runs/test_going_on.py",
     "runs/test_ray.py",
+    "runs/test_stopped_on_ray.py",
     "evals/test_benchmark.py",
     "runs/test_folder.py::test_killed",
     "cli/test_tables.py",

@@ -5,8 +5,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -18,6 +16,7 @@ import pytest
 import ray_jobs
 import torch
 from documents import ROOT
+from ray_laws import SWEEP, require_same
 from typer.testing import CliRunner
 
 import tl_truncate as tlt
@@ -69,32 +68,12 @@ def cluster(surroundings):
     found.shutdown()
 
 
-#: Cuts that share passes, draws of a control, and one that goes by itself.
-SWEEP = dict(
-    sites=["blocks.0.mlp.W_out", "blocks.1.mlp.W_in", "blocks.2.mlp.W_out"],
-    keeps=[0.0, 0.2, 0.5],
-    controls=["random_subspace"],
-    draws=2,
-    prepend_bos=False,
-    tokens_in_flight=64,
-    progress=False,
-)
-
-
 MEANS = dict(layers=[0, 2], bigrams=True, max_tokens=8, batch_size=4, progress=False)
 
 
 @pytest.fixture(scope="module")
 def one_process(drinks_task):
     return tlt.sweep(ray_jobs.tiny_model(), drinks_task, **SWEEP)
-
-
-def require_same(found, wanted):
-    """Bit for bit, in the table and for each prompt."""
-    pd.testing.assert_frame_equal(found.frame, wanted.frame, check_exact=True)
-    assert found.grid == wanted.grid
-    assert [each.outcomes for each in found.settings] == [each.outcomes for each in wanted.settings]
-    pd.testing.assert_frame_equal(found.baseline.frame, wanted.baseline.frame, check_exact=True)
 
 
 def cubes(tasks):
@@ -384,73 +363,6 @@ class TestWorkers:
         assert len(killed) == 10
         assert len(found) == 150
         assert dict(found) == cubes(tasks)
-
-
-DRIVER = """
-import json, sys
-import ray_jobs
-import tl_truncate as tlt
-options = json.loads(sys.argv[1])
-tlt.sweep(ray_jobs.slow_model, tlt.Task.load(sys.argv[2]), on=tlt.Ray(workers=2, address="local"), **options)
-"""
-
-
-def processes_with(mark: str) -> list[str]:
-    """The programs of all processes whose environment holds a mark."""
-    found = []
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit() and place.name != str(os.getpid()):
-            try:
-                if mark.encode() in (place / "environ").read_bytes():
-                    program = (place / "cmdline").read_bytes().split(b"\0")[0].decode()
-                    found.append(Path(program).name)
-            except OSError:  # it has ended, or is another's
-                continue
-    return [name for name in found if name]
-
-
-def started(command: list[str], begun: Path, mark: str, again: int = 2) -> subprocess.Popen:
-    """A driver that has begun; once more where a busy machine took longer than Ray waits."""
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        text=True,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env=os.environ | dict(TL_TRUNCATE_MARK=mark),
-    )
-    while not begun.exists():
-        if process.poll() is not None:
-            told = process.stderr.read()
-            assert again, told
-            assert "Ray must start on this machine, but it did not" in told, told
-            return started(command, begun, mark, again - 1)
-        time.sleep(0.1)
-    return process
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_ctrl_c_leaves_no_process_and_a_folder_to_go_on_with(drinks, one_process, tmp_path):
-    mark = f"tl-truncate-ray-{os.getpid()}-{time.time_ns()}"
-    run, task = tmp_path / "run", tmp_path / "task.json"
-    drinks.save(task)
-    command = [sys.executable, "-c", DRIVER, json.dumps(SWEEP | dict(run_dir=str(run))), str(task)]
-    process = started(command, run / "settings.jsonl", mark)
-    try:
-        assert "raylet" in processes_with(mark)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all that it has started
-        assert process.wait(180) != 0
-    finally:
-        process.kill()
-    until = time.monotonic() + 180
-    while processes_with(mark) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert processes_with(mark) == []
-    assert f"What is finished is in {run}: the same call" in process.stderr.read()
-    before = (run / "settings.jsonl").read_bytes()
-    assert 0 < before.count(b"\n") < len(one_process.grid)
-    require_same(tlt.sweep(ray_jobs.tiny_model(), drinks, run_dir=run, **SWEEP), one_process)
-    assert (run / "settings.jsonl").read_bytes().startswith(before)
 
 
 class TestOptions:
