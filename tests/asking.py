@@ -13,7 +13,8 @@ class Page:
     def __init__(self, model, prompts=None):
         self.model = model
         self.exploration = exploration(model, prompts)
-        self.visitor = Visitor(lambda message: None)
+        self.told = []  # that nobody asked for
+        self.visitor = Visitor(self.told.append)
 
     def ask(self, kind, **fields):
         asked = read({"kind": kind, "id": 1, **fields})

@@ -472,6 +472,56 @@ class TestMap:
         page.prompt(OTHER)
         assert [each for each in steps if each is not None] == []
 
+    @pytest.mark.parametrize(("kind", "name"), [*CASES, ("bridge", "opt-learnt")])
+    def test_the_first_pass_of_a_model_is_no_change_of_it(self, fresh, kind, name):
+        """A Bridge leaves hooks of its own when it is first called: cuts asked meanwhile end no map."""
+        model = fresh(kind, name)
+        page = Page(model)
+        asked = read(
+            {"kind": "prompt", "id": 1, "text": PROMPT, "in_context": " Mary", "global": " the"}
+        )
+        steps = page.exploration.answer(page.visitor, asked)
+        next(steps)
+        prepared = page.visitor.memory["prepared"]
+        maps = []
+        for message in steps:
+            page.cut(of("blocks.1.mlp.W_out"), control=True)
+            maps += [] if message is None else [message]
+        assert page.visitor.memory["prepared"] is prepared
+        assert len(maps[-1]["sites"]) == len(page.exploration.sites)
+        assert page.told == []
+
+    @pytest.mark.parametrize("behind", [1, 9])
+    def test_of_a_model_that_changes_meanwhile(self, fresh, behind):
+        """The map is begun again, and is that of the model as it is then."""
+        model = fresh()
+        page = Page(model)
+        asked = read(
+            {"kind": "prompt", "id": 1, "text": PROMPT, "in_context": " Mary", "global": " the"}
+        )
+        steps = page.exploration.answer(page.visitor, asked)
+        for _ in range(1 + behind):
+            next(steps)
+        _in_place(inplace.parameter(model, 0, "W_in")[0])
+        page.cut(of("blocks.1.mlp.W_out"))
+        assert [each["sites"] for each in page.told] == [[]]
+        *_, last = [each for each in steps if each is not None]
+        _, *wanted = Page(model).prompt()
+        assert last == wanted[-1]
+
+    def test_of_a_model_that_changes_later(self, fresh):
+        """No colours of what it was: the map says that it is another model's."""
+        model = fresh()
+        page = Page(model)
+        page.prompt()
+        page.cut(of("blocks.1.mlp.W_out"))
+        assert page.told == []
+        _in_place(inplace.parameter(model, 0, "W_in")[0])
+        page.cut(of("blocks.1.mlp.W_out"))
+        (told,) = page.told
+        assert (told["kind"], told["sites"]) == ("map", [])
+        assert told["why"].startswith("the model has changed")
+
 
 class TestEvaluate:
     def test_it_is_evaluate(self, precise_model, drinks):

@@ -61,7 +61,9 @@ def started(command: list[str], begun: Path, mark: str, again: int = 2) -> subpr
         start_new_session=True,
         env=os.environ | dict(TL_TRUNCATE_MARK=mark),
     )
-    while not begun.exists():
+    while (
+        not begun.exists() or b"\n" not in begun.read_bytes()
+    ):  # the file is there before its first line
         if process.poll() is not None:
             told = process.stderr.read()
             assert again, told

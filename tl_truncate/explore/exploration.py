@@ -1,6 +1,6 @@
 """What there is to explore, and who answers which question."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,14 @@ from tl_truncate.weights.spoken import said_site, short_site
 #: Where a good first cut is, from the bottom to the top of a model.
 _DEPTH = 0.78
 Steps = Iterator[Message | None]
+#: Where the map is another model's by now: no colours, and why.
+NO_MAP: Message = {
+    "kind": "map",
+    "sites": [],
+    "metric": "",
+    "keep": "",
+    "why": "the model has changed: the next prompt has a map of it",
+}
 
 
 @dataclass(frozen=True)
@@ -97,10 +105,19 @@ class Exploration:
         prepared = prepare(self.model, asked)
         visitor.memory["prepared"] = prepared
         yield prompt_answer(self.model, prepared)
+        while not (yield from self._map(visitor, prepared)):
+            newer: Prepared = visitor.memory["prepared"]
+            if newer.asked is not asked:
+                return  # there is a newer prompt
+            prepared = newer  # of a model that has changed: all of its map is found anew
+
+    def _map(self, visitor: Visitor, prepared: Prepared) -> Generator[Message | None, None, bool]:
+        """The map's messages; whether it was drawn to its end for what was prepared."""
         for message in screened(self.model, prepared, self.sites):
             if visitor.memory.get("prepared") is not prepared:
-                return  # there is a newer prompt
+                return False
             yield message
+        return True
 
     def _cut(self, visitor: Visitor, asked: CutAsked) -> Message:
         prepared = self._prepared(visitor, thoroughly=asked.control)
@@ -114,6 +131,7 @@ class Exploration:
         same = prepared.state.holds(self.model, thoroughly=thoroughly)
         if not same or (thoroughly and not prepared.passes.still()):
             prepared = visitor.memory["prepared"] = prepare(self.model, prepared.asked)
+            visitor.send(NO_MAP)
         return prepared
 
     def _python(self, visitor: Visitor, asked: PythonAsked) -> Message:

@@ -307,6 +307,7 @@ function modelMap(choose) {
     show(message) {
       effects = new Map(message.sites.map((each) => [each.site, each.effect]));
       words = message;
+      waits = message.why ?? waits;
       colour();
     },
     mark(site, cut) {
