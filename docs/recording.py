@@ -23,7 +23,7 @@ import live
 
 SIZE = dict(width=1280, height=800)
 MOST = 2_000_000  # bytes
-COLOURS = 96
+COLOURS = 64
 STEP = 80  # milliseconds that a step of a drag is shown
 PROMPT = ("When Matthew and Elizabeth went to the market, Elizabeth gave a book to", " Matthew", " the")
 #: Screenshots have no pointer: this one follows the mouse.
@@ -112,15 +112,15 @@ class Film:
 def scenes(film: Film) -> Iterator[str]:
     """What is done, scene by scene."""
     page = film.page
-    film.take(1200)
+    film.take(2000)
     yield "a drag over the whole spectrum"
-    film.drag(0.5, 0.04, 0.5, hold=1800)
+    film.drag(0.5, 0.04, 0.5, steps=12, hold=2800)
     yield "another matrix, and its cut added"
-    film.press(page.get_by_role("button", name="Add to cuts"), 900)
-    film.press(page.locator("[data-site='blocks.27.mlp.W_out']"), 900)
-    film.drag(0.5, 0.1, hold=1800)
+    film.press(page.get_by_role("button", name="Add to cuts"), 1500)
+    film.press(page.locator("[data-site='blocks.27.mlp.W_out']"), 1500)
+    film.drag(0.5, 0.1, steps=12, hold=2800)
     yield "the two in Python"
-    film.press(page.get_by_role("button", name="Copy as Python"), 2500)
+    film.press(page.get_by_role("button", name="Copy as Python"), 4000)
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ def main() -> None:
     out = parser.parse_args().out
     model = tlt.load_model("demo")
     with (
-        live.serving(exploration(model, [PROMPT], loaded="demo")) as door,
+        live.serving(exploration(model, [PROMPT], loaded=repr("demo"))) as door,
         live.browsing() as browser,
     ):
         context = browser.new_context(

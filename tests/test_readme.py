@@ -28,7 +28,11 @@ def test_it_is_read_at_a_glance():
     assert len(TEXT.splitlines()) <= 120
     for each in paragraphs():
         assert len(numbers(each)) <= 2, each
-    assert len(re.findall(r"^!\[", TEXT, re.MULTILINE)) == 1
+    # One picture, before anything else is said, and the recording of the live view.
+    shown = re.findall(r"^!\[.*\]\((.*)\)$", TEXT, re.MULTILINE)
+    assert shown == ["docs/hero.png", "docs/explore.gif"]
+    assert "docs/hero.png" in TEXT.split("\n## ")[0]
+    assert (README.parent / "docs" / "explore.gif").stat().st_size <= 2_000_000
 
 
 def test_too_many_numbers_would_be_seen():
