@@ -1,9 +1,10 @@
 """What work takes beside the model, against what was stated: `python benchmarks/memory.py`.
 
-Each model, random and of GPT-NeoX's architecture, has a process of its own, which does the work on two
-prompts first, so that its libraries are loaded. What is measured is by how much the memory of its own is
-larger at most from then on, after what the allocator held free was given back. Allowed is what the
-refusal of less says to be the least, and some times of that. Spectra are read from disk or computed.
+Each model, random and of GPT-NeoX's architecture, has a process of its own for each work: behind another
+one the heap is in pieces. The work is done on two prompts first, so that its libraries are loaded. What is
+measured is by how much the memory of its own is larger at most from then on, after what the allocator held
+free was given back. Allowed is what the refusal of less says to be the least, and some times of that.
+Spectra are read from disk or computed.
 Goal: within 15% of what was allowed.
 """
 
@@ -93,7 +94,7 @@ def least(work: Callable[[int | None], object]) -> int:
 
 
 def main() -> None:
-    """Prints a table: a process for each model, and a row for each measurement."""
+    """Prints a table: a process for each model and work, and a row for each measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="*", default=["14m", "70m", "160m"], choices=SHAPES)
     parser.add_argument("--works", nargs="*", default=WORKS, choices=WORKS)
@@ -108,7 +109,9 @@ def main() -> None:
     print("| work | model | spectra | allowed, MB | used, MB | used / allowed |")
     print("|---" * 6 + "|", flush=True)
     for shape in options.shapes:
-        subprocess.run([sys.executable, *sys.argv, "--child", shape], check=True)
+        for work in options.works:
+            own = ["--works", work, "--child", shape]
+            subprocess.run([sys.executable, *sys.argv, *own], check=True)
 
 
 def child(shape: str, options: argparse.Namespace) -> None:

@@ -44,14 +44,16 @@ def heatmap() -> "Figure":
     """Every MLP matrix of the demo model at every amount."""
     model = demo()
     sites = tlt.find_sites(model, ("W_in", "W_gate", "W_out"))
-    return plots.heatmap(tlt.sweep(model, tlt.tasks.ioi(n=60, seed=0), sites=sites))
+    task = tlt.tasks.ioi(n=60, seed=0, tokenizer=model.tokenizer)
+    return plots.heatmap(tlt.sweep(model, task, sites=sites))
 
 
 def shots() -> "Figure":
     """What docs/tasks.md's command sweeps."""
+    model = demo()
     found = tlt.sweep(
-        demo(),
-        tlt.tasks.factual_recall(n=80, seed=0),
+        model,
+        tlt.tasks.factual_recall(n=80, seed=0, tokenizer=model.tokenizer),
         sites=["blocks.27.mlp.W_in", "blocks.23.mlp.W_gate"],
         keeps=[0.01, 0.5],
         shots=[0, 1, 4, 16],
@@ -63,7 +65,8 @@ def parts() -> "Figure":
     """Each layer's parts, with means of the manual."""
     model = demo()
     means = tlt.TokenMeans.fit(model, list(tlt.manual_texts(30_000)), max_tokens=256)
-    return plots.parts(tlt.part_attribution(model, tlt.tasks.ioi(n=100, seed=0), means=means))
+    task = tlt.tasks.ioi(n=100, seed=0, tokenizer=model.tokenizer)
+    return plots.parts(tlt.part_attribution(model, task, means=means))
 
 
 def spectrum_demo() -> "Figure":
