@@ -1,10 +1,10 @@
 """What work takes beside the model, against what was stated: `python benchmarks/memory.py`.
 
-Each model, random and of GPT-NeoX's architecture, has a process of its own for each work: behind another
-one the heap is in pieces. The work is done on two prompts first, so that its libraries are loaded. What is
-measured is by how much the memory of its own is larger at most from then on, after what the allocator held
-free was given back. Allowed is what the refusal of less says to be the least, and some times of that.
-Spectra are read from disk or computed.
+Each model, random and of GPT-NeoX's architecture, has a process of its own for each work: behind
+another one the heap is in pieces. The work is done on two prompts first, so that its libraries are
+loaded. What is measured is by how much the memory of its own is larger at most from then on, after what
+the allocator held free was given back. Allowed is what the refusal of less says to be the least, and
+some times of that. Spectra are read from disk or computed.
 Goal: within 15% of what was allowed.
 """
 
