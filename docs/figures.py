@@ -74,21 +74,17 @@ def spectrum_demo() -> "Figure":
     return plots.spectrum(tlt.spectrum(demo(), "blocks.28.mlp.W_out"))
 
 
-def _history(**more: Any) -> tlt.Dynamics:
-    task = tlt.tasks.ioi(n=100, seed=0)
-    cut = tlt.Cut("blocks.3.mlp.W_in", keep=0.1)
-    random = {
-        f"random{f' #{seed + 1}' if seed else ''}": tlt.RandomSubspace(cut.site, 0.1, seed)
-        for seed in range(5)
-    }
-    nano = tlt.Checkpoints("nano-pythia")
-    return tlt.dynamics(nano, nano.steps, task, {"cut": cut, **random}, name="nano-pythia", **more)
-
-
 def parts_over_training() -> "Figure":
-    """Parts of the nano-Pythia's checkpoints that ship."""
-    texts = tlt.tasks.ioi(n=200, seed=1).prompts
-    return plots.parts_over_training(_history(parts=tlt.Parts(texts)))
+    """Parts of the nano-Pythia that ships, with means of text that it was not trained on."""
+    import torch
+
+    from tl_truncate.toys.nano.nano import NanoConfig, training_tokens
+
+    nano = tlt.Checkpoints("nano-pythia")
+    task = tlt.tasks.ioi(60, seed=3, tokenizer=tlt.load_model("nano-pythia").tokenizer)
+    corpus = torch.cat([training_tokens(NanoConfig(seed=11), 100_000 + batch) for batch in range(4)])
+    parts = tlt.Parts(corpus[:, :64])
+    return plots.parts_over_training(tlt.dynamics(nano, nano.steps, task, parts=parts))
 
 
 def recall() -> "Figure":
