@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
             devices.use(config.getoption("device"), config.pluginmanager)
         config.pluginmanager.import_plugin("shared_models")
-        # What was imported stays: else every collection of garbage goes through a million objects of it.
+        # What was imported stays: else every collection of garbage goes through half a million objects of it.
         gc.collect()
         gc.freeze()
 

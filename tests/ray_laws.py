@@ -1,6 +1,10 @@
-"""A sweep that workers of Ray share, and what it must be: that of one process."""
+"""A sweep that workers of Ray share, what it must be (that of one process), and what is around its tests."""
+
+import os
 
 import pandas as pd
+import pytest
+from documents import ROOT
 
 #: Cuts that share passes, draws of a control, and one that goes by itself.
 SWEEP = dict(
@@ -20,3 +24,11 @@ def require_same(found, wanted):
     assert found.grid == wanted.grid
     assert [each.outcomes for each in found.settings] == [each.outcomes for each in wanted.settings]
     pd.testing.assert_frame_equal(found.baseline.frame, wanted.baseline.frame, check_exact=True)
+
+
+def surround(patch: pytest.MonkeyPatch) -> None:
+    """Ray's processes find these tests' modules, and write no token into the home folder."""
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    patch.setenv("RAY_AUTH_MODE", "disabled")
+    patch.delenv("RAY_ADDRESS", raising=False)

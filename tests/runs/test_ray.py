@@ -16,7 +16,7 @@ import pytest
 import ray_jobs
 import torch
 from documents import ROOT
-from ray_laws import SWEEP, require_same
+from ray_laws import SWEEP, require_same, surround
 from typer.testing import CliRunner
 
 import tl_truncate as tlt
@@ -31,14 +31,10 @@ TWO = tlt.Ray(workers=2)
 
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
-    """Ray's processes find these tests' modules, and write no token into the home folder."""
     with pytest.MonkeyPatch.context() as patch:
-        paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        patch.setenv("RAY_AUTH_MODE", "disabled")
+        surround(patch)
         # Ray's workers stand behind all else on a machine, other tests too: here they are waited for.
         patch.setenv("RAY_worker_niceness", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
         yield
 
 

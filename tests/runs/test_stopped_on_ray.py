@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray_jobs
 from documents import ROOT
-from ray_laws import SWEEP, require_same
+from ray_laws import SWEEP, require_same, surround
 
 import tl_truncate as tlt
 
@@ -21,11 +21,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lo
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch):
-    """Ray's processes find these tests' modules, and write no token into the home folder."""
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    surround(monkeypatch)
 
 
 DRIVER = """
@@ -61,9 +57,8 @@ def started(command: list[str], begun: Path, mark: str, again: int = 2) -> subpr
         start_new_session=True,
         env=os.environ | dict(TL_TRUNCATE_MARK=mark),
     )
-    while (
-        not begun.exists() or b"\n" not in begun.read_bytes()
-    ):  # the file is there before its first line
+    # The file is there before its first line.
+    while not begun.exists() or b"\n" not in begun.read_bytes():
         if process.poll() is not None:
             told = process.stderr.read()
             assert again, told

@@ -15,7 +15,6 @@ from tl_truncate.explore.replayed import Ends, Passes
 from tl_truncate.explore.state import State
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cut, SiteCut, kept_components
-from tl_truncate.weights.identity.deterministic import require_deterministic
 from tl_truncate.weights.spectra.spectrum import shared_spectrum
 from tl_truncate.weights.spoken import said_keep, said_site
 
@@ -56,10 +55,9 @@ def prepare(model: Any, asked: PromptAsked) -> Prepared:
         ValueError: if it is none of this model's.
     """
     read = read_prompt(model, asked)
-    require_deterministic(model)
-    passes = Passes(model, read.tokens)
-    # Behind the passes: a Bridge's first one leaves hooks of its own.
-    state = State.of(model)
+    state, passes = State.of(model), Passes(model, read.tokens)
+    if not state.holds(model):  # a Bridge's first pass leaves hooks of its own
+        state, passes = State.of(model), Passes(model, read.tokens)
     before = probabilities(passes.uncut.logits)
     prepared = Prepared(asked, read, passes, before, state)
     prepared.lens = _lens(prepared, passes.uncut, before)
