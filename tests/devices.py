@@ -108,6 +108,7 @@ _MOVES = (
     torch.Tensor.__setitem__,
     torch.Tensor.data.__set__,
     torch.Tensor.grad.__set__,
+    torch.autograd.grad,
     torch._has_compatible_shallow_copy_type,
 )
 

@@ -57,7 +57,8 @@ def shared():
 def precise(monkeypatch):
     """Norms and attention that are computed in float32, whatever the weights are, are so no more: where
     they round, rows differ by that rounding in any other batch, too."""
-    monkeypatch.setattr(torch, "float32", torch.float64)
+    for name in ("float32", "float"):
+        monkeypatch.setattr(torch, name, torch.float64)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 

@@ -149,7 +149,7 @@ def test_generation_past_a_window(shared, rows, bigrams):
     with tlt.without_global(model, 1, means=means, strength=3.0):
         for _ in range(8):
             plain = torch.cat([plain, model(plain)[:, -1:].argmax(-1)], 1)
-        hf, cache, cached = model.original_model, None, prompt
+        hf, cache, cached = model.original_model, None, prompt.to(architectures.DEVICE)
         for _ in range(8):
             out = hf(cached if cache is None else cached[:, -1:], past_key_values=cache, use_cache=True)
             cache, step = out.past_key_values, out.logits[:, -1:].argmax(-1)

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import architectures
 import inplace
 import pytest
 import torch
@@ -312,10 +313,14 @@ def test_under_autocast_the_cut_is_as_close_as_editing(shared, kind, name, token
     model, site = shared(kind, name), "blocks.1.mlp.W_in"
     with torch.no_grad(), inplace.edited(model, (site, inplace.top(0.3))):
         reference = model(tokens)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(architectures.DEVICE.type, dtype=torch.bfloat16):
             edited = model(tokens)
     cut = tlt.Cut(site, 0.3)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), tlt.truncated(model, cut):
+    with (
+        torch.no_grad(),
+        torch.autocast(architectures.DEVICE.type, dtype=torch.bfloat16),
+        tlt.truncated(model, cut),
+    ):
         result = model(tokens)
     own = float((edited.float() - reference).abs().max())
     assert float((result.float() - reference).abs().max()) <= 2 * own

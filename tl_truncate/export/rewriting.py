@@ -150,7 +150,7 @@ def write_from_memory(
         stored = home.originals.tensor(name)
         first = min(home.layout.same_as(name) or (name,), key=home.layout.names.index)
         if first in tensors:
-            if not torch.equal(tensors[first], stored):
+            if not torch.equal(tensors[first], stored.cpu()):
                 raise ValueError(
                     f"{first} and {name} must be one tensor in a model of this configuration, but are "
                     "two in this one. Set tie_word_embeddings=False in its configuration."

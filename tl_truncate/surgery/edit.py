@@ -217,8 +217,10 @@ def oblique(weight: Float[Tensor, "n_in n_out"], projection: Projection) -> Obli
     precise = where_float64_is(weight.detach()).double()
     basis = projection.basis.to(precise)
     readers, writers = torch.linalg.pinv(precise) @ basis, precise.T @ basis
-    dtype = projection.basis.dtype
-    return Oblique(writers.to(dtype), projection.keeps, projection.weights, readers=readers.to(dtype))
+    dtype, weights = projection.basis.dtype, projection.weights
+    if weights is not None:  # a spectrum may lie elsewhere than its weight
+        weights = weights.to(precise.device)
+    return Oblique(writers.to(dtype), projection.keeps, weights, readers=readers.to(dtype))
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def by_autograd(model, task, site, metric):
                 weight = sign[0] if answer.kind == "in_context" else sign[1]
                 total = total + weight * (own if metric == "logit_diff" else own.exp())
     (of_the_weight,) = torch.autograd.grad(total / len(task), parameter)
-    return torch.autograd.grad(factored, s, of_the_weight)[0].numpy()
+    return torch.autograd.grad(factored, s, of_the_weight.to(factored))[0].numpy()
 
 
 @pytest.mark.parametrize("metric", ["logit_diff", "p_in_context", "p_global"])
