@@ -75,6 +75,11 @@ def spectrum_demo() -> "Figure":
     return plots.spectrum(tlt.spectrum(demo(), "blocks.28.mlp.W_out"))
 
 
+def spectrum_nano() -> "Figure":
+    """A matrix of the nano-Pythia that ships."""
+    return plots.spectrum(tlt.spectrum(tlt.load_model("nano-pythia"), "blocks.3.mlp.W_in"))
+
+
 def parts_over_training() -> "Figure":
     """Parts of the nano-Pythia that ships, with means of text that it was not trained on."""
     import torch
@@ -121,6 +126,7 @@ FIGURES: dict[str, Callable[[], "Figure"]] = {
     "shots": shots,
     "parts": parts,
     "spectrum-demo": spectrum_demo,
+    "spectrum-nano": spectrum_nano,
     "parts-over-training": parts_over_training,
     "recall": recall,
     "recall-parts": recall_parts,

@@ -111,7 +111,8 @@ def test_a_spectrum_shows_its_values_its_bulk_and_what_is_kept(shared, keep):
     x, y = curve.get_xdata(), curve.get_ydata()
     width = histogram.patches[0].get_width()
     assert np.trapezoid(y, x) / width == pytest.approx(between, rel=0.01)
-    assert f"{len(chosen)} of 32 kept by" in figure.get_suptitle()
+    assert figure.get_suptitle().startswith("layer ")
+    assert f"{len(chosen)} of 32 components" in figure.get_suptitle()
 
 
 def test_a_circuit_has_no_law_of_noise(shared):

@@ -11,6 +11,7 @@ from tl_truncate.plots.shared.style import COLOURS, sheet
 from tl_truncate.weights.keep import Keep, OutsideBulk, as_keep
 from tl_truncate.weights.keep.noise import Bulk, fit_bulk
 from tl_truncate.weights.spectra.spectrum import SingularValues
+from tl_truncate.weights.spoken import said_keep, said_site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,8 @@ def spectrum(
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     n_in, n_out = spec.shape
-    told = f"{spec.site}, {n_in} x {n_out}: {int(inside.sum())} of {spec.max_rank} kept by {rule!r}"
+    told = f"{said_keep(rule)}, {int(inside.sum())} of {spec.max_rank} components"
+    told = f"{said_site(spec.site)} ({n_in} x {n_out}): {told}"
     figure.suptitle(told, fontsize=10)
     return figure
 
