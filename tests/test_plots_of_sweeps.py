@@ -179,3 +179,33 @@ def test_a_sweep_of_ranks_draws_itself(toy, drinks):
     both = tlt.sweep(toy, [drinks, replace(drinks, name="others")], **options)
     with pytest.raises(ValueError, match=r"none. Give task= \(--task\): one of drinks, others"):
         both.plot()
+
+
+def test_settings_that_lie_on_no_map_draw_themselves(toy, drinks):
+    """Cuts of one place, of another kind, of single heads: a line each, with the numbers of `evaluate`."""
+    site, head = "blocks.1.mlp.W_out", "blocks.1.attn.W_O.2"
+    options = dict(metrics=["logit_diff"], progress=False)
+    drawn = [tlt.RandomSubspace(site, 0.2, seed=seed) for seed in (0, 1)]
+    of_one_place = [tlt.Cut(site, 0.2), tlt.Cut(site, 0.2, strength=0.5), *drawn]
+    for cuts in (of_one_place, [tlt.Ablated(site)], [tlt.Cut(head, 0.2), tlt.Cut(head, 0.5)]):
+        result = tlt.sweep(toy, drinks, cuts=cuts, **options)
+        (axis,) = result.plot().axes
+        names = [label.get_text() for label in axis.get_yticklabels()]
+        lines = [line for line in axis.lines if len(line.get_xdata()) == 1]
+        values = {name: line.get_xdata()[0] for name, line in zip(names, lines, strict=True)}
+        assert len(values) == len(set(names)) == len(result.frame)
+        own = [tlt.evaluate(toy, drinks, cut, progress=False).change("logit_diff") for cut in cuts]
+        wanted = [*own[:2], (own[2] + own[3]) / 2] if len(cuts) == 4 else own
+        assert list(values.values()) == pytest.approx(list(map(float, wanted)), abs=1e-6)
+        hollow = [line.get_markerfacecolor() == "none" for line in lines]
+        assert hollow == [False, False, True][: len(wanted)]
+
+
+def test_of_many_settings_the_largest_are_drawn_and_it_says_so(swept):
+    assert len(swept.frame) > 30
+    figure = plots.settings(swept)
+    changes = swept.frame["p_in_context_change"]
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    wanted = changes.loc[sorted(changes.abs().nlargest(30).index)]
+    assert [line.get_xdata()[0] for line in lines] == pytest.approx(wanted.tolist())
+    assert f"the 30 largest changes of {len(changes)}" in figure.get_suptitle()

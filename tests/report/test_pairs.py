@@ -11,10 +11,10 @@ from scipy import stats
 import tl_truncate as tlt
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
+from tl_truncate.experiments.sweep.names import setting_names
 from tl_truncate.report.kinds.pair import differences, pair_page
 from tl_truncate.report.pairs.pair import pair_of
 from tl_truncate.report.pairs.sides import _of_sweep, control_of
-from tl_truncate.report.settings import setting_names
 from tl_truncate.runs.record import Record
 
 NAMES = ("Mary", "John", "Paris", "Rome")

@@ -17,6 +17,7 @@ from tl_truncate.plots.shared.saving import save
 from tl_truncate.plots.spectra import spectrum
 from tl_truncate.plots.sweeps.heatmaps import heatmap
 from tl_truncate.plots.sweeps.rank_curves import ranks
+from tl_truncate.plots.sweeps.settings import settings
 from tl_truncate.plots.sweeps.shots import shots
 from tl_truncate.plots.tokens import logits, one_step
 from tl_truncate.plots.toys import gradient_noise, phases, recall
@@ -46,6 +47,7 @@ __all__ = [
     "save",
     "scores",
     "searched",
+    "settings",
     "settings_over_training",
     "shares",
     "shots",

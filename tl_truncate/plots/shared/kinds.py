@@ -12,12 +12,17 @@ from tl_truncate.plots.shared.finish import finish
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_FIGURES: dict[type, Callable[..., Any]] = {}
+#: The figures of each kind of result, each with the results that it is for.
+_FIGURES: dict[type, list[tuple[Callable[[Any], bool], Callable[..., Any]]]] = {}
 _TAKES: dict[str, tuple[type, ...]] = {}
 
 
 def draws(
-    *kinds: type, own: bool | Sequence[type] = True, several: bool = False, columns: Sequence[str] = ()
+    *kinds: type,
+    own: bool | Sequence[type] = True,
+    several: bool = False,
+    columns: Sequence[str] = (),
+    when: Callable[[Any], bool] = lambda result: True,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes a function the figure of results of some kinds; it refuses all others kindly.
 
@@ -26,6 +31,7 @@ def draws(
         own: whether `.plot()` of such a result draws this; or of which kinds it does.
         several: whether a list of them will do.
         columns: that a table must have.
+        when: which of these results `.plot()` draws so; others are drawn by what says so after it.
 
     Returns:
         A decorator. The function then asks for the extra `plots` before anything else, and what it
@@ -46,7 +52,7 @@ def draws(
 
         _TAKES[name] = kinds
         for kind in kinds if own is True else own or ():
-            _FIGURES[kind] = checked
+            _FIGURES.setdefault(kind, []).append((when, checked))
         return checked
 
     return decorate
@@ -58,7 +64,8 @@ def figure_of(result: Any) -> Callable[..., Any]:
     Raises:
         TypeError: if there is none.
     """
-    found = next((_FIGURES[kind] for kind in type(result).__mro__ if kind in _FIGURES), None)
+    own = (each for kind in type(result).__mro__ for each in _FIGURES.get(kind, ()))
+    found = next((figure for when, figure in own if when(result)), None)
     if found is None:
         raise TypeError(
             f"There must be a figure of what is drawn, but there is none of {_named(result)}."
@@ -88,10 +95,9 @@ def _check(name: str, given: Any, kinds: tuple[type, ...], columns: Sequence[str
 
 
 def _instead(given: Any) -> str:
-    figures = [kind for kind in type(given).__mro__ if kind in _FIGURES]
-    if not figures or isinstance(given, pd.DataFrame):
+    if isinstance(given, pd.DataFrame) or not any(kind in _FIGURES for kind in type(given).__mro__):
         return ""
-    return f" Call plots.{_FIGURES[figures[0]].__name__}(result), or result.plot()."
+    return f" Call plots.{figure_of(given).__name__}(result), or result.plot()."
 
 
 def _named(given: Any) -> str:

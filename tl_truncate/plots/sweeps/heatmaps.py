@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@draws(SweepResult)
+@draws(SweepResult, when=lambda result: _is_a_map(result))
 def heatmap(
     result: SweepResult,
     *,
@@ -99,6 +99,23 @@ def sweep_table(
     Raises:
         ValueError: if there are none, a metric is missing, or two settings would share a place.
     """
+    table = rows_of_task(result, task, metrics)
+    kinds = list(dict.fromkeys(table["kind"]))
+    if kind not in kinds:
+        raise ValueError(f"The kind must be one of {', '.join(kinds)}, got {kind!r}.")
+    chosen = table[(table["kind"] == kind) & table["head"].isna()]
+    if chosen.empty:
+        raise ValueError("The sweep must have whole matrices among its sites, got single heads alone.")
+    require_apart([cut for cut in _scored(result) if cut.kind == kind], short_keep)
+    return chosen
+
+
+def rows_of_task(result: SweepResult, task: str | None, metrics: Sequence[Metric]) -> pd.DataFrame:
+    """The rows of one task: every setting, in the order of the sweep.
+
+    Raises:
+        ValueError: if there are none, or a metric is missing.
+    """
     table = result.frame
     names = list(dict.fromkeys(table["task"]))
     name = names[0] if task is None and len(names) == 1 else task
@@ -109,19 +126,22 @@ def sweep_table(
         )
     if name not in names:
         raise ValueError(f"The task must be one of {', '.join(names)}, got {task!r}.")
-    kinds = list(dict.fromkeys(table["kind"]))
-    if kind not in kinds:
-        raise ValueError(f"The kind must be one of {', '.join(kinds)}, got {kind!r}.")
     missing = [metric for metric in metrics if f"{column_of(metric)}_change" not in table]
     if missing:
         raise ValueError(
             f"The sweep must have been asked for {missing[0]}, got {', '.join(result.metrics)}."
         )
-    chosen = table[(table["task"] == name) & (table["kind"] == kind) & table["head"].isna()]
-    if chosen.empty:
-        raise ValueError("The sweep must have whole matrices among its sites, got single heads alone.")
-    require_apart([cut for cut in _scored(result) if cut.kind == kind], short_keep)
-    return chosen
+    return table[table["task"] == name]
+
+
+def _is_a_map(result: SweepResult) -> bool:
+    """Whether plain cuts of whole matrices each have a place of their own."""
+    cuts = [cut for cut in _scored(result) if cut.kind == "Cut"]
+    try:
+        require_apart(cuts, short_keep)
+    except ValueError:
+        return False
+    return bool(cuts)
 
 
 def _scored(result: SweepResult) -> list[SiteCut]:

@@ -11,6 +11,7 @@ from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import METRICS, OF_BOTH, Metric
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.sweep.grid import setting_key
+from tl_truncate.experiments.sweep.names import setting_names
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.report.answers.sweep import first_metric
 from tl_truncate.report.answers.verdicts import listed
@@ -27,7 +28,6 @@ from tl_truncate.report.pairs.sides import (
     tasks_of,
 )
 from tl_truncate.report.pairs.unlike import unlike
-from tl_truncate.report.settings import setting_names
 from tl_truncate.statistics import Estimate
 
 _FEW = 6
