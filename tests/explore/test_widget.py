@@ -25,7 +25,7 @@ def model(shared):
 def view(model, drinks):
     view = tlt.explore(model, drinks)
     view.sent = []
-    view._visitor.send = view.sent.append
+    view._visitor("").send = view.sent.append
     return view
 
 
@@ -64,10 +64,8 @@ def test_the_map_is_drawn_between_cells(view, monkeypatch):
 
 @pytest.mark.parametrize("message", [None, "text", {}, {"kind": "eval", "id": 1}])
 def test_garbage(view, message):
-    sent = []
-    view.send = sent.append
     view._handle_custom_msg(message, [])
-    assert sent[0]["kind"] == "error"
+    assert view.sent[0]["kind"] == "error"
 
 
 def test_the_state_survives_a_cell_that_is_run_again(model):

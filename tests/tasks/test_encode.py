@@ -27,6 +27,26 @@ def test_a_bos_in_the_text_is_not_doubled(toy, prepend):
     assert list(first.prompt).count(toy.tokenizer.bos_token_id) == int(prepend)
 
 
+def test_a_bos_in_the_text_is_not_taken_away_without_a_word(toy, monkeypatch):
+    """A chat's first mark may be the model's BOS; a model that reads without one would lose it."""
+    bos = toy.tokenizer.bos_token
+    prompts = ["Mary gave a drink to", f"{bos}Mary gave a drink to"]
+    marked = tlt.Task("x", prompts, [" John"] * 2, " the")
+    monkeypatch.setattr(toy.cfg, "default_prepend_bos", False)
+    with pytest.raises(
+        ValueError, match=r"prompt 1 begins with '.*'\. Say which it is to be: prepend_bos"
+    ):
+        encode(toy, marked)
+    with pytest.raises(ValueError, match=r"the passage '.*' begins with"):
+        tlt.TokenMeans.fit(toy, [prompts[1]], layers=[1], progress=False)
+    rows = {each: encode(toy, marked, prepend_bos=each).prompts for each in (True, False)}
+    for prepend, (first, second) in rows.items():
+        assert first == second
+        assert (first.prompt[0] == toy.tokenizer.bos_token_id) == prepend
+    monkeypatch.setattr(toy.cfg, "default_prepend_bos", True)
+    assert encode(toy, marked).prompts == rows[True]
+
+
 def test_sequences_keep_all_their_tokens(toy):
     task = tlt.Task("x", ["Mary gave a drink to"], [" John and Mary"], " the", scoring="sequence")
     (each,) = encode(toy, task).prompts

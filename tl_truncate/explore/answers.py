@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tl_truncate.weights.linear import where_float64_is
 
-#: Next tokens of each list, and of both together; points of a spectrum.
-TOP, BOTH, POINTS = 10, 12, 200
+#: Next tokens of each list, and of both together, as many as a page has rows; points of a spectrum.
+TOP, BOTH, POINTS = 10, 9, 200
 
 
 def probabilities(logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch d_vocab"]:
@@ -44,7 +44,7 @@ def top(p: Float[Tensor, " d_vocab"]) -> list[tuple[int, float]]:
 def both_tops(
     before: Float[Tensor, " d_vocab"], after: Float[Tensor, " d_vocab"]
 ) -> list[tuple[int, float, float]]:
-    """The tokens that are most probable before or after, by the sum of both.
+    """The tokens that are most probable before or after, by the sum of both; the first of each is there.
 
     Examples:
         >>> both_tops(torch.tensor([0.25, 0.75]), torch.tensor([1.0, 0.0]))
@@ -52,7 +52,10 @@ def both_tops(
     """
     ids = {token for token, _ in (*top(before), *top(after))}
     rows = [(token, float(before[token]), float(after[token])) for token in ids]
-    return sorted(rows, key=lambda row: (-(row[1] + row[2]), row[0]))[:BOTH]
+    firsts = {top(before)[0][0], top(after)[0][0]}
+    ordered = sorted(rows, key=lambda row: (-(row[1] + row[2]), row[0]))
+    others = [row for row in ordered if row[0] not in firsts][: BOTH - len(firsts)]
+    return [row for row in ordered if row[0] in firsts or row in others]
 
 
 def sampled(values: Float[Tensor, " rank"]) -> list[tuple[int, float]]:

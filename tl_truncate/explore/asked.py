@@ -1,7 +1,6 @@
 """What a page asks, read from JSON: everything that can be wrong with it is found here."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,8 @@ from tl_truncate.weights.site import Site
 
 #: Longest message, prompt and answer, in characters, and most cuts at once.
 MESSAGE, TEXT, ANSWER, CUTS = 65_536, 4_000, 200, 32
+#: The largest number that a cut may have.
+_MOST = 2.0**53
 #: Most prompts of an evaluation.
 PROMPTS = 200
 
@@ -43,11 +44,16 @@ class HelloAsked(Asked):
 
 @dataclass(frozen=True)
 class PromptAsked(Asked):
-    """A prompt and the answers to follow; None where none is."""
+    """A prompt and the answers to follow; None where none is.
+
+    Attributes:
+        exact: whether answers stand behind the prompt as they are, or with the blank of running text.
+    """
 
     text: str
     in_context: str | None
     global_: str | None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,11 +182,11 @@ def _prompt(number: int, data: Mapping[str, Any]) -> PromptAsked:
     if text is None:
         raise Unreadable("The prompt must be text, got none.", field="text")
     in_context, global_ = (_text(data, name, ANSWER) or None for name in ("in_context", "global"))
-    return PromptAsked(number, text, in_context, global_)
+    return PromptAsked(number, text, in_context, global_, data.get("exact") is True)
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_MOST <= value <= _MOST:
         raise Unreadable(f"{name} must be a finite number, got {_shown(value)}.")
     return float(value)
 

@@ -21,8 +21,9 @@ from tl_truncate.explore.scored import evaluated
 from tl_truncate.explore.screened import screened
 from tl_truncate.explore.session import Message, Prepared, cut_answer, prepare, prompt_answer
 from tl_truncate.explore.tasks import TaskMaker
+from tl_truncate.surgery.hooks import truncation_hooks
 from tl_truncate.weights.identity.provenance import source
-from tl_truncate.weights.locate import n_layers
+from tl_truncate.weights.locate import carrier, n_layers
 from tl_truncate.weights.site import MATRICES, Site
 from tl_truncate.weights.spoken import said_site, short_site
 
@@ -85,6 +86,7 @@ class Exploration:
                     matrix=site.matrix,
                     said=said_site(site),
                     short=short_site(site),
+                    rank=min(carrier(self.model, site).shape),
                 )
                 for site in self.sites
             ],
@@ -102,12 +104,13 @@ class Exploration:
         return next((site for site in here if site.matrix == "W_gate"), here[-1])
 
     def _prompt(self, visitor: Visitor, asked: PromptAsked) -> Steps:
+        visitor.memory.pop("prepared", None)  # a prompt that cannot be read leaves none behind
         prepared = prepare(self.model, asked)
         visitor.memory["prepared"] = prepared
         yield prompt_answer(self.model, prepared)
         while not (yield from self._map(visitor, prepared)):
-            newer: Prepared = visitor.memory["prepared"]
-            if newer.asked is not asked:
+            newer: Prepared | None = visitor.memory.get("prepared")
+            if newer is None or newer.asked is not asked:
                 return  # there is a newer prompt
             prepared = newer  # of a model that has changed: all of its map is found anew
 
@@ -116,6 +119,11 @@ class Exploration:
         for message in screened(self.model, prepared, self.sites):
             if visitor.memory.get("prepared") is not prepared:
                 return False
+            whole = message is not None and len(message["sites"]) == len(self.sites)
+            state = prepared.state
+            if not (state.holds(self.model, thoroughly=True) if whole else state.unmoved(self.model)):
+                yield NO_MAP  # gradients of one model and spectra of another are of none
+                return True
             yield message
         return True
 
@@ -136,6 +144,7 @@ class Exploration:
 
     def _python(self, visitor: Visitor, asked: PythonAsked) -> Message:
         prepared = self._prepared(visitor, thoroughly=False)
+        truncation_hooks(self.model, [each.cut(self.model) for each in asked.cuts])  # can they be made?
         text = as_python(self.model, prepared, asked.cuts, loaded=self.loaded)
         return {"kind": "python", "text": text}
 

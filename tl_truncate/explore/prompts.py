@@ -12,11 +12,16 @@ _OF_A_TASK = 8
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, and the answers to follow if there are some."""
+    """A prompt, and the answers to follow if there are some.
+
+    Attributes:
+        exact: whether answers stand behind the prompt as they are, as those of a task do.
+    """
 
     text: str
     in_context: str | None = None
     global_: str | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         for name, value, most in (
@@ -29,9 +34,10 @@ class Example:
             if len(value) > most:
                 raise ValueError(f"A {name} must have at most {most:,} characters, got {len(value):,}.")
 
-    def to_json(self) -> dict[str, str | None]:
+    def to_json(self) -> dict[str, str | bool | None]:
         """As a page has it."""
-        return {"text": self.text, "in_context": self.in_context, "global": self.global_}
+        shown = dict(text=self.text, in_context=self.in_context, exact=self.exact)
+        return {**shown, "global": self.global_}
 
 
 #: What is shown where no prompt is given; the first one says nothing without its context.
@@ -51,7 +57,7 @@ def as_examples(prompts: Any) -> tuple[Example, ...]:
 
     Examples:
         >>> as_examples("Mary gave")
-        (Example(text='Mary gave', in_context=None, global_=None),)
+        (Example(text='Mary gave', in_context=None, global_=None, exact=False),)
         >>> as_examples([("Mary gave a drink to", " John", " the")])[0].global_
         ' the'
     """
@@ -72,8 +78,12 @@ def as_examples(prompts: Any) -> tuple[Example, ...]:
 def _of_task(task: Task) -> tuple[Example, ...]:
     if task.in_tokens:
         raise TypeError(f"A task must be of texts to be shown, but {task.name!r} is of token numbers.")
-    rows = zip(*filter(None, (task.prompts, task.in_context, task.global_)), strict=True)
-    return tuple(Example(*map(str, row)) for row, _ in zip(rows, range(_OF_A_TASK), strict=False))
+    others = task.global_ or [None] * len(task)
+    rows = list(zip(task.prompts, task.in_context, others, strict=True))[:_OF_A_TASK]
+    return tuple(
+        Example(str(text), str(right), None if other is None else str(other), exact=True)
+        for text, right, other in rows
+    )
 
 
 def _example(given: Any) -> Example:

@@ -1,11 +1,17 @@
 """A prompt and its answers in a model's tokens."""
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from tl_truncate.explore.asked import PromptAsked, Unreadable
 from tl_truncate.tasks.encode import bos_token
 from tl_truncate.tasks.words import has_unknown, token_ids
+
+#: How a note begins that says of a blank; the page offers to do without.
+BLANK = "a blank was put before"
+_BEFORE_A_BLANK = ",.;:!?)]}%…"
+_WITHOUT_BLANKS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def read_prompt(model: Any, asked: PromptAsked) -> Read:
     ids = token_ids(asked.text, tokenizer)
     notes: list[str] = []
     answers = {
-        field: _answer(tokenizer, asked.text, ids, given, field, notes)
+        field: _answer(tokenizer, asked, ids, given, field, notes)
         for field, given in (("in_context", asked.in_context), ("global", asked.global_))
     }
     one, other = answers.values()
@@ -65,21 +71,21 @@ def read_prompt(model: Any, asked: PromptAsked) -> Read:
     begins_with_bos = own is not None and ids[:1] == [own]
     if bos is not None and not begins_with_bos:
         ids = [bos, *ids]
-    elif bos is None and begins_with_bos:
-        ids = ids[1:]
     _check_fit(model, ids)
     texts = tuple(str(tokenizer.decode([each])) for each in ids)
     return Read(tuple(ids), texts, one, other, tuple(notes))
 
 
 def _answer(
-    tokenizer: Any, text: str, ids: list[int], given: str | None, field: str, notes: list[str]
+    tokenizer: Any, asked: PromptAsked, ids: list[int], given: str | None, field: str, notes: list[str]
 ) -> Answer | None:
     if given is None:
         return None
-    # Most words are typed without the space that is a part of their token.
-    written = f" {given}" if given[0].isalnum() and text and not text[-1].isspace() else given
-    together = token_ids(text + written, tokenizer)
+    written = given
+    if not asked.exact and wants_a_blank(asked.text, given):
+        written = f" {given}"
+        notes.append(f"{BLANK} {given!r}")
+    together = token_ids(asked.text + written, tokenizer)
     if together[: len(ids)] != ids or len(together) == len(ids):
         raise Unreadable(
             f"An answer must not change the tokens of its prompt, but {written!r} merges with its end. "
@@ -93,6 +99,26 @@ def _answer(
     if len(rest) > 1:
         notes.append(f"{written.strip()!r} is {len(rest)} tokens: the first, {first!r}, is followed")
     return Answer(first, rest[0])
+
+
+def wants_a_blank(text: str, answer: str) -> bool:
+    """Whether a word was typed without the blank that running text has before it.
+
+    Not so behind an opening bracket, a quotation mark or a sign, nor where words have no blanks.
+
+    Examples:
+        >>> wants_a_blank("The capital of France is", "Paris"), wants_a_blank("2+2=", "4")
+        (True, False)
+        >>> wants_a_blank('It is called "', "Paris"), wants_a_blank("東京は", "日本")
+        (False, False)
+    """
+    if not text or not answer[0].isalnum() or _unspaced(answer[0]) or _unspaced(text[-1]):
+        return False
+    return text[-1].isalnum() or text[-1] in _BEFORE_A_BLANK
+
+
+def _unspaced(sign: str) -> bool:
+    return unicodedata.name(sign, "").startswith(_WITHOUT_BLANKS)
 
 
 def _check_fit(model: Any, ids: list[int]) -> None:

@@ -28,7 +28,7 @@ class Rule:
         name: in a request.
         label: in words.
         unit: of the amount.
-        end: which end of the spectrum stays when little does.
+        side: of the picture from which the amount counts: that of the largest or of the smallest.
         keep: the rule from an amount and the rank of the matrix.
         start: the amount that is shown first.
     """
@@ -36,7 +36,7 @@ class Rule:
     name: str
     label: str
     unit: Unit
-    end: Literal["largest", "smallest"]
+    side: Literal["largest", "smallest"]
     keep: Callable[[float, int], Keep]
     start: float = 0.5
 
@@ -44,7 +44,7 @@ class Rule:
         """What a page has to know of it."""
         step = {"share": 0.005, "count": 1, "none": None}[self.unit]
         most = 1 if self.unit == "share" else None
-        shown = dict(name=self.name, label=self.label, unit=self.unit, end=self.end, start=self.start)
+        shown = dict(name=self.name, label=self.label, unit=self.unit, side=self.side, start=self.start)
         return shown | dict(min=0, max=most, step=step)
 
     def check(self, amount: float) -> float:
@@ -69,7 +69,7 @@ _ALL = (
     Rule("largest", "largest kept", "share", "largest", lambda share, _: Fraction(share)),
     Rule("smallest", "smallest kept", "share", "smallest", _smallest),
     Rule("rank", "largest kept, counted", "count", "largest", lambda count, _: Rank(int(count)), 64),
-    Rule("drop_top", "largest removed", "count", "smallest", lambda count, _: DropTop(int(count)), 8),
+    Rule("drop_top", "largest removed", "count", "largest", lambda count, _: DropTop(int(count)), 8),
     Rule("energy", "energy kept", "share", "largest", lambda share, _: Energy(share), 0.9),
     Rule("marchenko_pastur", "above noise", "none", "largest", lambda *_: MarchenkoPastur()),
     Rule(

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tl_truncate.explore.answers import both_tops, plain, probabilities, runs, sampled, top
 from tl_truncate.explore.asked import Chosen, CutAsked, PromptAsked
-from tl_truncate.explore.reading import Answer, Read, read_prompt
+from tl_truncate.explore.reading import BLANK, Answer, Read, read_prompt
 from tl_truncate.explore.replayed import Ends, Passes
 from tl_truncate.explore.state import State
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cut, SiteCut, kept_components
 from tl_truncate.weights.spectra.spectrum import shared_spectrum
-from tl_truncate.weights.spoken import said_keep, said_site
+from tl_truncate.weights.spoken import percent, said_keep, said_site
 
 Message = dict[str, Any]
 _SEED = 0
@@ -75,6 +75,7 @@ def prompt_answer(model: Any, prepared: Prepared) -> Message:
         "top": [{"token": texts[token], "id": token, "p": p} for token, p in top(prepared.before)],
         "lens": prepared.lens,
         "notes": [*read.notes, *_notes(prepared)],
+        "blank": any(note.startswith(BLANK) for note in read.notes),
     }
 
 
@@ -104,6 +105,7 @@ def cut_answer(model: Any, prepared: Prepared, asked: CutAsked) -> Message:
         **_of_answers(prepared, after, None if control is None else control[0]),
         "spectrum": spectrum_answer(model, asked.cut, cuts[-1]),
         "said": said(asked.cut, cuts[-1]),
+        "others": [said(*each) for each in zip(asked.others, cuts, strict=False)],
         "replayed_from": ends.from_layer,
     }
     if asked.control:
@@ -128,7 +130,10 @@ def said(chosen: Chosen, cut: Cut) -> str:
         'layer 27, W_out, 10% kept'
     """
     strength = "" if cut.strength == 1.0 else f", strength {cut.strength:g}"
-    return f"{said_site(cut.site)}, {said_keep(cut.keep)}{strength}"
+    kept = said_keep(cut.keep)
+    if chosen.rule == "smallest" and 0 < chosen.amount < 1:
+        kept = f"smallest {percent(chosen.amount)} kept ({kept.removesuffix(' kept')})"
+    return f"{said_site(cut.site)}, {kept}{strength}"
 
 
 def spectrum_answer(model: Any, chosen: Chosen, cut: Cut) -> Message:

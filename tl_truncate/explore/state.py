@@ -39,6 +39,10 @@ class State:
         modules = _modules(model)
         return cls(modules, _quick(model, modules), weights_hash(model))
 
+    def unmoved(self, model: Any) -> bool:
+        """Whether what counters and addresses see is as it was."""
+        return self.quick == _quick(model, self.modules)
+
     def holds(self, model: Any, *, thoroughly: bool = False) -> bool:
         """Whether a model still is so; thoroughly also after a pause.
 
@@ -46,7 +50,7 @@ class State:
             ValueError: if dropout is active by now.
         """
         paused = time.monotonic() - self.looked > _PAUSE
-        same = self.quick == _quick(model, self.modules)
+        same = self.unmoved(model)
         if same and (thoroughly or paused):
             require_deterministic(model)
             same = self.whole == weights_hash(model)

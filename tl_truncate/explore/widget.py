@@ -11,12 +11,16 @@ from tl_truncate.explore.assets import asset
 from tl_truncate.explore.desk import QUIET, Desk, Visitor, error
 from tl_truncate.explore.exploration import Exploration
 
+#: Most displays of one widget at a time, of which each has a prompt of its own.
+_DISPLAYS = 16
+
 
 class Explorer(anywidget.AnyWidget):
     """The view of one model.
 
     The model works in the notebook's own thread, between cells and never inside of one, so that no pass
-    of a cell meets a cut of the view.
+    of a cell meets a cut of the view. A widget may be displayed in several cells: each display is a
+    visitor of its own, with its own prompt.
 
     Args:
         exploration: what is shown.
@@ -33,18 +37,39 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, exploration: Exploration, state: dict[str, Any] | None = None) -> None:
         super().__init__(state=dict(state or {}))
         self._desk = Desk(exploration.answer)
-        self._visitor = Visitor(self.send)
+        self._visitors: dict[str, Visitor] = {}
         self._later: asyncio.TimerHandle | None = None
         self.on_msg(self._heard)
 
     def _heard(self, widget: Any, content: Any, buffers: Any) -> None:
-        try:
-            asked = read(content if isinstance(content, dict) else "")
-        except Unreadable as problem:
-            self.send(error(problem))
+        content = content if isinstance(content, dict) else {}
+        display = str(content.get("view", ""))[:64]
+        if content.get("kind") == "leave":
+            self._forget(display)
             return
-        self._desk.take(self._visitor, asked)
+        visitor = self._visitor(display)
+        try:
+            asked = read(content)
+        except Unreadable as problem:
+            visitor.send(error(problem))
+            return
+        self._desk.take(visitor, asked)
         self.work()
+
+    def _visitor(self, display: str) -> Visitor:
+        """Of a display; the one that was asked last is the last to be forgotten."""
+        found = self._visitors.pop(display, None)
+        if found is None:
+            found = Visitor(lambda message: self.send({**message, "view": display}))
+        self._visitors[display] = found
+        if len(self._visitors) > _DISPLAYS:
+            self._forget(next(iter(self._visitors)))
+        return found
+
+    def _forget(self, display: str) -> None:
+        gone = self._visitors.pop(display, None)
+        if gone is not None:
+            self._desk.leave(gone)
 
     def work(self) -> None:
         """Answers what is asked; what can wait is done when the notebook has nothing else to do."""
@@ -70,5 +95,6 @@ class Explorer(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Takes the view away."""
-        self._desk.leave(self._visitor)
+        for display in list(self._visitors):
+            self._forget(display)
         super().close()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,8 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
         ValueError: if the model has no tokenizer, a BOS is asked of a tokenizer that has none, answers
             of a token-scored task are not one token or merge with their prompts (all of them are
             named), a prompt has other tokens behind demonstrations than by itself or begins with a BOS
-            there, or it is longer than the context window.
+            there, or it is longer than the context window; or if a prompt's text begins with a BOS, the
+            model by default has none, and `prepend_bos` does not say which it is to be.
     """
     tokenizer = getattr(model, "tokenizer", None)
     if task.in_tokens:
@@ -72,7 +74,11 @@ def encode(model: Any, task: Task, *, prepend_bos: bool | None = None) -> Encode
     bos = bos_token(model, tokenizer, prepend_bos)
     if task.shots:
         check_texts_behind(task, tokenizer)
-    prompts = tuple(_with_bos(row, tokenizer, bos) for row in read_task(task, tokenizer))
+    rows = read_task(task, tokenizer)
+    if prepend_bos is None and bos is None:
+        for index, row in enumerate(rows):
+            require_no_bos(row.prompt, tokenizer, f"prompt {index}")
+    prompts = tuple(_with_bos(row, tokenizer, bos) for row in rows)
     _check_fit(model, prompts, task.shots)
     return EncodedTask(prompts, bos is not None)
 
@@ -102,6 +108,26 @@ def bos_token(model: Any, tokenizer: Any, prepend_bos: bool | None) -> int | Non
             "The tokenizer must have a BOS token for prepend_bos=True, got none. Use prepend_bos=False."
         )
     return token if wanted else None
+
+
+def require_no_bos(ids: Sequence[int], tokenizer: Any, told: str) -> None:
+    """A BOS that somebody has written, such as a chat's first mark, is not taken away without a word.
+
+    Args:
+        ids: of a text that is read without a BOS since that is the model's default.
+        tokenizer: of the model.
+        told: which text it is.
+
+    Raises:
+        ValueError: if the text begins with one.
+    """
+    token = getattr(tokenizer, "bos_token_id", None)
+    if token is not None and list(ids[:1]) == [token]:
+        raise ValueError(
+            "Texts must not begin with a BOS where the model by default is read without one, but "
+            f"{told} begins with {tokenizer.bos_token!r}. Say which it is to be: prepend_bos=True keeps "
+            "it, once, and gives it to all; prepend_bos=False takes it away."
+        )
 
 
 def _with_bos(row: Row, tokenizer: Any, bos: int | None) -> EncodedPrompt:

@@ -39,7 +39,12 @@ function number(value, digits = 3) {
   if (value > 0 && value < 0.5 * 10 ** -digits) return `<${(10 ** -digits).toFixed(digits)}`;
   return value.toFixed(digits).replace("-", "−");
 }
-const change = (value, digits = 3) => (known(value) ? (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits) : "–");
+/** With its sign; one too small for the digits by its size, so that it is not called none. */
+function change(value, digits = 3) {
+  if (!known(value)) return "–";
+  const size = Math.abs(value), told = size && size < 0.5 * 10 ** -digits ? short(size) : size.toFixed(digits);
+  return (value < 0 ? "−" : "+") + told;
+}
 
 /** Three digits that count, for singular values and effects. */
 function short(value) {
@@ -100,7 +105,7 @@ function tokenBars() {
   function paint(svg, width, _height, { top: all, answers, control }) {
     const top = all.slice(0, ROWS);
     const room = Math.max(width - TOKEN - READING, 40);
-    const most = ceiling(Math.max(...top.flatMap((each) => [each.before, each.after ?? 0]), 0.01));
+    const most = ceiling(Math.max(...top.flatMap((each) => [each.before, each.after ?? 0, control?.get(each.id) ?? 0]), 0.01));
     const along = (p) => within(p / most, 0, 1) * room;
     const stays = new Set(top.map((each) => each.id));
     for (const [id, { node }] of rows) if (!stays.has(id)) { node.remove(); rows.delete(id); }
@@ -176,6 +181,11 @@ function spectrumChart() {
   const top = 14, bottom = 16;
   return picture(132, "spectrum", (svg, width, height, { values, kept, rank, count }) => {
     const sizes = values.map(([, value]) => value).filter((value) => value > 0);
+    if (!sizes.length) {
+      svg.replaceChildren(draw("text", { class: "tlx-tick", x: KNOB, y: 10 }, "all singular values are 0"));
+      svg.setAttribute("aria-label", `All ${rank} singular values are 0; ${count} kept`);
+      return;
+    }
     const high = Math.max(...sizes), low = Math.max(Math.min(...sizes), high * 1e-4);
     const [first, over] = [Math.log10(low) - 0.05, Math.log10(high) + 0.02];
     const x = (place) => KNOB + (place / rank) * (width - 2 * KNOB);
@@ -199,8 +209,8 @@ function spectrumChart() {
         draw("line", { class: "tlx-grid", x1: KNOB, x2: width - KNOB, y1: y(value), y2: y(value) }),
         draw("text", { class: "tlx-tick tlx-halo", x: width - KNOB - 2, y: y(value) - 3, "text-anchor": "end" }, short(value)),
       ]),
-      draw("text", { class: "tlx-tick", x: KNOB, y: height - 3 }, "component 1"),
-      draw("text", { class: "tlx-tick", x: width - KNOB, y: height - 3, "text-anchor": "end" }, String(rank)),
+      draw("text", { class: "tlx-tick", x: KNOB, y: height - 3 }, "component 0"),
+      draw("text", { class: "tlx-tick", x: width - KNOB, y: height - 3, "text-anchor": "end" }, String(rank - 1)),
       draw("text", { class: "tlx-tick", x: KNOB, y: 10 }, "singular values, log axis"),
     );
     svg.setAttribute("aria-label", `Singular values from ${short(high)} to ${short(Math.min(...sizes))}; ${count} of ${rank} kept`);
@@ -365,12 +375,12 @@ function answerCard(kind, title) {
 function evaluationTable({ rows, said }) {
   const span = (row) => (known(row.low) && known(row.high) ? ` [${change(row.low)}, ${change(row.high)}]` : "");
   const cell = (text) => make("td", {}, text);
-  return make("div", { class: "tlx-wide", tabindex: "0", role: "region", "aria-label": "evaluation" },
-    make("table", {}, make("caption", {}, said ?? ""),
+  return make("div", {}, make("p", { class: "tlx-caption" }, said ?? ""),
+    make("div", { class: "tlx-wide", tabindex: "0", role: "region", "aria-label": "evaluation" }, make("table", {},
       make("thead", {}, make("tr", {}, ...["", "uncut", "cut", "change [95%]", "control"].map((each) =>
         each ? make("th", { scope: "col" }, each) : make("td")))),
       make("tbody", {}, ...rows.map((row) => make("tr", { "data-metric": row.metric }, make("th", { scope: "row" }, row.metric), cell(number(row.uncut)),
-        cell(number(row.cut)), cell(change(row.change) + span(row)), cell(known(row.control) ? change(row.control) : "–"))))));
+        cell(number(row.cut)), cell(change(row.change) + span(row)), cell(known(row.control) ? change(row.control) : "–")))))));
 }
 
 // Letters ----------------------------------------------------------------------------------------------
@@ -402,11 +412,26 @@ function letters(transport, others) {
 
 // The whole --------------------------------------------------------------------------------------------
 
+/** What was kept of a view, as far as it is what a view keeps: an address may hold anything. */
+function kept(given) {
+  const own = given && typeof given === "object" ? given : {};
+  const word = (value) => (typeof value === "string" ? value : null);
+  const cut = (each) => ({ site: word(each?.site), rule: word(each?.rule), amount: known(each?.amount) ? each.amount : null });
+  const asked = own.prompt;
+  return {
+    ...cut(own), task: word(own.task), n: known(own.n) ? own.n : null,
+    prompt: typeof asked?.text === "string"
+      ? { text: asked.text, in_context: word(asked.in_context), global: word(asked.global), exact: asked.exact === true } : null,
+    cuts: Array.isArray(own.cuts) ? own.cuts.map(cut) : [],
+  };
+}
+
 /** Builds the view in `el`; returns what takes it away again. */
 export function render({ transport, el, state }) {
-  const now = { prompt: null, site: null, rule: null, amount: null, cuts: [], task: null, n: null, ...state.load() };
+  const now = kept(state.load());
   let world = null, prompt = null, mapped = null, reading = false;
-  let wanted = null, flying = null, seen = 0, moves = 0, resting = null, typing = null, slow = null, evaluating = null;
+  let wanted = null, flying = null, seen = 0, moves = 0, resting = null, typing = null, slow = null, evaluating = null, told = null;
+  const words = new Map(); // of cuts, as they were answered
 
   // What is on the page
   const title = make("p", { class: "tlx-title" }, "explore");
@@ -496,12 +521,16 @@ export function render({ transport, el, state }) {
   const current = () => ({ site: now.site, rule: now.rule, amount: now.amount });
   const others = () => now.cuts.filter((each) => each.site !== now.site).map(({ site, rule: how, amount: much }) => ({ site, rule: how, amount: much }));
   const all = () => [...others(), current()];
+  const allKey = () => JSON.stringify(all());
+  const cutKey = ({ site, rule: how, amount: much }) => JSON.stringify([site, how, much]);
 
   // The prompt
   function readPrompt() {
     const given = { text: text.value, in_context: answers.in_context.value || null, global: answers.global.value || null };
+    const same = (other) => ["text", "in_context", "global"].every((each) => given[each] === (other[each] ?? null));
     clearTimeout(typing);
-    if (now.prompt && (prompt || reading) && ["text", "in_context", "global"].every((each) => given[each] === now.prompt[each])) return;
+    if (now.prompt && (prompt || reading) && same(now.prompt)) return;
+    given.exact = world?.prompts.find(same)?.exact ?? false;
     now.prompt = given;
     askPrompt();
   }
@@ -509,6 +538,7 @@ export function render({ transport, el, state }) {
   function askPrompt() {
     remember();
     prompt = null;
+    copy.disabled = true; // it would be of the prompt before
     reading = true;
     wanted = null;
     root.classList.add("tlx-old");
@@ -531,7 +561,12 @@ export function render({ transport, el, state }) {
 
   function showPrompt(answer) {
     prompt = answer;
+    copy.disabled = false;
     notes.textContent = [`${answer.tokens.length} tokens`, ...(answer.notes ?? [])].join(" · ");
+    if (answer.blank) {
+      const asTyped = () => { now.prompt = { ...now.prompt, exact: true }; askPrompt(); };
+      notes.append(" ", make("button", { type: "button", class: "tlx-small", onclick: asTyped }, "follow as typed"));
+    }
     for (const [name, card] of Object.entries(cards)) {
       card.ask(answer[name]);
       card.control(null);
@@ -548,7 +583,8 @@ export function render({ transport, el, state }) {
     if (!world) return;
     moves += 1;
     stale(true);
-    outcome.replaceChildren(); // it is of another cut
+    relabel();
+    if (told !== allKey()) outcome.replaceChildren(); // it is of another cut
     want(false, at);
     clearTimeout(resting);
     resting = setTimeout(() => { remember(); want(true, at); }, REST);
@@ -583,7 +619,10 @@ export function render({ transport, el, state }) {
     spectrum.show(answer.spectrum);
     said.textContent = answer.said;
     slider.setAttribute("aria-valuetext", answer.said);
-    if (chosenRule().unit === "count") limit(answer.spectrum.rank);
+    if (words.size > 1000) words.clear();
+    [[asked.cut, answer.said], ...asked.cuts.map((each, place) => [each, answer.others[place]])]
+      .forEach(([each, what]) => words.set(cutKey(each), what));
+    relabel();
     for (const [name, card] of Object.entries(cards)) {
       const values = answer[name];
       if (!values) continue;
@@ -593,15 +632,12 @@ export function render({ transport, el, state }) {
       if (lens) card.lens(lens.uncut, lens.cut, layer);
     }
     if (full) stale(false);
-    latest = answer;
     root.dataset.rests = String(full);
     const drawn = performance.now();
     root.dispatchEvent(new CustomEvent("tlx-drawn", {
       bubbles: true, detail: { move: asked.move, since: drawn - asked.at, amount: asked.cut.amount, full, answer },
     }));
   }
-  let latest = null;
-
   const stale = (is) => { for (const card of Object.values(cards)) card.stale(is); root.dataset.rests = "false"; };
 
   function choose(site) {
@@ -618,22 +654,14 @@ export function render({ transport, el, state }) {
     map.mark(now.site, new Set(now.cuts.map((each) => each.site)));
     const how = chosenRule();
     rule.value = how.name;
-    const [low, high] = [how.min ?? 0, how.max ?? (how.unit === "count" ? latest?.spectrum.rank ?? 100 : 1)];
+    const [low, high] = [how.min ?? 0, how.max ?? (how.unit === "count" ? map.site(now.site)?.rank ?? 0 : 1)];
     now.amount = within(known(now.amount) ? now.amount : high, low, high);
     Object.assign(slider, { min: low, max: high, step: how.step ?? (how.unit === "count" ? 1 : 0.005), disabled: how.unit === "none" });
-    slider.dir = how.end === "smallest" ? "rtl" : "ltr";
+    slider.dir = how.side === "smallest" ? "rtl" : "ltr";
     const share = how.unit === "share";
     Object.assign(amount, { min: share ? 100 * low : low, max: share ? 100 * high : high, step: share ? "any" : 1, disabled: slider.disabled });
     unit.textContent = { share: "%", count: "components", none: "" }[how.unit] ?? how.unit;
     amount.hidden = slider.disabled;
-    showAmount();
-  }
-
-  /** A count reaches as far as the matrix has components. */
-  function limit(rank) {
-    if (Number(slider.max) === rank || chosenRule().max !== undefined && chosenRule().max !== null) return;
-    slider.max = amount.max = rank;
-    if (now.amount > rank) { now.amount = rank; changed(); }
     showAmount();
   }
 
@@ -646,10 +674,30 @@ export function render({ transport, el, state }) {
 
   // Cuts that stay
   function showChips() {
-    chips.replaceChildren(...now.cuts.map((each, place) => make("li", { class: "tlx-chip" }, make("span", {}, each.said),
-      make("button", { type: "button", "aria-label": `remove ${each.said}`, onclick: () => remove(place) }, "×"))));
+    chips.replaceChildren(...now.cuts.map((each, place) => make("li", { class: "tlx-chip" }, make("span", {}),
+      make("button", { type: "button", onclick: () => remove(place) }, "×"))));
     if (!now.cuts.length) chips.append(make("li", { class: "tlx-hint" }, "Add this cut, and choose a second place."));
     if (world) map.mark(now.site, new Set(now.cuts.map((each) => each.site)));
+    relabel();
+  }
+
+  /** Each chip in the words of its own cut; one whose matrix the knob is at says that the knob holds. */
+  function relabel() {
+    now.cuts.forEach((each, place) => {
+      const [name, button] = chips.children[place].children, what = spoken(each);
+      const moved = each.site === now.site && cutKey(each) !== cutKey(current());
+      name.textContent = moved ? `${what}: the knob holds instead` : what;
+      chips.children[place].classList.toggle("tlx-stale", moved);
+      button.setAttribute("aria-label", `remove ${what}`);
+    });
+  }
+
+  /** As the model's side says it, or until it has been asked, by its rule. */
+  function spoken(each) {
+    const said = words.get(cutKey(each)), how = world?.rules.find((other) => other.name === each.rule);
+    if (said || !how) return said ?? each.site;
+    const much = { share: `: ${Number((100 * each.amount).toPrecision(4))}%`, count: `: ${each.amount}`, none: "" }[how.unit];
+    return `${map.site(each.site)?.said ?? each.site}, ${how.label}${much}`;
   }
 
   function remove(place) {
@@ -660,8 +708,8 @@ export function render({ transport, el, state }) {
   }
 
   add.addEventListener("click", () => {
-    if (!latest || !now.site) return;
-    now.cuts = [...now.cuts.filter((each) => each.site !== now.site), { ...current(), said: latest.said }];
+    if (!now.site) return;
+    now.cuts = [...now.cuts.filter((each) => each.site !== now.site), current()];
     showChips();
     remember();
   });
@@ -671,16 +719,17 @@ export function render({ transport, el, state }) {
     if (answer.kind !== "python") return;
     const field = make("textarea", { class: "tlx-code", readonly: true, rows: answer.text.trimEnd().split("\n").length, "aria-label": "Python" });
     field.value = answer.text;
-    const told = make("p", { class: "tlx-caption", role: "status" });
-    outcome.replaceChildren(told, field);
+    const done = make("p", { class: "tlx-caption", role: "status" });
+    outcome.replaceChildren(done, field);
+    told = allKey();
     try {
       await navigator.clipboard.writeText(answer.text);
-      told.textContent = "copied";
+      done.textContent = "copied";
     } catch (refused) {
       if (!(refused instanceof DOMException || refused instanceof TypeError)) throw refused;
       field.focus(); // no clipboard here: a page that is not secure, or a frame that must not
       field.select();
-      told.textContent = "press Ctrl+C or ⌘C to copy";
+      done.textContent = "press Ctrl+C or ⌘C to copy";
     }
   }));
 
@@ -692,15 +741,15 @@ export function render({ transport, el, state }) {
     running(true);
     progress.removeAttribute("value");
     outcome.replaceChildren();
-    const asked = evaluating = {}, move = moves;
+    const asked = evaluating = {}, of = allKey();
     ask({ kind: "evaluate", task: now.task, n: now.n, cuts: all() }, (answer) => {
       if (asked !== evaluating) return;
       if (answer.kind === "progress") { Object.assign(progress, { max: answer.of, value: answer.done }); return; }
       running(false);
       if (answer.kind !== "evaluated") return;
-      const told = make("p", { class: "tlx-caption", role: "status" });
-      told.textContent = "The cut was changed meanwhile: evaluate it again.";
-      outcome.replaceChildren(move === moves ? evaluationTable(answer) : told);
+      const changed = make("p", { class: "tlx-caption", role: "status" }, "The cut was changed meanwhile: evaluate it again.");
+      told = allKey();
+      outcome.replaceChildren(of === told ? evaluationTable(answer) : changed);
     });
   });
   function running(is) {
@@ -760,10 +809,13 @@ export function render({ transport, el, state }) {
     const start = hello.start;
     if (!map.site(now.site)) Object.assign(now, start);
     if (!hello.rules.some((each) => each.name === now.rule)) Object.assign(now, { rule: start.rule, amount: start.amount });
-    now.cuts = (now.cuts.length ? now.cuts : hello.cuts ?? []).filter((each) => map.site(each.site));
+    now.cuts = now.cuts.filter((each) => {
+      const how = hello.rules.find((other) => other.name === each.rule);
+      return map.site(each.site) && how && (how.unit === "none" || known(each.amount));
+    });
     if (hello.tasks.includes(now.task)) task.value = now.task;
     if (known(now.n) && now.n > 0) n.value = now.n;
-    now.prompt ??= hello.prompts[0] ?? { text: "", in_context: null, global: null };
+    now.prompt ??= hello.prompts[0] ?? { text: "", in_context: null, global: null, exact: false };
     showTyped(now.prompt);
     examples.value = String(hello.prompts.findIndex((each) => each.text === now.prompt.text));
     showChips();
@@ -798,11 +850,15 @@ export function render({ transport, el, state }) {
 export default {
   render({ model, el }) {
     const heard = [];
-    const pass = (message) => heard.forEach((each) => each(message));
+    // A widget may be displayed several times: each display is answered by itself.
+    const view = Math.random().toString(36).slice(2);
+    const pass = (message) => {
+      if (message.view === undefined || message.view === view) heard.forEach((each) => each(message));
+    };
     model.on("msg:custom", pass);
     const end = render({
       transport: {
-        send: (message) => model.send(message),
+        send: (message) => model.send({ ...message, view }),
         listen: (each) => heard.push(each),
         watch: (each) => each("open"),
       },
@@ -812,6 +868,6 @@ export default {
         save: (value) => { model.set("state", structuredClone(value)); model.save_changes(); },
       },
     });
-    return () => { model.off("msg:custom", pass); end(); };
+    return () => { model.off("msg:custom", pass); model.send({ kind: "leave", view }); end(); };
   },
 };

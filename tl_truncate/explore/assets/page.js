@@ -41,4 +41,6 @@ const state = {
   save: (value) => history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(value))}`),
 };
 
+addEventListener("hashchange", () => location.reload()); // another address was put into an open page
+
 render({ transport: socket(), el: document.getElementById("explore"), state });
