@@ -4,10 +4,11 @@ import json
 import re
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
-from live import BROWSER, act, browsing, choose, drag, rest, serving
+from live import BROWSER, act, browsing, choose, drag, place, rest, serving
 
 import tl_truncate as tlt
 from tl_truncate.explore.asked import EvaluateAsked
@@ -151,6 +152,20 @@ def agrees(page, model, text, *cuts, answers=(" Mary", " the")):
         assert large[kind] == pytest.approx((float(before[token]), float(after[token])), abs=6e-4)
 
 
+#: What each row of the next tokens says, and where its marks are; and how long one is, in probability.
+RINGS = """() => {
+  const at = (row, kind, name) => Number(row.querySelector(`.${kind}`).getAttribute(name));
+  const given = window.answered.control.top, top = window.answered.top;
+  const rows = [...document.querySelectorAll(".tlx-row")].map((row) => {
+    const id = Number(row.dataset.id), own = top.find((each) => each.id === id);
+    return {before: own.before, after: own.after, control: given.find((each) => each.id === id).p,
+      ring: at(row, "tlx-control", "cx") - at(row, "tlx-track", "x"), grey: at(row, "tlx-before", "width"),
+      bar: at(row, "tlx-after", "width"), track: at(row, "tlx-track", "width")};
+  });
+  const most = rows.reduce((one, other) => (one.before > other.before ? one : other));
+  return rows.map((row) => ({...row, scale: most.grey / most.track / most.before}));
+}"""
+
 #: Forty moves of the knob before anything can be answered.
 AT_ONCE = """() => {
   const slider = document.querySelector(".tlx-slider");
@@ -234,6 +249,103 @@ class TestACut:
         agrees(page, model, PROMPT, second)
         assert page.locator(".tlx-chip").count() == 0
 
+    def test_a_cut_that_is_added_at_once_is_called_what_it_is(self, visit):
+        """Before its answer is there, and where no answer comes: in no words of another cut."""
+        page = visit()
+        choose(page, SITE)
+        slide(page, 0.5)
+        add = (
+            "[...document.querySelectorAll('button')].find((each) => each.textContent === 'Add to cuts')"
+        )
+        act(page, lambda: page.evaluate(f"({AT_ONCE})(); {add}.click()"))
+        assert page.locator(".tlx-chip span").all_inner_texts() == ["layer 1, W_out, 10% kept"]
+        act(
+            page,
+            lambda: page.evaluate(
+                f"document.querySelector(\"[data-site='{OTHER}']\").click(); {add}.click()"
+            ),
+        )
+        assert page.locator(".tlx-chip span").all_inner_texts()[1] == "layer 2, W_O, 10% kept"
+        page.get_by_label("In-context answer", exact=True).fill(" the")
+        page.keyboard.press("Enter")
+        page.locator(".tlx-problem", has_text="must differ").wait_for()
+        page.get_by_label("amount").fill("30")
+        page.get_by_role("button", name="Add to cuts").click()
+        assert page.locator(".tlx-chip span").all_inner_texts()[1].endswith("largest kept: 30%")
+        assert page.get_by_role("button", name="Copy as Python").is_disabled()  # of which prompt?
+
+    def test_a_chip_says_where_the_knob_holds_instead(self, visit, model):
+        page = visit()
+        choose(page, SITE)
+        slide(page, 0.25)
+        page.get_by_role("button", name="Add to cuts").click()
+        slide(page, 1.0)
+        agrees(page, model, PROMPT)
+        chip = page.locator(".tlx-chip span")
+        assert chip.inner_text() == "layer 1, W_out, 25% kept: the knob holds instead"
+        choose(page, OTHER)
+        assert chip.inner_text() == "layer 1, W_out, 25% kept"
+        agrees(page, model, PROMPT, tlt.Cut(SITE, keep=0.25), tlt.Cut(OTHER, keep=1.0))
+
+    def test_a_count_goes_as_far_as_its_matrix(self, visit, model):
+        page = visit()
+        wide, narrow = "blocks.1.mlp.W_in", "blocks.1.attn.W_K"
+        ranks = [min(tlt.spectrum(model, site).shape) for site in (wide, narrow)]
+        assert ranks[0] > ranks[1]
+        choose(page, wide)
+        act(page, lambda: page.get_by_label("What stays").select_option(label="largest kept, counted"))
+        act(page, lambda: page.get_by_label("amount").fill(str(ranks[0] - 1)))
+        agrees(page, model, PROMPT, tlt.Cut(wide, keep=ranks[0] - 1))
+        page.reload()
+        rest(page)
+        assert page.get_by_label("amount").input_value() == str(ranks[0] - 1)
+        agrees(page, model, PROMPT, tlt.Cut(wide, keep=ranks[0] - 1))
+        choose(page, narrow)
+        assert page.get_by_label("amount").input_value() == str(ranks[1])
+        assert page.locator(".tlx-slider").get_attribute("max") == str(ranks[1])
+        agrees(page, model, PROMPT, tlt.Cut(narrow, keep=ranks[1]))
+
+    @pytest.mark.parametrize(
+        ("rule", "amount", "share"),
+        [("largest kept", "25", 0.25), ("smallest kept", "25", 0.75), ("largest removed", "8", 0.25)],
+    )
+    def test_the_knob_stands_where_the_kept_part_ends(self, visit, rule, amount, share):
+        page = visit()
+        choose(page, SITE)  # of rank 32
+        act(page, lambda: page.get_by_label("What stays").select_option(label=rule))
+        act(page, lambda: page.get_by_label("amount").fill(amount))
+        across = place(page, share)[0]
+        box = page.locator(".tlx-kept").bounding_box()
+        end = box["x"] + (box["width"] if rule == "largest kept" else 0)
+        assert end == pytest.approx(across, abs=2)
+        # The knob itself: a press where it stands leaves it there.
+        before = page.locator(".tlx-slider").input_value()
+        page.mouse.click(*place(page, share))
+        rest(page)
+        after = page.locator(".tlx-slider").input_value()
+        assert float(after) == pytest.approx(float(before), abs=0.02 if "kept" in rule else 1)
+
+    def test_every_ring_lies_on_the_axis(self, visit, model):
+        """Where the control has more of a token than both bars, the axis reaches to it."""
+        page = visit()
+        page.evaluate(
+            """() => document.querySelector(".tlx").addEventListener(
+                "tlx-drawn", ({detail}) => { if (detail.full) window.answered = detail.answer; })"""
+        )
+        seen = 0
+        for site in (SITE, OTHER, "blocks.0.mlp.W_in", "blocks.0.attn.W_V"):
+            choose(page, site)
+            for share in (0.0, 0.1):
+                slide(page, share)
+                rows = page.evaluate(RINGS)
+                end = max(max(row["before"], row["after"], row["control"]) for row in rows)
+                for row in rows:
+                    for one, other in (("control", "ring"), ("before", "grey"), ("after", "bar")):
+                        scale = row[other] / row["track"]
+                        assert row[one] * rows[0]["scale"] == pytest.approx(scale, abs=0.02)
+                seen += any(row["control"] == end for row in rows)
+        assert seen, "no control was beyond the bars: nothing was shown"
+
     def test_a_second_cut_of_one_matrix_replaces_the_first(self, visit, model):
         page = visit()
         choose(page, SITE)
@@ -274,6 +386,19 @@ class TestAPrompt:
         write(page, "Prompt", text)
         write(page, "In-context answer", " Paris")
         agrees(page, model, text, tlt.Cut(SITE, keep=0.25), answers=(" Paris", " the"))
+
+    def test_an_answer_is_followed_as_typed_where_one_says_so(self, visit):
+        page = visit()
+        write(page, "Prompt", "Mary and John ,")
+        write(page, "In-context answer", "Mary")
+        pill = page.locator("[data-answer=in_context] .tlx-pill")
+        assert pill.inner_text() == "·Mary"
+        act(page, page.get_by_role("button", name="follow as typed").click)
+        assert pill.inner_text() == "Mary"
+        assert page.get_by_role("button", name="follow as typed").count() == 0
+        page.reload()
+        rest(page)
+        assert pill.inner_text() == "Mary"
 
     def test_of_markup_is_text(self, visit, model):
         page = visit()
@@ -316,6 +441,45 @@ class TestAPrompt:
         slide(one, 0.1)
         agrees(one, model, PROMPT, tlt.Cut(SITE, keep=0.1))
         agrees(other, model, "Mary gave a drink to", tlt.Cut(OTHER, keep=0.5))
+
+
+class TestAnAddress:
+    @pytest.mark.parametrize(
+        "state",
+        [
+            None,
+            [],
+            {"cuts": None},
+            {"cuts": "abc"},
+            {"cuts": [None, 3, {"site": SITE}, {"site": 5, "rule": "largest", "amount": 0.5}]},
+            {"cuts": [{"site": SITE, "rule": "magic", "amount": 0.5}], "amount": "much", "site": 3},
+            {"prompt": {}, "n": "many", "task": 7},
+            {"prompt": {"text": 3}, "rule": None},
+        ],
+    )
+    def test_that_holds_anything_shows_the_view(self, visit, server, model, state):
+        page = visit(f"{server.address}#{quote(json.dumps(state))}")
+        assert page.locator(".tlx-chip").count() == 0
+        rows, _ = shown(page)
+        before = direct(model, page.get_by_label("Prompt", exact=True).input_value())
+        assert all(
+            was == pytest.approx(float(before[token]), abs=6e-4) for token, (was, _) in rows.items()
+        )
+
+    def test_words_of_a_chip_are_those_of_its_cut(self, visit, server):
+        cuts = [{"site": OTHER, "rule": "largest", "amount": 0.25, "said": "nothing at all"}]
+        page = visit(f"{server.address}#{quote(json.dumps({'cuts': cuts, 'site': SITE}))}")
+        assert page.locator(".tlx-chip span").all_inner_texts() == ["layer 2, W_O, 25% kept"]
+
+    def test_another_one_in_an_open_page_is_gone_to(self, visit, server, model):
+        page = visit()
+        text = "The capital of France is"
+        there = {"prompt": {"text": text, "in_context": " Paris", "global": " the"}, "site": SITE}
+        page.evaluate("window.old = true")
+        page.goto(f"{server.address}#{quote(json.dumps({**there, 'rule': 'largest', 'amount': 0.25}))}")
+        page.wait_for_function("!window.old")
+        rest(page)
+        agrees(page, model, text, tlt.Cut(SITE, keep=0.25), answers=(" Paris", " the"))
 
 
 class TestTheMap:
@@ -367,6 +531,10 @@ class TestTakenElsewhere:
         assert figure(cells[1]) == pytest.approx(float(cut.p_in_context), abs=6e-4)
         change = figure(cells[2].split(" ")[0])
         assert change == pytest.approx(float(cut.p_in_context) - float(uncut.p_in_context), abs=1e-3)
+        write(page, "Prompt", "Mary gave a drink to")
+        assert (
+            page.locator("[data-metric='p(in-context)'] td").all_inner_texts() == cells
+        )  # of no prompt
         slide(page, 0.5)
         assert page.locator(".tlx table").count() == 0  # it was of another cut
 

@@ -76,3 +76,17 @@ def test_the_command_says_which_checkpoint(step):
     wanted = options.load()
     for one, other in zip(model.parameters(), wanted.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "said"),
+    [
+        ([of("blocks.1.attn.W_K", 500, rule="rank")], "at most"),
+        ([of("blocks.1.attn.W_Q", 0.5), of("blocks.1.attn.W_Q.1", 0.5)], "overlap"),
+    ],
+)
+def test_cuts_that_cannot_be_made_are_not_written(shared, cuts, said):
+    page = Page(shared("bridge", "gpt2"))
+    page.prompt()
+    with pytest.raises(ValueError, match=said):
+        page.ask("python", cuts=cuts)

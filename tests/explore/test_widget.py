@@ -29,7 +29,7 @@ def view(model, drinks):
     return view
 
 
-def say(view, **message):
+def say(view, /, **message):
     view._handle_custom_msg(message, [])
 
 
@@ -60,6 +60,32 @@ def test_the_map_is_drawn_between_cells(view, monkeypatch):
     asyncio.run(notebook())
     assert {each["kind"] for each in view.sent} == {"prompt", "map"}
     assert len(view.sent[-1]["sites"]) == 18
+
+
+def test_each_display_has_a_prompt_of_its_own(model, drinks):
+    """A widget shown in two cells: neither answers of the other's prompt, nor ends its questions."""
+    view, sent = tlt.explore(model, drinks), []
+    view.send = sent.append
+    say(view, kind="prompt", id=1, text=PROMPT, in_context=" Mary", view="one")
+    say(view, kind="prompt", id=2, text="Mary gave a drink to", in_context=" John", view="two")
+    for display, number in (("one", 3), ("two", 4), ("one", 5)):
+        say(view, kind="cut", id=number, cut=CUT, view=display)
+    told = {each["id"]: each for each in sent if each["kind"] == "cut"}
+    assert {number: each["view"] for number, each in told.items()} == {3: "one", 4: "two", 5: "one"}
+    assert told[3]["top"] == told[5]["top"] != told[4]["top"]
+    say(view, kind="leave", view="two")
+    say(view, kind="cut", id=6, cut=CUT, view="two")
+    assert sent[-1]["kind"] == "error"
+    assert "A prompt must be read" in sent[-1]["message"]
+
+
+def test_displays_are_forgotten_in_the_order_of_their_last_question(model, drinks):
+    view, sent = tlt.explore(model, drinks), []
+    view.send = sent.append
+    names = [str(number) for number in range(widget._DISPLAYS)]
+    for name in [*names, "0", "new"]:
+        say(view, kind="hello", id=1, view=name)
+    assert set(view._visitors) == {*names, "new"} - {"1"}
 
 
 @pytest.mark.parametrize("message", [None, "text", {}, {"kind": "eval", "id": 1}])
