@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tl_truncate.explore.doors.server import Door, Server
 from tl_truncate.explore.exploration import Exploration
-from tl_truncate.explore.server import Door, Server
 
 #: Where Chromium is, if it is here.
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

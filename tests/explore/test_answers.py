@@ -11,8 +11,8 @@ from architectures import CASES
 from asking import PROMPT, Page, of
 
 import tl_truncate as tlt
-from tl_truncate.explore import scored, state
-from tl_truncate.explore.answers import both_tops, probabilities, runs, sampled
+from tl_truncate.explore.answered import scored, state
+from tl_truncate.explore.answered.answers import both_tops, probabilities, runs, sampled
 from tl_truncate.explore.asked import Unreadable, read
 from tl_truncate.tasks.encode import encode
 

@@ -107,7 +107,7 @@ class TestDoor:
             other.connect(("127.0.0.2", door.port))
 
     def test_a_port_that_is_taken(self, shared, door):
-        from tl_truncate.explore.server import Server
+        from tl_truncate.explore.doors.server import Server
 
         with pytest.raises(OSError, match=rf"Port {door.port} must be free"):
             Server(exploration(shared("bridge", "gpt2")), door.port)

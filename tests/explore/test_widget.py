@@ -7,7 +7,8 @@ import pytest
 
 import tl_truncate as tlt
 from tl_truncate import checks
-from tl_truncate.explore import server, show, widget
+from tl_truncate.explore import show
+from tl_truncate.explore.doors import server, widget
 
 PROMPT = "When Mary and John went to the store , John gave a drink to"
 CUT = {"site": "blocks.1.mlp.W_out", "rule": "largest", "amount": 0.25}
@@ -123,14 +124,14 @@ def test_the_state_goes_to_the_page(view):
 
 
 def test_the_function_stays_the_function():
-    import tl_truncate.explore.server
+    import tl_truncate.explore.doors.server
 
     assert callable(tl_truncate.explore)
     assert tlt.explore is show.explore
-    assert server.Server.__module__ == "tl_truncate.explore.server"
-    from tl_truncate.explore import widget as again
+    assert server.Server.__module__ == "tl_truncate.explore.doors.server"
+    from tl_truncate.explore.doors import widget as again
 
-    assert again is widget is sys.modules["tl_truncate.explore.widget"]
+    assert again is widget is sys.modules["tl_truncate.explore.doors.widget"]
 
 
 def test_without_the_extra(model, monkeypatch):

@@ -4,6 +4,10 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tl_truncate.explore.answered.python import as_python
+from tl_truncate.explore.answered.scored import evaluated
+from tl_truncate.explore.answered.screened import screened
+from tl_truncate.explore.answered.session import Message, Prepared, cut_answer, prepare, prompt_answer
 from tl_truncate.explore.asked import (
     Asked,
     CutAsked,
@@ -15,11 +19,7 @@ from tl_truncate.explore.asked import (
 )
 from tl_truncate.explore.desk import Visitor
 from tl_truncate.explore.prompts import Example
-from tl_truncate.explore.python import as_python
 from tl_truncate.explore.rules import RULES
-from tl_truncate.explore.scored import evaluated
-from tl_truncate.explore.screened import screened
-from tl_truncate.explore.session import Message, Prepared, cut_answer, prepare, prompt_answer
 from tl_truncate.explore.tasks import TaskMaker
 from tl_truncate.surgery.hooks import truncation_hooks
 from tl_truncate.weights.identity.provenance import source

@@ -47,7 +47,7 @@ def explore(model: Any, prompts: Any = None, *, fresh: bool = False) -> Any:
         {}
     """
     require_extra("widget")
-    from tl_truncate.explore.widget import Explorer
+    from tl_truncate.explore.doors.widget import Explorer
 
     found = exploration(model, prompts)
     last = None if fresh else _views.get(model)

@@ -56,7 +56,7 @@ def explore_command(
 
 
 async def _serve(found: Exploration, port: int, browser: bool) -> None:
-    from tl_truncate.explore.server import Server, make_room
+    from tl_truncate.explore.doors.server import Server, make_room
 
     make_room()
     server = Server(found, port)

@@ -6,8 +6,8 @@ from typing import Any
 from tl_truncate.experiments.scoring.answers import plan_batches
 from tl_truncate.experiments.scoring.differentiable import Differentiable
 from tl_truncate.experiments.screening.attribute import component_effects, values_and_gradients
-from tl_truncate.explore.answers import top
-from tl_truncate.explore.session import Message, Prepared
+from tl_truncate.explore.answered.answers import top
+from tl_truncate.explore.answered.session import Message, Prepared
 from tl_truncate.surgery.circuits import sides
 from tl_truncate.tasks.encode import EncodedPrompt, EncodedTask
 from tl_truncate.tasks.task import Task

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tl_truncate.explore.answered.session import Prepared
 from tl_truncate.explore.asked import Chosen
-from tl_truncate.explore.session import Prepared
 from tl_truncate.surgery.cut import Cut
 from tl_truncate.weights.keep import Fraction, Rank
 

@@ -8,11 +8,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_truncate.explore.answers import both_tops, plain, probabilities, runs, sampled, top
+from tl_truncate.explore.answered.answers import both_tops, plain, probabilities, runs, sampled, top
+from tl_truncate.explore.answered.replayed import Ends, Passes
+from tl_truncate.explore.answered.state import State
 from tl_truncate.explore.asked import Chosen, CutAsked, PromptAsked
 from tl_truncate.explore.reading import BLANK, Answer, Read, read_prompt
-from tl_truncate.explore.replayed import Ends, Passes
-from tl_truncate.explore.state import State
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.surgery.cut import Cut, SiteCut, kept_components
 from tl_truncate.weights.spectra.spectrum import shared_spectrum

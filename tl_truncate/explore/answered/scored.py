@@ -9,8 +9,8 @@ import pandas as pd
 
 from tl_truncate.experiments.scoring.evaluate import Scores, evaluate
 from tl_truncate.experiments.scoring.metrics import SCORED, label_of
+from tl_truncate.explore.answered.session import Message
 from tl_truncate.explore.asked import EvaluateAsked
-from tl_truncate.explore.session import Message
 from tl_truncate.surgery.controls import controls_of
 from tl_truncate.tasks.task import Task
 
