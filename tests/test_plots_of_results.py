@@ -168,6 +168,16 @@ class TestWhatTheyShow:
                 values = drawn[term.Index.replace("_", "-")][:3]
                 assert values == pytest.approx((term.value, term.low, term.high)), (space, term.Index)
 
+    def test_parts_say_what_adds_most(self, of_both):
+        found = of_both["parts"]
+        told = " ".join(found.plot().get_suptitle().split())
+        for answer, name in (("in_context", "in-context"), ("global", "global")):
+            own = found.frame[found.frame["answer"] == answer]
+            row = own.loc[own["logits"].idxmax()]
+            part = row["part"].replace("_", "-")
+            most = f"layer {row['layer']}'s {part} part adds most to the {name} answer"
+            assert f"{most} ({row['logits']:+.2g} nats)" in told
+
     def test_logits_of_parts(self, others):
         found = others["logits"]
         left, right = plots.logits(found, position=2).axes

@@ -9,6 +9,7 @@ import tl_truncate as tlt
 from tl_truncate import plots
 from tl_truncate.cli.showcase import fresh_prompts
 from tl_truncate.experiments.scoring.metrics import label_of
+from tl_truncate.weights.spoken import said_keep
 
 DRAWS = 2
 METRICS = ("accuracy", "p_in_context", "p_global", "logit_diff")
@@ -113,6 +114,11 @@ def test_layers_have_their_changes_bars_and_hollow_controls(swept):
             assert ends(container) == pytest.approx(known(own, metric))
             assert np.rint(np.asarray(points.get_xdata(), float)).tolist() == sorted(own["layer"])
             assert points.get_linestyle() == "None"
+        # The title says where the change is largest, either way; of cuts alone.
+        cuts = table[table["kind"] == "Cut"]
+        row = cuts.loc[cuts[f"{metric}_change"].abs().idxmax()]
+        told = f"most at layer {row['layer']}, {said_keep(row['keep'])}: {row[f'{metric}_change']:+.2g}"
+        assert " ".join(axis.get_title().split()).endswith(told)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -57,11 +57,9 @@ def layer_effects(
             axis.axhline(0, color=QUIET, linewidth=1)
             _panel(axis, frame[frame["task"] == task], column_of(metric))
             uncut = float(baselines[task].estimate(metric))
-            axis.set_title(
-                f"{task}: change of the {label_of(metric, baselines[task].has_global).title}, "
-                f"uncut {uncut:.3g}",
-                fontsize=9,
-            )
+            told = f"{task}: change of the {label_of(metric, baselines[task].has_global).title}, "
+            most = _most(frame[frame["task"] == task], f"{column_of(metric)}_change")
+            axis.set_title(f"{told}uncut {uncut:.3g}{most}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("layer that is cut", fontsize=8)
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -69,6 +67,15 @@ def layer_effects(
     matrices = ", ".join(dict.fromkeys(frame["matrix"]))
     figure.suptitle(f"What changes when the {matrices} of one layer is cut", fontsize=11)
     return figure
+
+
+def _most(frame: pd.DataFrame, column: str) -> str:
+    """Where a cut changes it most, either way: what a panel has to say."""
+    cuts = frame[(frame["kind"] == "Cut") & frame[column].notna() & (frame[column] != 0)]
+    if cuts.empty:
+        return ""
+    row = cuts.loc[cuts[column].abs().idxmax()]
+    return f"; most at layer {row['layer']}, {said_keep(row['keep'])}: {row[column]:+.2g}"
 
 
 def _panel(axis: "Axes", frame: pd.DataFrame, metric: str) -> None:

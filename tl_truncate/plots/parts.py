@@ -59,14 +59,25 @@ def parts(found: PartAttribution) -> "Figure":
         )
     right.axvline(0, color="black", linewidth=0.8)
     right.set_ylim(left.get_ylim()[0] + found.layers[0], left.get_ylim()[1] + found.layers[0])
+    right.yaxis.get_major_locator().set_params(integer=True)
     right.set_xlabel("logits added where the answer is said (nats, centred)", fontsize=8)
     right.tick_params(labelsize=8)
     right.grid(axis="x", linewidth=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    figure.suptitle(
-        f"{found.record.task}: MLP outputs in two parts ({found.split['method']})", fontsize=10
-    )
+    told = f"{found.record.task}, parts by {found.split['method']}"
+    figure.suptitle(f"{told}: {_most(table, found.record.has_global)}", fontsize=10)
     return figure
+
+
+def _most(table: pd.DataFrame, has_global: bool) -> str:
+    """What adds most to each answer: what the figure has to say."""
+    told = []
+    for answer in dict.fromkeys(table["answer"]):
+        own = table[table["answer"] == answer]
+        row = own.loc[own["logits"].idxmax()]
+        said = f"layer {row['layer']}'s {_NAMES[row['part']]} adds most to the"
+        told.append(f"{said} {answer_name(answer, has_global)} ({row['logits']:+.2g} nats)")
+    return "; ".join(told)
 
 
 def _map(axis: "Axes", table: pd.DataFrame, layers: Sequence[int]) -> None:
