@@ -17,6 +17,8 @@ DIVERGING = (LESS, "#F4F4F2", MORE)
 DIVERGING_DARK = ("#4AA3DF", "#262B31", "#EF7D3C")
 #: The share of changes that lie within the ends of the scale.
 WITHIN = 0.9
+#: The smallest end of a scale; float32's rounding of a probability is a thousandth of it.
+LEAST = 1e-4
 #: Where the first row of a heatmap of layers lies, as matplotlib says it: layer 0 at the bottom.
 ORIGIN: Literal["lower"] = "lower"
 
@@ -28,7 +30,7 @@ def scale_end(changes: ArrayLike) -> float:
         changes: all that are drawn with this scale, in all panels; NaN is left out.
 
     Returns:
-        The end, positive also where nothing changes.
+        The end, positive also where nothing changes; no less than `LEAST`: rounding has no colour.
 
     Examples:
         >>> scale_end([-1.0, 1.0, float("nan")]), scale_end([0.0]) > 0
@@ -36,4 +38,4 @@ def scale_end(changes: ArrayLike) -> float:
     """
     sizes = np.abs(np.asarray(changes, dtype=float))
     known = sizes[~np.isnan(sizes)]
-    return max(float(np.quantile(known, WITHIN)), 1e-9) if len(known) else 1e-9
+    return max(float(np.quantile(known, WITHIN)), LEAST) if len(known) else LEAST

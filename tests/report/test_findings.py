@@ -1,6 +1,7 @@
 """What a page states is what the result says: each statement beside a result made to tell it apart."""
 
 import dataclasses
+import html
 import re
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 import samples
 
 import tl_truncate as tlt
+from tl_truncate import plots
+from tl_truncate.colours import scale_end
 from tl_truncate.experiments.scoring.answers import Outcome
 from tl_truncate.experiments.scoring.evaluate import score_frame
 from tl_truncate.experiments.search.bound import Bound
 from tl_truncate.experiments.sweep.result import Setting, SweepResult
+from tl_truncate.experiments.sweep.view import heat_frame, heat_table
 from tl_truncate.report.answers.screening import screen_answer
 from tl_truncate.report.answers.training import dynamics_answer
 from tl_truncate.report.answers.ways import _against_null, _most
@@ -22,6 +26,7 @@ from tl_truncate.report.kinds.search import search_page
 from tl_truncate.report.kinds.sweep import sweep_page
 from tl_truncate.report.pairs.pair import pair_of
 from tl_truncate.report.pairs.sides import control_of
+from tl_truncate.report.write import _page_of
 from tl_truncate.runs.record import Record
 
 SITE, PROMPTS = "blocks.1.mlp.W_out", 60
@@ -398,12 +403,13 @@ class TestWhatElseDiffers:
         for chosen in (tlt.Components((0, 1)), tlt.Components((2, 3))):
             with tlt.truncated(model, tlt.Cut("blocks.0.mlp.W_in", chosen)):
                 runs.append(tlt.sweep(model, task, **options))
-        told = "cut all along: layer 0, W_in, 2 components kept on one side, nothing on the other"
+        told = "cut all along: layer 0, W_in, components 0, 1 kept on one side, nothing on the other"
         pair = pair_of([runs[0], whole], [None, None])
         assert told in pair.unlike
         assert told in pair_page(pair).answer.sentence
         (apart,) = pair_of(runs, [None, None]).unlike
-        assert apart.count("2 components kept (keep ") == 2
+        told = [f"layer 0, W_in, components {two} kept" for two in ("0, 1", "2, 3")]
+        assert apart == f"cut all along: {told[0]} on one side, {told[1]} on the other"
         assert pair_of([runs[0], runs[0]], [None, None]).unlike == []
 
     def test_tasks_that_are_left_out(self, shared):
@@ -418,3 +424,185 @@ class TestWhatElseDiffers:
         assert f"B{told}." in str(page.sections[0].before)
         alone = pair_page(pair_of([several, tlt.sweep(model, task, **options)], [None, None]))
         assert "says nothing" not in alone.answer.sentence
+
+
+class TestWhatIsCalledUncut:
+    """Inside a context the uncut model is a cut one, and pages and figures say so."""
+
+    def test_it_is_said(self, shared):
+        model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+        around, cut = tlt.Cut("blocks.0.mlp.W_in", 0.0), tlt.Cut(SITE, 0.5)
+        quiet = dict(progress=False)
+        with tlt.truncated(model, around):
+            uncut = tlt.evaluate(model, task, **quiet)
+            found = [
+                tlt.evaluate(model, task, cut, **quiet),
+                tlt.sweep(model, task, sites=[SITE], keeps=[0.0, 0.5], **quiet),
+                tlt.attribute(model, task, **quiet),
+                tlt.part_attribution(model, task, method="own_path", **quiet),
+            ]
+        told = "layer 0, W_in, nothing kept was cut all along"
+        for result in found:
+            assert told in _page_of(result).answer.sentence
+            assert told in " ".join(result.plot().get_suptitle().split())
+        assert "nothing was cut but layer 0, W_in, nothing kept" in _page_of(uncut).answer.sentence
+        assert told in uncut.plot().get_suptitle()
+        whole = tlt.evaluate(model, task, **quiet)
+        assert "nothing was cut." in _page_of(whole).answer.sentence
+        assert "all along" not in _page_of(tlt.evaluate(model, task, cut, **quiet)).answer.sentence
+
+
+CELL = r'<g[^>]*data-setting[^>]*>.*?<rect[^>]*?x="([^"]+)"[^>]*?y="([^"]+)"'
+PLACES = [
+    [tlt.Cut(f"blocks.{layer}.mlp.W_out", keep) for layer in range(4) for keep in keeps]
+    for keeps in (
+        [tlt.LaserCompat(0.3, seed=0), tlt.LaserCompat(0.3, seed=1)],
+        [tlt.Without([0]), tlt.Without([1])],
+        [tlt.Components((0, 1)), tlt.Components((2, 3))],
+        [0.123451, 0.123459],
+    )
+]
+
+
+@pytest.mark.parametrize("cuts", PLACES, ids=lambda cuts: type(cuts[0].keep).__name__)
+class TestEverySettingHasAPlaceAndAName:
+    """Where labels are equal nothing hides another: on the first picture, in charts and in tables."""
+
+    def settings(self, cuts):
+        return made_sweep([(cut, 0.01 * place) for place, cut in enumerate(cuts)])
+
+    def test_of_one_run(self, cuts):
+        sweep = self.settings(cuts)
+        page = sweep_page(sweep)
+        names = [each["name"] for each in page.prompts[0]["settings"]]
+        assert len(set(names)) == len(cuts)
+        (wide, *_) = re.findall(r"<svg.*?</svg>", str(page.answer.picture), re.S)
+        cells = re.findall(CELL, wide, re.S)
+        assert len(cells) == len(set(cells)) == len(cuts)
+        told = {html.unescape(each) for each in re.findall(r'data-setting="([^"]+)"', wide)}
+        assert told == set(names)
+        chart = heat_chart(sweep.shown.frame, ["ioi"], ["p_in_context"])
+        drawn = [cell for panel in chart.panels for cell in panel["cells"]]
+        assert len({tuple(cell[:2]) for cell in drawn}) == len(cuts)
+        assert {cell[-1] for cell in drawn} == set(names)
+        table = heat_table(heat_frame(sweep.shown.frame, "ioi"), "p_in_context", "x")
+        assert len(re.findall(r'title="[+-]', str(table))) == len(cuts)
+
+    def test_of_two(self, cuts):
+        pair = pair_of([self.settings(cuts), self.settings(cuts[::-1])], ["one", "other"])
+        (wide, *_) = re.findall(r"<svg.*?</svg>", str(pair_page(pair).answer.picture), re.S)
+        cells = re.findall(CELL, wide, re.S)
+        assert len(cells) == len(set(cells)) == len(cuts)
+
+
+def test_strengths_and_kinds_of_two_runs_have_panels_of_their_own():
+    cuts = [
+        cut
+        for layer in range(3)
+        for site in [f"blocks.{layer}.mlp.W_out"]
+        for cut in (tlt.Cut(site, 0.5), tlt.Cut(site, 0.5, strength=0.3), tlt.Ablated(site))
+    ]
+    runs = [made_sweep([(cut, sign * 0.1) for cut in cuts]) for sign in (1, -1)]
+    (wide, *_) = re.findall(
+        r"<svg.*?</svg>", str(pair_page(pair_of(runs, [None] * 2)).answer.picture), re.S
+    )
+    for told in ("W_out", "W_out, strength 0.3", "W_out, ablated"):
+        assert f">{told}<" in wide
+
+
+def test_what_is_no_control_is_not_drawn_as_one():
+    cuts = [tlt.Cut(SITE, 0.1), tlt.Ablated(SITE), tlt.RandomSubspace(SITE, 0.1, seed=0)]
+    sweep = made_sweep([(cut, 0.1) for cut in cuts])
+    chart = rank_chart(sweep.shown.frame, sweep.shown.baselines, ["p_in_context"])
+    controls = {each["name"]: each["control"] for each in chart.panels[0]["series"]}
+    assert controls == {
+        "layer 1, W_out": False,
+        "layer 1, W_out (ablated)": False,
+        "layer 1, W_out (random subspace)": True,
+    }
+    hollow = {
+        each.get_label(): each.lines[0].get_markerfacecolor() == "none"
+        for each in plots.ranks(sweep).axes[0].containers
+    }
+    assert [label for label, is_hollow in hollow.items() if not is_hollow] == [
+        "1 W_out",
+        "1 W_out (ablated)",
+    ]
+    assert sum(hollow.values()) == 1
+
+
+@pytest.mark.parametrize("layers", [[0, 2], [2, 0], [1]])
+def test_parts_of_some_layers(shared, layers):
+    """The sentence is of the blocks that were asked, and each has its marks beside its row."""
+    model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+    found = tlt.part_attribution(model, task, method="own_path", layers=layers, progress=False)
+    own = found.frame[(found.frame["part"] == "global") & (found.frame["answer"] == "global")]
+    most = own.loc[own["logits"].idxmax(), "layer"]
+    blocks = f"{len(layers)} block{'' if len(layers) == 1 else 's'}"
+    start = f"Of {blocks} looked at, the global part of block {most} adds most"
+    assert _page_of(found).answer.sentence.startswith(start)
+    left, right = found.plot().axes[:2]
+    names = [label.get_text() for label in left.get_yticklabels()]
+    low, high = right.get_ylim()
+    for container in right.containers:
+        (mark, *_) = container.lines
+        assert [names[round(y)] for y in mark.get_ydata()] == [str(each) for each in found.layers]
+        assert all(low < y < high for y in mark.get_ydata())
+
+
+def test_too_few_are_called_what_they_are(shared):
+    model = shared("bridge", "gpt2")
+    task = samples.pairs("Mary", "John", "Paris", "Rome").subset(range(4))
+    options = dict(sites=[SITE], keeps=[0.1], controls=["random_subspace", "norm_matched"], draws=3)
+    sentence = _page_of(tlt.sweep(model, task, **options, progress=False)).answer.sentence
+    assert (
+        "too few draws or prompts to hold it against its random subspace and norm-matched controls"
+        in sentence
+    )
+    effects = tlt.side_effects(
+        model, tlt.Cut(SITE, 0.1), texts=["Mary gave a drink to John"] * 3, progress=False
+    )
+    assert "with too few passages to tell it from chance" in _page_of(effects).answer.sentence
+
+
+def test_a_change_of_nothing_is_none(shared):
+    model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+    for told in (
+        _page_of(tlt.evaluate(model, task, tlt.Cut(SITE, 1.0), progress=False)).answer.sentence,
+        _page_of(tlt.side_effects(model, tlt.Cut(SITE, 1.0), progress=False)).answer.sentence,
+    ):
+        assert re.search(r"leaves .* as it is|moves .* by less than 0\.001", told)
+        assert "does not move" not in told
+
+
+def test_single_heads_of_a_screen_are_drawn(shared):
+    model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+    for sites, names in (
+        ([SITE, "blocks.1.attn.W_O.2"], ["W_out", "W_O.2"]),
+        (["blocks.1.attn.W_O.2"], ["W_O.2"]),
+    ):
+        screen = tlt.attribute(model, task, sites=sites, progress=False)
+        axes = [axis for axis in screen.plot().axes if axis.get_title()]
+        assert [axis.get_title() for axis in axes] == names
+        for axis, site in zip(axes, sites):
+            own = screen.frame[screen.frame["site"] == site]["effect"].sum()
+            assert np.nansum(axis.images[0].get_array()) == pytest.approx(float(own))
+
+
+def test_rounding_has_no_colour():
+    assert scale_end([1e-8, -2e-8]) >= 1e-4
+    assert scale_end([0.5, -0.5]) == 0.5
+
+
+def test_amounts_of_layers_are_told_apart(shared):
+    model, task = shared("bridge", "gpt2"), samples.pairs("Mary", "John", "Paris", "Rome")
+    sites = ["blocks.1.mlp.W_out", "blocks.2.mlp.W_out", "blocks.1.mlp.W_in"]
+    sweep = tlt.sweep(model, task, sites=sites, keeps=[1, 1.0], progress=False)
+    drawn = {
+        each.get_label(): each.lines[0].get_ydata().tolist()
+        for each in plots.layer_effects(sweep.frame, sweep.baselines).axes[0].containers
+    }
+    for (matrix, keep), own in sweep.frame.groupby(["matrix", sweep.frame["keep"].map(repr)]):
+        told = {"1": "rank 1 kept", "1.0": "all kept"}[keep]
+        assert drawn[f"{matrix}, {told}"] == pytest.approx(own["p_in_context_change"].tolist())
+    assert len(drawn) == 4

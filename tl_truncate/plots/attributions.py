@@ -8,6 +8,7 @@ from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.screening.attribution import Attribution
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import changes_map, sheet
+from tl_truncate.surgery.spoken import cut_all_along
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +30,9 @@ def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
     """
     from matplotlib.colors import Normalize
 
-    frame = screen.frame[screen.frame["head"].isna()]
+    frame = screen.frame.copy()
+    heads = frame["head"].notna()  # a single head is a matrix of its own
+    frame.loc[heads, "matrix"] += "." + frame.loc[heads, "head"].astype(str)
     matrices = list(dict.fromkeys(frame["matrix"]))
     layers = sorted(set(frame["layer"]))
     edges = np.unique(np.geomspace(1, frame["component"].max() + 2, bins + 1).astype(int)) - 1
@@ -57,7 +60,8 @@ def attribution(screen: Attribution, *, bins: int = 12) -> "Figure":
     record = screen.record
     title = label_of(screen.metric, record.has_global).title
     figure.suptitle(
-        f"{record.task}: predicted change of the {title} when components are removed (first order)",
+        f"{record.task}: predicted change of the {title} when components are removed (first order)"
+        f"{cut_all_along(record.cuts)}",
         fontsize=9,
     )
     return figure

@@ -10,6 +10,7 @@ from tl_truncate.experiments.search.view import column_told
 from tl_truncate.plots.shared.forest import Row, forest
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import sheet
+from tl_truncate.surgery.spoken import cut_all_along
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,9 +47,10 @@ def scores(found: Scores) -> "Figure":
             for m in group
         ]
         forest(axis, rows, zero=cut)
-    told = "change under the cuts" if cut else "uncut"
-    record = found.record
-    figure.suptitle(f"{record.task}, {record.n_prompts} prompts on {record.model}: {told}", fontsize=9)
+    told, record = "change under the cuts" if cut else "uncut", found.record
+    around = cut_all_along(record.cuts if found.baseline is None else found.baseline.record.cuts)
+    told = f"{record.task}, {record.n_prompts} prompts on {record.model}: {told}{around}"
+    figure.suptitle(told, fontsize=9)
     return figure
 
 

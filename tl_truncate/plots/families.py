@@ -61,7 +61,7 @@ def families(found: ChosenComparison | Sequence[ChosenComparison]) -> "Figure":
 def _changes(axis: "Axes", table: pd.DataFrame, names: Sequence[str], objective: str) -> None:
     own = table.reindex(names)
     column = f"{objective}_change"
-    values = own[column].fillna(0.0)  # nothing was chosen: nothing changes
+    values = own[column].mask(own["cut"] == "none", 0.0)  # nothing was chosen: nothing changes
     ends = np.stack([values - own[f"{column}_low"], own[f"{column}_high"] - values]).clip(0)
     places = np.arange(len(names))
     axis.errorbar(

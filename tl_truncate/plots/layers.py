@@ -16,6 +16,8 @@ from tl_truncate.experiments.scoring.metrics import (
 )
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import COLOURS, QUIET, sheet
+from tl_truncate.surgery.controls import is_control_kind
+from tl_truncate.surgery.spoken import cut_all_along, said_kind
 from tl_truncate.weights.spoken import said_keep
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ def layer_effects(
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     matrices = ", ".join(dict.fromkeys(frame["matrix"]))
-    figure.suptitle(f"What changes when the {matrices} of one layer is cut", fontsize=11)
+    around = cut_all_along(baselines[tasks[0]].record.cuts)
+    figure.suptitle(f"What changes when the {matrices} of one layer is cut{around}", fontsize=11)
     return figure
 
 
@@ -79,25 +82,29 @@ def _most(frame: pd.DataFrame, column: str) -> str:
 
 
 def _panel(axis: "Axes", frame: pd.DataFrame, metric: str) -> None:
-    keeps, layers = list(dict.fromkeys(frame["keep"])), sorted(set(frame["layer"]))
+    # As text, in which the rank 1 and all of it differ; an amount of each matrix has a colour.
+    amounts = frame["keep"].map(said_keep)
+    if frame["matrix"].nunique() > 1:
+        amounts = frame["matrix"] + ", " + amounts
+    keeps, layers = list(dict.fromkeys(amounts)), sorted(set(frame["layer"]))
     kinds = list(dict.fromkeys(frame["kind"]))
-    there = set(zip(frame["keep"], frame["kind"], strict=True))
+    there = set(zip(amounts, frame["kind"], strict=True))
     groups = [(keep, kind) for keep in keeps for kind in kinds if (keep, kind) in there]
     step = 0.7 / len(groups)
     for place, (keep, kind) in enumerate(groups):
-        part = frame[(frame["kind"] == kind) & (frame["keep"] == keep)]
+        part = frame[(frame["kind"] == kind) & (amounts == keep)]
         values, low, high = (
             part[f"{metric}_change{end}"].to_numpy(float) for end in ("", "_low", "_high")
         )
-        cut, colour = kind == "Cut", _OF_KEEPS[keeps.index(keep) % len(COLOURS)]
+        cut, colour = not is_control_kind(kind), _OF_KEEPS[keeps.index(keep) % len(COLOURS)]
         beside = step * (place - (len(groups) - 1) / 2)
         axis.errorbar(
             [layers.index(layer) + beside for layer in part["layer"]],
             values,
             yerr=np.nan_to_num(np.stack([values - low, high - values]).clip(min=0)),
-            label=said_keep(keep) if cut else f"{said_keep(keep)}, {_control(kind)}",
+            label=keep if kind == "Cut" else f"{keep}, {said_kind(kind)}",
             color=colour,
-            marker="o",
+            marker="o" if kind == "Cut" or not cut else "s",
             markersize=4,
             markerfacecolor=colour if cut else "none",
             linestyle="none",
@@ -107,7 +114,3 @@ def _panel(axis: "Axes", frame: pd.DataFrame, metric: str) -> None:
     axis.set_xticks(range(len(layers)), list(map(str, layers)))
     axis.tick_params(labelsize=8)
     axis.grid(axis="y", linewidth=0.3)
-
-
-def _control(kind: str) -> str:
-    return {"RandomSubspace": "random subspace", "NormMatched": "norm-matched"}.get(kind, kind)

@@ -17,6 +17,7 @@ from tl_truncate.plots.shared.forest import Row, forest
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import GLOBAL, IN_CONTEXT, changes_map, sheet
 from tl_truncate.statistics import Estimate
+from tl_truncate.surgery.spoken import cut_all_along
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,13 +42,13 @@ def parts(found: PartAttribution) -> "Figure":
 
     figure = sheet(10, max(3.2, 0.2 * len(found.layers) + 1.6))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
-    table = found.frame
+    table, places = found.frame, {layer: place for place, layer in enumerate(found.layers)}
     _map(left, table, found.layers)
     for place, (part, answer) in enumerate((p, a) for p in PARTS for a in found.answers):
         own = table[(table["part"] == part) & (table["answer"] == answer)]
         right.errorbar(
             own["logits"],
-            own["layer"] + 0.06 * (place - 1.5),
+            own["layer"].map(places) + 0.06 * (place - 1.5),
             xerr=[own["logits"] - own["low"], own["high"] - own["logits"]],
             color=GLOBAL if answer == "global" else IN_CONTEXT,
             linestyle="none",
@@ -58,14 +59,15 @@ def parts(found: PartAttribution) -> "Figure":
             label=f"{_NAMES[part]} to the {answer_name(answer, found.record.has_global)}",
         )
     right.axvline(0, color="black", linewidth=0.8)
-    right.set_ylim(left.get_ylim()[0] + found.layers[0], left.get_ylim()[1] + found.layers[0])
-    right.yaxis.get_major_locator().set_params(integer=True)
+    right.set_ylim(left.get_ylim())
+    right.set_yticks(left.get_yticks(), [each.get_text() for each in left.get_yticklabels()])
     right.set_xlabel("logits added where the answer is said (nats, centred)", fontsize=8)
     right.tick_params(labelsize=8)
     right.grid(axis="x", linewidth=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     told = f"{found.record.task}, parts by {found.split['method']}"
-    figure.suptitle(f"{told}: {_most(table, found.record.has_global)}", fontsize=10)
+    told = f"{told}: {_most(table, found.record.has_global)}{cut_all_along(found.record.cuts)}"
+    figure.suptitle(told, fontsize=10)
     return figure
 
 

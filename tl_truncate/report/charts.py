@@ -10,8 +10,9 @@ from tl_truncate.colours import scale_end
 from tl_truncate.experiments.scoring.keeps import kept_text
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.scoring.view import ShownScores
-from tl_truncate.experiments.sweep.view import heat_frame
+from tl_truncate.experiments.sweep.view import columns_of, heat_frame
 from tl_truncate.report.page import Chart, Choice, rounded
+from tl_truncate.surgery.controls import is_control_kind
 from tl_truncate.surgery.spoken import said_kind, said_setting
 from tl_truncate.weights.spoken import said_site, short_keep
 
@@ -61,13 +62,21 @@ def _strengths(own: pd.DataFrame) -> "pd.Series[float]":
     return pd.Series(1.0, index=own.index)
 
 
+def _names(own: pd.DataFrame) -> list[str]:
+    """What each row's setting is called, by a table that says so, or by its parts."""
+    if "told" in own:
+        return list(own["told"])
+    parts = zip(own["site"], own["keep"], own["kind"], _strengths(own), strict=True)
+    return [said_setting(*each) for each in parts]
+
+
 def heat_panel(
     own: pd.DataFrame, metric: str, task: str, has_global: bool = True, *, end: float
 ) -> dict[str, Any]:
     """The cells of one matrix, from rows with layer, keep, rank and the metric's change."""
-    kept = own["keep"].map(kept_text)  # as text, in which the rank 1 and all of it differ
+    kept = columns_of(own, kept_text)  # as text, in which the rank 1 and all of it differ
     keeps, layers = list(dict.fromkeys(kept)), sorted(set(own["layer"]))
-    shown = dict(zip(kept, own["keep"].map(short_keep), strict=True))
+    shown = dict(zip(kept, columns_of(own, short_keep), strict=True))
     columns = [
         rounded(own[name])
         for name in (*(f"{metric}_change{end}" for end in ("", "_low", "_high", "_q")), metric)
@@ -76,16 +85,9 @@ def heat_panel(
         (layers.index(layer), keeps.index(keep)) for layer, keep in zip(own["layer"], kept, strict=True)
     ]
     cells = [
-        [row, column, *numbers, rank, said_setting(site, keep, kind, strength)]
-        for (row, column), numbers, rank, site, keep, kind, strength in zip(
-            places,
-            zip(*columns, strict=True),
-            map(int, own["rank"]),
-            own["site"],
-            own["keep"],
-            own["kind"],
-            _strengths(own),
-            strict=True,
+        [row, column, *numbers, rank, name]
+        for (row, column), numbers, rank, name in zip(
+            places, zip(*columns, strict=True), map(int, own["rank"]), _names(own), strict=True
         )
     ]
     return dict(
@@ -153,7 +155,7 @@ def _rank_series(own: pd.DataFrame, sites: Sequence[str], metric: str) -> Iterab
             yield dict(
                 name=name if strength == 1 else f"{name}, strength {strength:g}",
                 colour=place,
-                control=kind != "Cut",
+                control=is_control_kind(kind),
                 x=[int(rank) for rank in part["rank"]],
                 **estimates(part, metric),
             )

@@ -30,6 +30,8 @@ Control = TypeVar("Control", bound=SiteCut)
 class _SeededControl(SiteCut):
     """A control that draws at random what a cut with the same keep would choose."""
 
+    _always_drawn = True
+
     keep: Keep
     seed: int = 0
 
@@ -42,11 +44,6 @@ class _SeededControl(SiteCut):
         strength: float = 1.0,
     ) -> None:
         fill(self, site=site, keep=keep, seed=seed, strength=strength)
-
-    @property
-    def is_drawn(self) -> bool:
-        """Always."""
-        return True
 
     def edit(self, model: Any) -> Edit:
         """The drawn projection; with nothing or everything kept there is nothing to draw."""
@@ -242,6 +239,17 @@ def is_control(cut: SiteCut) -> bool:
         [True, False]
     """
     return cut.is_drawn
+
+
+def is_control_kind(kind: str) -> bool:
+    """`is_control` of any cut of a kind, by its name; some names only draws are called by.
+
+    Examples:
+        >>> [is_control_kind(kind) for kind in ("RandomSubspace", "OutputPCA", "Ablated")]
+        [True, False, False]
+    """
+    found = SiteCut._kinds.get(kind)
+    return found is None or found._always_drawn
 
 
 def controls_of(

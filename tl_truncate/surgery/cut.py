@@ -33,6 +33,8 @@ class SiteCut(ABC):
     site: Site
     strength: float = field(default=1.0, kw_only=True)
 
+    #: Whether cuts of this class are draws, each of them.
+    _always_drawn: ClassVar[bool] = False
     _kinds: ClassVar[dict[str, type["SiteCut"]]] = {}
     #: What draws at random as much as a cut removes, by the kind's name.
     _controls: ClassVar[dict[str, Callable[..., "SiteCut"]]] = {}
@@ -55,7 +57,7 @@ class SiteCut(ABC):
     @property
     def is_drawn(self) -> bool:
         """Whether it draws at random what another cut chooses."""
-        return False
+        return self._always_drawn
 
     @property
     def kind(self) -> str:

@@ -37,6 +37,8 @@ class NormMatchedTo(SiteCut):
         NormMatchedTo(site='blocks.3.mlp.W_out', of=Cut(site=...), seed=1)
     """
 
+    _always_drawn = True
+
     of: SiteCut
     seed: int = 0
 
@@ -53,11 +55,6 @@ class NormMatchedTo(SiteCut):
             raise ValueError(f"The site of a control must be its cut's, {other.site}, got {site}.")
         dose = other.strength if strength is None else strength
         fill(self, site=other.site, of=other, seed=seed, strength=dose)
-
-    @property
-    def is_drawn(self) -> bool:
-        """Always."""
-        return True
 
     @property
     def kind(self) -> str:

@@ -1,6 +1,8 @@
 """Cuts as people say them: `layer 27, W_out, 10% kept`, and not how Python writes them."""
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tl_truncate.surgery.cut import SiteCut
 from tl_truncate.weights.site import Site
@@ -47,6 +49,40 @@ def said_cut(cut: SiteCut) -> str:
     """
     keep = getattr(cut, "keep", cut.label)
     return said_setting(cut.site, keep, cut.kind, cut.strength)
+
+
+def said_cuts(cuts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Cuts of a record in words.
+
+    Examples:
+        >>> said_cuts([tlt.Cut("blocks.27.mlp.W_out", 0.1).to_json()])
+        ['layer 27, W_out, 10% kept']
+    """
+    return [said_cut(SiteCut.from_json(dict(each))) for each in cuts]
+
+
+def cut_all_along(cuts: Sequence[Mapping[str, Any]]) -> str:
+    """What is said where cuts were at work also in what is called uncut: the end of a sentence or title.
+
+    Examples:
+        >>> cut_all_along([]), cut_all_along([tlt.Cut("blocks.1.mlp.W_in", 0.1).to_json()])
+        ('', '; layer 1, W_in, 10% kept was cut all along')
+    """
+    if not cuts:
+        return ""
+    return f"; {listed(said_cuts(cuts))} {'was' if len(cuts) == 1 else 'were'} cut all along"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence, of many the first.
+
+    Examples:
+        >>> listed(["a", "b"]), listed(["a", "b", "c", "d", "e"])
+        ('a and b', 'a, b, c and 2 more')
+    """
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def said_in_text(text: str) -> str:

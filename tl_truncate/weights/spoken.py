@@ -1,6 +1,7 @@
 """Sites and keeps as people say them: what reports, figures and the terminal show."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from tl_truncate.weights.keep import (
@@ -19,6 +20,7 @@ from tl_truncate.weights.keep import (
 )
 from tl_truncate.weights.site import Site
 
+_FEW = 4
 _REPR = re.compile(r"([A-Za-z]+)\((.*)\)")
 _ARGUMENT = re.compile(r"(\w+)=([^,]+)")
 
@@ -110,9 +112,9 @@ def _said(rule: Keep | str) -> str:
         case Band(i, j):
             return f"components {i} to {j - 1} kept" if j > i else "nothing kept"
         case Components(chosen):
-            return f"{_counted(len(chosen))} kept" if chosen else "nothing kept"
+            return f"{_counted(chosen)} kept" if chosen else "nothing kept"
         case Without(gone, name):
-            return f"without {name or _counted(len(gone))}"
+            return f"without {name or _counted(gone)}"
         case LaserCompat(rho):
             return f"LASER's sketch of {percent(rho)}"
         case MarchenkoPastur() | OptimalThreshold() | OutsideBulk():
@@ -128,8 +130,12 @@ _NOISE: dict[type[Keep], str] = {
 }
 
 
-def _counted(number: int) -> str:
-    return f"{number} component" + ("" if number == 1 else "s")
+def _counted(components: Collection[int]) -> str:
+    """A few components by their places, more by their number."""
+    if len(components) <= _FEW:
+        listed = ", ".join(map(str, sorted(components)))
+        return f"component{'' if len(components) == 1 else 's'} {listed}"
+    return f"{len(components)} components"
 
 
 def _parsed(site: Site | str) -> Site | None:

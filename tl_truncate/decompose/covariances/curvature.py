@@ -177,6 +177,8 @@ class RandomEntries(_InEigenbases):
         RandomEntries(site='blocks.1.mlp.W_out', mass=0.9, seed=1)
     """
 
+    _always_drawn = True
+
     seed: int = 0
 
     def __init__(
@@ -189,11 +191,6 @@ class RandomEntries(_InEigenbases):
         strength: float = 1.0,
     ) -> None:
         self._fill(site, factors, mass, seed=seed, strength=strength)
-
-    @property
-    def is_drawn(self) -> bool:
-        """Always."""
-        return True
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tl_truncate.experiments.sweep.grid import setting_key
@@ -37,8 +37,9 @@ def setting_names(runs: Sequence[Sequence[SiteCut]]) -> dict[str, str]:
     for name in set(told.values()):
         same = [key for key, each in told.items() if each == name]
         if len(same) > 1:
-            data = [json.loads(key) for key in same]
-            differ = [part for part in data[0] if len({_text(each.get(part)) for each in data}) > 1]
+            data = [_flat(json.loads(key)) for key in same]
+            parts = dict.fromkeys(part for each in data for part in each)
+            differ = [part for part in parts if len({_text(each.get(part)) for each in data}) > 1]
             for key, each in zip(same, data, strict=True):
                 told[key] = f"{name} ({_parts(each, differ)})"
     return {setting_key(cut): told[alike(cut)] for cut in every}
@@ -47,6 +48,15 @@ def setting_names(runs: Sequence[Sequence[SiteCut]]) -> dict[str, str]:
 def fits_of(cut: SiteCut) -> tuple[str, ...]:
     """The hashes of what a cut was fitted on; none of most cuts."""
     return tuple(_hashes(cut.to_json()))
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cut is made of, the parts of its parts by their own names."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        inner = _flat(value) if isinstance(value, dict) and not _is_fit(value) else {}
+        found |= inner if inner and not set(inner) & set(found) else {name: value}
+    return found
 
 
 def _parts(data: dict[str, Any], names: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from tl_truncate.experiments.scoring.metrics import SCORED, Metric, column_of
 from tl_truncate.experiments.sweep.beside import beside_controls
 from tl_truncate.experiments.sweep.best import Best
 from tl_truncate.experiments.sweep.grid import SWEEP, setting_key
+from tl_truncate.experiments.sweep.names import setting_names
 from tl_truncate.experiments.sweep.view import ShownSweep, sweep_html
 from tl_truncate.runs.codec import read
 from tl_truncate.runs.record import Record
@@ -28,7 +29,6 @@ from tl_truncate.runs.tables import own_table
 from tl_truncate.statistics import q_values, shown_in
 from tl_truncate.surgery.controls import is_control
 from tl_truncate.surgery.cut import Cut, SiteCut
-from tl_truncate.surgery.spoken import said_setting
 from tl_truncate.tasks.task import Task
 from tl_truncate.weights.keep import Keep, as_keep
 from tl_truncate.weights.site import Site
@@ -269,6 +269,7 @@ class SweepResult(Drawn):
             done=len(self.settings),
             drawn=sum(map(is_control, self.grid)),
             controls=tuple({cut.kind for cut in self.grid if is_control(cut)}),
+            around=next(iter(self.baselines.values())).record.cuts,
         )
 
     def __str__(self) -> str:
@@ -290,10 +291,20 @@ class SweepResult(Drawn):
 
     @property
     def _with_strengths(self) -> pd.DataFrame:
-        """The frame with each setting's strength, without which two may have one name."""
+        """The frame with each setting's strength, and with a name that is its own."""
+        cuts = self.firsts
+        strengths, names = [cut.strength for cut in cuts], setting_names([cuts])
+        told = [names[setting_key(cut)] for cut in cuts] * len(self.tasks)
+        return self.frame.assign(
+            strength=np.tile(np.asarray(strengths, float), len(self.tasks)),
+            told=pd.Series(told, self.frame.index, dtype=object),
+        )
+
+    @property
+    def firsts(self) -> list[SiteCut]:
+        """What each row of a task is of: a cut, or the first draw of a control."""
         groups = draws_together([setting.cut for setting in self.settings])
-        strengths = [self.settings[group[0]].cut.strength for group in groups]
-        return self.frame.assign(strength=np.tile(np.asarray(strengths, float), len(self.tasks)))
+        return [self.settings[group[0]].cut for group in groups]
 
     def _extremes(self, task: str) -> str:
         metric = column_of(self.metrics[-1])
@@ -309,7 +320,7 @@ class SweepResult(Drawn):
             ("fall", change.idxmin(), change.min() < 0),
         ):
             row = table.loc[place]
-            told = said_setting(row["site"], row["keep"], row["kind"], row["strength"])
+            told = row["told"]
             change_told = shown_in(row, f"{metric}_change", signed=True)
             lines.append(
                 f"  largest {word} of {metric}: {told}, {change_told}"

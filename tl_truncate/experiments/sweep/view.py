@@ -1,6 +1,6 @@
 """A sweep as HTML: what it found in words, and layer by rank as a table of colours."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -29,7 +29,7 @@ class ShownSweep:
     """A sweep as plain data.
 
     Attributes:
-        frame: as `SweepResult.frame` has it, with each setting's strength.
+        frame: as `SweepResult.frame` has it, with each setting's strength and, told, its own name.
         beside: as `SweepResult.beside_controls` has it.
         baselines: the uncut model's scores by the task's name.
         metrics: their columns in the frame.
@@ -39,6 +39,7 @@ class ShownSweep:
         done: settings that are scored.
         drawn: of those in all, controls, each draw by itself.
         controls: the kinds that are such.
+        around: the cuts that were at work all along, also in the uncut model.
     """
 
     frame: pd.DataFrame
@@ -51,6 +52,7 @@ class ShownSweep:
     done: int
     drawn: int = 0
     controls: tuple[str, ...] = ()
+    around: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def has_global(self) -> bool:
@@ -219,13 +221,26 @@ def heat_frame(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     return chosen
 
 
+def columns_of(cells: pd.DataFrame, said: Callable[[Any], str]) -> "pd.Series[str]":
+    """The column of each row in a map of layers and amounts; a place that two would share becomes two.
+
+    Args:
+        cells: of one task, with layer, matrix and kind.
+        said: an amount as the map writes it.
+    """
+    kept = cells["keep"].map(said).astype(object)
+    by = [cells[name] for name in ("matrix", "kind", "layer") if name in cells]
+    twins = kept.groupby([*by, kept]).cumcount()
+    return kept + twins.map(lambda place: f" ({place + 1})" if place else "")
+
+
 def heat_table(cells: pd.DataFrame, metric: str, caption: str) -> Markup:
     """The change of a metric for each layer (rows) and amount kept (columns), coloured.
 
     A change that is not clear of zero among all (q of .05 or more) is in brackets.
     """
     change = f"{metric}_change"
-    kept = cells["keep"].map(kept_text)  # as text, in which the rank 1 and all of it differ
+    kept = columns_of(cells, kept_text)  # as text, in which the rank 1 and all of it differ
     keeps = list(dict.fromkeys(kept))
     size = scale_end(cells[change])
     by_place: dict[tuple[Any, Any], Any] = {
@@ -235,7 +250,7 @@ def heat_table(cells: pd.DataFrame, metric: str, caption: str) -> Markup:
         [str(layer), *(_cell(by_place.get((layer, keep)), change, size) for keep in keeps)]
         for layer in sorted(set(cells["layer"]), reverse=True)  # layer 0 at the bottom, as in a figure
     ]
-    told = dict(zip(kept, cells["keep"].map(said_keep), strict=True))
+    told = dict(zip(kept, columns_of(cells, said_keep), strict=True))
     columns = ["layer", *(told[keep] for keep in keeps)]
     return table(columns, rows, caption=f"{caption}; in brackets where q is .05 or more")
 

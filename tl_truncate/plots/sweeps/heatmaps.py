@@ -14,6 +14,7 @@ from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import QUIET, changes_map, sheet
 from tl_truncate.statistics import clear
 from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.surgery.spoken import cut_all_along
 from tl_truncate.weights.spoken import short_keep
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def heatmap(
         axis.set_ylabel("layer", fontsize=8)
     record = result.baselines[str(table["task"].iloc[0])].record
     figure.suptitle(
-        f"{record.task}: change when one matrix is cut ({record.n_prompts} prompts, {record.model})",
+        f"{record.task}: change when one matrix is cut ({record.n_prompts} prompts, {record.model})"
+        f"{cut_all_along(record.cuts)}",
         fontsize=9,
     )
     return figure

@@ -11,6 +11,8 @@ from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.plots.shared.kinds import draws
 from tl_truncate.plots.shared.style import COLOURS, QUIET, sheet
 from tl_truncate.plots.sweeps.heatmaps import asked_of, sweep_table
+from tl_truncate.surgery.controls import is_control_kind
+from tl_truncate.surgery.spoken import cut_all_along, said_kind
 from tl_truncate.weights.site import Site
 from tl_truncate.weights.spoken import short_site
 
@@ -74,6 +76,8 @@ def ranks(
         axis.set_title(f"{name}: change of the {title}, uncut {uncut:.3g}", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.grid(axis="y", linewidth=0.3)
+    if around := cut_all_along(result.baselines[name].record.cuts):
+        figure.suptitle(around.removeprefix("; "), fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
@@ -93,15 +97,16 @@ def _line(
     colour: str,
     kind: str,
 ) -> None:
-    cut = kind == "Cut"
+    cut = not is_control_kind(kind)
+    name = short_site(part["site"].iloc[0])
     values, low, high = (part[f"{metric}_change{end}"].to_numpy(float) for end in ("", "_low", "_high"))
     axis.errorbar(
         [kept.index(rank) + beside + (0 if cut else _STEP / 2) for rank in part["rank"]],
         values,
         yerr=np.nan_to_num(np.stack([values - low, high - values]).clip(min=0)),
-        label=short_site(part["site"].iloc[0]) if cut else None,
+        label=(name if kind == "Cut" else f"{name} ({said_kind(kind)})") if cut else None,
         color=colour,
-        marker="o",
+        marker="o" if kind == "Cut" or not cut else "s",
         markersize=4,
         markerfacecolor=colour if cut else "none",
         linewidth=1,

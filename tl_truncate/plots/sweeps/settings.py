@@ -16,6 +16,7 @@ from tl_truncate.plots.shared.style import sheet
 from tl_truncate.plots.sweeps.heatmaps import asked_of, rows_of_task
 from tl_truncate.statistics import Estimate
 from tl_truncate.surgery.controls import is_control
+from tl_truncate.surgery.spoken import cut_all_along
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ def settings(
         column = f"{column_of(metric)}_change"
         forest(axis, [_row(row, column, record.n_prompts) for _, row in shown.iterrows()])
         axis.set_title(f"change of the {label_of(metric, result.has_global).title}", fontsize=8)
-    told = f"{record.task}, {record.n_prompts} prompts, {record.model}"
+    told = f"{record.task}, {record.n_prompts} prompts, {record.model}{cut_all_along(record.cuts)}"
     if len(shown) < len(table):
         told = f"{told}: the {len(shown)} largest changes of {len(table)}"
     figure.suptitle(told, fontsize=9)

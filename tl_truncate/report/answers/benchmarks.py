@@ -13,7 +13,6 @@ from tl_truncate.report.answers.verdicts import (
     chance,
     control_number,
     counted,
-    listed,
     moves,
     number_in,
     q_number,
@@ -22,7 +21,7 @@ from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.statistics import clear, shown_in
 from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.surgery.spoken import said_cut
+from tl_truncate.surgery.spoken import listed, said_cut
 
 _ROWS = 14
 

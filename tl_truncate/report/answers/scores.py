@@ -1,6 +1,8 @@
 """The answers of scores on a task and on running text."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -17,8 +19,7 @@ from tl_truncate.report.answers.verdicts import (
     chance,
     control_number,
     counted,
-    listed,
-    moves,
+    leaves,
     number,
     q_number,
 )
@@ -26,8 +27,7 @@ from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.curves import Curve, Panel, curves
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.statistics import Estimate, shown
-from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.surgery.spoken import said_cut, said_kind
+from tl_truncate.surgery.spoken import cut_all_along, listed, said_cuts, said_kind
 
 #: Metrics between 0 and 1, which have an axis in common.
 _SHARES: tuple[Metric, ...] = ("p_in_context", "p_global", "accuracy")
@@ -51,7 +51,7 @@ def scores_answer(scores: Scores, cuts: int) -> Answer:
     prompts = counted(record.n_prompts, "prompt")
     if scores.baseline is None:
         told = interval(value)
-        sentence = f"On {prompts} of {record.task}, {label.told} is {told}; nothing was cut."
+        sentence = f"On {prompts} of {record.task}, {label.told} is {told}; {_nothing(record.cuts)}."
         shown_metrics = [each for each in METRICS if each in scores.frame][:4]
         numbers = [
             _number(label_of(each, scores.has_global).short, scores.estimate(each))
@@ -59,12 +59,14 @@ def scores_answer(scores: Scores, cuts: int) -> Answer:
         ]
         return Answer(sentence, tuple(numbers), *_forest(scores))
     before, change = scores.baseline.estimate(metric), scores.change(metric)
-    names = listed([said_cut(SiteCut.from_json(dict(each))) for each in record.cuts[-cuts:]])
+    names = listed(said_cuts(record.cuts[-cuts:]))
     controls, told = drawn_table(scores, metric), interval(change, signed=True)
     verdicts = dict(zip(controls["control"], controls["verdict"], strict=True))
+    does = leaves(change, told, f"{label.told} on {prompts} of {record.task}")
+    certain = f", {chance(change.p, 'p')}" if change else ""
     sentence = (
-        f"Cutting {names} {moves(change)} {label.told} on {prompts} of {record.task} by "
-        f"{told}, {chance(change.p, 'p')}, {beside(verdicts, change)}."
+        f"Cutting {names} {does}{certain}, {beside(verdicts, change)}"
+        f"{cut_all_along(scores.baseline.record.cuts)}."
     )
     numbers = [
         _number(f"uncut: {label.short}", before),
@@ -74,6 +76,10 @@ def scores_answer(scores: Scores, cuts: int) -> Answer:
         q_number(change.p, f"paired, {prompts}", "p"),
     ]
     return Answer(sentence, tuple(numbers), *_forest(scores))
+
+
+def _nothing(cuts: Sequence[Mapping[str, Any]]) -> str:
+    return f"nothing was cut but {listed(said_cuts(cuts))}" if cuts else "nothing was cut"
 
 
 def _number(name: str, value: Estimate, *, signed: bool = False, digits: int = 3) -> Number:
@@ -104,10 +110,11 @@ def effects_answer(found: SideEffects) -> Answer:
     """What the cuts cost on running text."""
     before, after, change = found.uncut_perplexity, found.perplexity, found.loss_change
     told = interval(change, signed=True)
-    cuts = listed([said_cut(SiteCut.from_json(dict(each))) for each in found.record.cuts])
+    does = leaves(change, f"{told} nats a token", "the loss on running text")
+    certain = f", {chance(change.p, 'p', 'passages')}" if change else ""
     sentence = (
-        f"Cutting {cuts or 'nothing'} {moves(change)} the loss on running text by {told} nats a token, "
-        f"{chance(change.p, 'p')}: perplexity {float(before):.1f} becomes {float(after):.1f}."
+        f"Cutting {listed(said_cuts(found.record.cuts)) or 'nothing'} {does}{certain}: "
+        f"perplexity {float(before):.1f} becomes {float(after):.1f}."
     )
     numbers = (
         _number("uncut perplexity", before, digits=1),

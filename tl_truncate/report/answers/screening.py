@@ -13,7 +13,7 @@ from tl_truncate.report.pictures.curves import Curve, Panel, curves
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.pictures.heat import Cell, heat
 from tl_truncate.statistics import clear, shown_in
-from tl_truncate.surgery.spoken import said_setting
+from tl_truncate.surgery.spoken import cut_all_along, said_setting
 from tl_truncate.weights.spoken import said_site, short_keep
 
 _PANELS, _SITES = 4, 14
@@ -35,7 +35,7 @@ def screen_answer(screen: Attribution, frame: pd.DataFrame) -> Answer:
     sentence = (
         f"Predicted to first order, not measured: cutting {name} {moves(float(best[change]))} "
         f"{goal.told} on {screen.record.task} by {told}, {chance(q)} over prompts; a sweep says "
-        "whether it holds."
+        f"whether it holds{cut_all_along(screen.record.cuts)}."
     )
     numbers = (
         *(
@@ -72,7 +72,8 @@ def gradients_answer(found: SingularValueGradients) -> Answer:
     sentence = (
         f"On {screen.record.task}, {goal.told} would rise fastest if singular values of "
         f"{said_site(best['site'])} shrank: by {float(best['score']):.3g} for each unit that all values "
-        "with a negative gradient lose. It is a slope, and no effect of a cut."
+        "with a negative gradient lose. It is a slope, and no effect of a cut"
+        f"{cut_all_along(screen.record.cuts)}."
     )
     share = float(best["share"])
     numbers = (
@@ -105,10 +106,11 @@ def parts_answer(found: PartAttribution) -> Answer:
     block = found.largest("global", answer)[0]
     by_key = frame.set_index(["layer", "part", "answer"])
     most, other = by_key.loc[(block, "global", answer)], by_key.loc[(block, "in_context", answer)]
+    adds, beside = (shown_in(_named(each), "logits", signed=True) for each in (most, other))
     sentence = (
-        f"Of all blocks' global parts that of block {block} adds most to the {pushed_answer} on "
-        f"{record.task}, {shown_in(_named(most), 'logits', signed=True)} nats; its in-context part adds "
-        f"{shown_in(_named(other), 'logits', signed=True)}."
+        f"Of {counted(len(found.layers), 'block')} looked at, the global part of block {block} adds "
+        f"most to the {pushed_answer} on {record.task}, {adds} nats; its in-context part adds {beside}"
+        f"{cut_all_along(record.cuts)}."
     )
     inside = found.largest("in_context", "in_context")[0]
     pushed = by_key.loc[(inside, "in_context", "in_context")]

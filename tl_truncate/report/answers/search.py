@@ -27,7 +27,6 @@ from tl_truncate.report.answers.verdicts import (
     cost_words,
     counted,
     furthest,
-    listed,
     moves,
     number,
     q_number,
@@ -35,7 +34,7 @@ from tl_truncate.report.answers.verdicts import (
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.statistics import Estimate, shown
-from tl_truncate.surgery.spoken import said_cut, said_in_text, said_kind
+from tl_truncate.surgery.spoken import listed, said_cut, said_in_text, said_kind
 
 
 def column_name(column: str) -> str:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from tl_truncate.colours import scale_end
 from tl_truncate.experiments.scoring.metrics import Label, label_of
-from tl_truncate.experiments.sweep.view import ShownSweep, heat_frame
+from tl_truncate.experiments.sweep.view import ShownSweep, columns_of, heat_frame
 from tl_truncate.report.answers.verdicts import (
     NOT_READ,
     beside,
@@ -27,7 +27,7 @@ from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.pictures.heat import Cell, heat
 from tl_truncate.statistics import clear, shown_in
-from tl_truncate.surgery.spoken import said_kind, said_setting
+from tl_truncate.surgery.spoken import cut_all_along, said_kind
 from tl_truncate.weights.spoken import short_keep
 
 #: Fewer layers than this are no map: their cuts stand one below the other.
@@ -62,7 +62,8 @@ def sweep_answer(found: ShownSweep, metric: str) -> Answer:
     picture = _map(found.frame, rows, best, metric, goal) or _list(
         found.beside, rows, best, metric, goal
     )
-    return Answer(_sentence(rows, best, controls, metric, task, goal), numbers, *picture)
+    sentence = f"{_sentence(rows, best, controls, metric, task, goal)}{cut_all_along(found.around)}."
+    return Answer(sentence, numbers, *picture)
 
 
 def _among(rows: pd.DataFrame, best: Any) -> str:
@@ -78,7 +79,7 @@ def _order(rows: pd.DataFrame, metric: str) -> "pd.Series[Any]":
 
 
 def _name(row: Any) -> str:
-    return said_setting(str(row["site"]), row["keep"], str(row["kind"]), float(row["strength"]))
+    return str(row["told"])
 
 
 def _controls(table: pd.DataFrame, row: Any, metric: str) -> pd.DataFrame:
@@ -93,10 +94,10 @@ def _sentence(
     verdicts = dict(zip(controls["control"], controls["verdict"], strict=True))
     held = beside(verdicts, change)
     if not rows[f"{metric}_change"].any():
-        return f"No cut moves {goal.told} on {task}, {held}."
+        return f"No cut moves {goal.told} on {task}, {held}"
     return (
         f"{_what_it_does(best, metric, task, goal)}, {held}; it was picked on these same prompts, which "
-        "flatters it."
+        "flatters it"
     )
 
 
@@ -123,6 +124,7 @@ def _map(
     shown = matrices if len(matrices) <= _PANELS else [mine]
     cells: dict[str, list[Cell]] = {matrix: [] for matrix in shown}
     marked = None
+    own = own.assign(column=columns_of(own, short_keep))
     for place, row in own[own["matrix"].isin(shown)].iterrows():
         cell = _cell(row, metric)
         cells[row["matrix"]].append(cell)
@@ -146,7 +148,7 @@ def _cell(row: Any, metric: str) -> Cell:
     name = _name(row)
     return Cell(
         int(row["layer"]),
-        short_keep(row["keep"]),
+        str(row["column"]),
         float(row[f"{metric}_change"]),
         clear(q),
         name,

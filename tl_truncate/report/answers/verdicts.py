@@ -1,7 +1,7 @@
 """The words of an answer: whether a change is clear of chance and of its control, and large figures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -56,8 +56,13 @@ def beside_cells(row: Any, chance_of: str) -> list[Any]:
     ]
 
 
-def chance(q: float, sign: str = "q") -> str:
+def chance(q: float, sign: str = "q", of: str = "prompts") -> str:
     """Whether a change is clear of chance.
+
+    Args:
+        q: of the change; NaN where there are too few.
+        sign: `q` or `p`.
+        of: what there are too few of.
 
     Examples:
         >>> chance(0.03), chance(0.5, "p")
@@ -66,7 +71,7 @@ def chance(q: float, sign: str = "q") -> str:
         'with too few prompts to tell it from chance'
     """
     if math.isnan(q):
-        return "with too few prompts to tell it from chance"
+        return f"with too few {of} to tell it from chance"
     told = q_text(q) if q < 0.001 else f"= {q_text(q)}"
     return f"{'' if clear(q) else 'not '}clear of chance ({sign} {told})"
 
@@ -81,8 +86,8 @@ def moves(change: float) -> str:
     return "raises" if change > 0 else "lowers" if change < 0 else "does not move"
 
 
-def leaves(change: float, told: str) -> str:
-    """What a cut does to what was named before, by how much.
+def leaves(change: float, told: str, what: str = "it") -> str:
+    """What a cut does to what is named, by how much.
 
     Examples:
         >>> leaves(-0.1, "-0.100"), leaves(0.0, "+0.000")
@@ -91,12 +96,12 @@ def leaves(change: float, told: str) -> str:
         'moves it by less than 0.001 [within 0.001]'
     """
     if not change:
-        return "leaves it as it is"
+        return f"leaves {what} as it is"
     figure, _, rest = told.partition(" ")
     if float(figure) == 0:  # of so few digits
         least = 10.0 ** -len(figure.partition(".")[2])
-        return f"moves it by less than {least:g} {rest}".rstrip()
-    return f"{moves(change)} it by {told}"
+        return f"moves {what} by less than {least:g} {rest}".rstrip()
+    return f"{moves(change)} {what} by {told}"
 
 
 def end_of(change: float, *, top: bool) -> str:
@@ -146,14 +151,15 @@ def beside(verdicts: Mapping[str, str], change: float) -> str:
         return "with no control scored"
     verdicts = {kind: towards(each, change) for kind, each in verdicts.items()}
     words = {
-        "less": "but a {} control does more",
-        "alike": "but a {} control may do as much",
-        "none": "with too few draws of its {} control for a verdict",
+        "less": ("but a {} control does more", "but its {} controls do more"),
+        "alike": ("but a {} control may do as much", "but its {} controls may do as much"),
+        "none": ("with too few draws or prompts to hold it against its {} control{}",) * 2,
     }
-    for verdict, told in words.items():
+    for verdict, (one, several) in words.items():
         found = [said_kind(kind) for kind, each in verdicts.items() if each == verdict]
         if found:
-            return told.format(" and a ".join(found))
+            many = len(found) > 1
+            return (several if many else one).format(" and ".join(found), "s" if many else "")
     names = ", ".join(map(said_kind, verdicts))
     return f"and more than its control{'s' if len(verdicts) > 1 else ''} ({names})"
 
@@ -252,15 +258,3 @@ def counted(number_: int, what: str) -> str:
         ('1 cut', '3 cuts')
     """
     return f"{number_} {what}{'' if number_ == 1 else 's'}"
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """Names in a sentence, of many the first.
-
-    Examples:
-        >>> listed(["a", "b"]), listed(["a", "b", "c", "d", "e"])
-        ('a and b', 'a, b, c and 2 more')
-    """
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -125,7 +125,10 @@ def families_answer(several: Sequence[ChosenComparison], objective: str) -> Answ
         numbers.append(number_in(best, "null_change", "same search, random cuts", signed=True))
     else:
         numbers.append(Number("same search, random cuts", NONE, "was not asked for"))
-    numbers += [_cost(frame, best), q_number(q, f"among {families}")]
+    numbers += [
+        _cost(frame, best),
+        q_number(q, f"among {counted(len(own), 'family').replace('familys', 'families')}"),
+    ]
     rows = []
     for each in several:
         rows += _rows_of(each, change, many=len(several) > 1)

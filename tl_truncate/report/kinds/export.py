@@ -14,12 +14,12 @@ from tl_truncate.experiments.scoring.view import record_table
 from tl_truncate.export.card import RECORD
 from tl_truncate.markup import table
 from tl_truncate.report.answers.sweep import first_metric
-from tl_truncate.report.answers.verdicts import NONE, NOT_READ, counted, listed, moves
+from tl_truncate.report.answers.verdicts import NONE, NOT_READ, counted, moves
 from tl_truncate.report.page import Answer, Number, Page, Section
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.runs.files import read_json
 from tl_truncate.surgery.cut import SiteCut
-from tl_truncate.surgery.spoken import said_cut
+from tl_truncate.surgery.spoken import listed, said_cut
 from tl_truncate.weights.files import as_path
 
 _KINDS = {"adapter": "LoRA adapter", "checkpoint": "checkpoint"}

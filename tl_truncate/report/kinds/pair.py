@@ -1,5 +1,6 @@
 """The report of two runs: what one has that the other has not, setting by setting."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -9,7 +10,7 @@ from tl_truncate.experiments.scoring.estimates import estimate_changes, estimate
 from tl_truncate.experiments.scoring.metrics import Metric, label_of
 from tl_truncate.experiments.scoring.view import setup
 from tl_truncate.markup import details, interval, join, paragraphs, table
-from tl_truncate.report.answers.verdicts import NONE, chance, counted, listed, number, q_number, q_text
+from tl_truncate.report.answers.verdicts import NONE, chance, counted, number, q_number, q_text
 from tl_truncate.report.page import Answer, Number, Page, Section
 from tl_truncate.report.pairs.pair import Pair
 from tl_truncate.report.pairs.sides import UNCUT, Side, control_of
@@ -17,7 +18,7 @@ from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.report.pictures.heat import Cell, heat
 from tl_truncate.report.provenance import provenance
 from tl_truncate.statistics import Estimate, clear, q_values
-from tl_truncate.surgery.spoken import said_kind
+from tl_truncate.surgery.spoken import listed, said_kind
 from tl_truncate.weights.spoken import short_keep
 
 _MAP, _PANELS, _ROWS = 3, 4, 14
@@ -90,8 +91,9 @@ def pair_answer(pair: Pair, found: list[Difference]) -> Answer:
     """The largest difference, and how many are clear."""
     most = max(found, key=lambda each: abs(each.value))
     goal, less = label_of(pair.metric, pair.has_global), f"{pair.other.name} less {pair.one.name}"
-    how = "paired on the same" if pair.is_paired else "unpaired, on other"
-    prompts = f"{how} {counted(most.value.n, 'prompt')} of {pair.one.record.task}"
+    prompts = f"paired on the same {counted(most.value.n, 'prompt')} of {pair.one.record.task}"
+    if not pair.is_paired:
+        prompts = f"unpaired, on prompts of {pair.one.record.task} that are not all the same"
     sides = f"{pair.one.name} {interval(most.one, signed=True)}, {pair.other.name} "
     sides += interval(most.other, signed=True)
     told = interval(most.value, signed=True)
@@ -145,12 +147,17 @@ def _map(pair: Pair, found: list[Difference], most: Difference) -> tuple[Markup,
     if len({cuts[each.setting].site.layer for each in found if each.setting in cuts}) < _MAP:
         return None
     cells: dict[str, list[Cell]] = {}
-    marked = None
+    marked, taken = None, Counter[tuple[str, int, str]]()
     for each in found:
-        site = cuts[each.setting].site
+        cut, site = cuts[each.setting], cuts[each.setting].site
         matrix = site.matrix if site.head is None else f"{site.matrix}.{site.head}"
+        matrix += "" if cut.kind == "Cut" else f", {said_kind(cut.kind)}"
+        matrix += "" if cut.strength == 1 else f", strength {cut.strength:g}"
         told = f"{each.setting}: {interval(each.value, signed=True)}, {chance(each.q)}"
-        keep = short_keep(getattr(cuts[each.setting], "keep", cuts[each.setting].label))
+        keep = short_keep(getattr(cut, "keep", cut.label))
+        taken[matrix, site.layer, keep] += 1
+        if (twin := taken[matrix, site.layer, keep]) > 1:  # a place that two would share becomes two
+            keep += f" ({twin})"
         cell = Cell(site.layer, keep, float(each.value), clear(each.q), each.setting, told)
         cells.setdefault(matrix, []).append(cell)
         marked = cell if each is most else marked

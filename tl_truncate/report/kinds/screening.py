@@ -13,6 +13,7 @@ from tl_truncate.experiments.screening.part_attribution import PartAttribution
 from tl_truncate.experiments.screening.value_gradients import SingularValueGradients
 from tl_truncate.markup import paragraphs
 from tl_truncate.report.answers.screening import gradients_answer, parts_answer, screen_answer
+from tl_truncate.report.answers.verdicts import counted
 from tl_truncate.report.charts import heat_panel, points_panel
 from tl_truncate.report.page import Chart, Choice, Page, Section
 from tl_truncate.report.provenance import where_section
@@ -135,7 +136,8 @@ def part_attribution_page(found: PartAttribution) -> Page:
         f"What the global and the in-context part of each MLP's output ({found.split['method']}) add to "
         f"the logits of the answers was read off {record.n_prompts} prompts of {record.task} on "
         f"{setup(record.to_json())}.",
-        f"Of all blocks' global parts that of block {pushes} adds most to the "
+        f"Of {counted(len(found.layers), 'block')} looked at, the global part of block {pushes} adds "
+        "most to the "
         f"{answer_names(record.has_global)[-1]} on these prompts, {by} nats.",
     ]
     sections = [

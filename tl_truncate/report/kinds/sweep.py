@@ -1,13 +1,12 @@
 """The report of a sweep."""
 
-from typing import Any
-
-import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.drawn import draws_together
 from tl_truncate.experiments.scoring.metrics import PROBABILITIES, label_of
 from tl_truncate.experiments.scoring.view import scores_table
+from tl_truncate.experiments.sweep.grid import setting_key
+from tl_truncate.experiments.sweep.names import setting_names
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.experiments.sweep.view import (
     ShownSweep,
@@ -22,8 +21,7 @@ from tl_truncate.report.answers.verdicts import BESIDE, BESIDE_TOLD, beside_cell
 from tl_truncate.report.charts import heat_chart, rank_chart
 from tl_truncate.report.page import Page, Section
 from tl_truncate.report.provenance import provenance
-from tl_truncate.surgery.spoken import said_cut
-from tl_truncate.weights.spoken import said_site, short_keep
+from tl_truncate.weights.spoken import said_site
 
 _BESIDE = 12
 
@@ -111,7 +109,7 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
         rows = [
             [
                 said_site(row["site"]),
-                _kept(row),
+                result.frame.loc[row["row"], "told"].removeprefix(f"{said_site(row['site'])}, "),
                 f"{row['change']:+.3f}",
                 *beside_cells(row, "q"),
             ]
@@ -122,14 +120,9 @@ def _controls(result: ShownSweep, tasks: list[str], metric: str) -> Markup:
     return join(parts)
 
 
-def _kept(row: "pd.Series[Any]") -> str:
-    told = short_keep(row["keep"])
-    return told if row["strength"] == 1 else f"{told}, strength {row['strength']:g}"
-
-
 def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], ...]:
     most = prompts.share(len(tasks))
-    found = []
+    found, names = [], setting_names([result.firsts])
     for place, task in enumerate(tasks):
         uncut = result.baselines[task].frame
         settings = []
@@ -137,7 +130,7 @@ def _groups(result: SweepResult, tasks: list[str]) -> tuple[dict[str, object], .
             setting = result.settings[draws[0]]
             each = [result.settings[draw].outcomes[place].metrics() for draw in draws]
             cut = each[0] if len(each) == 1 else sum(each[1:], each[0]) / len(each)  # a control's mean
-            name = said_cut(setting.cut)
+            name = names[setting_key(setting.cut)]
             shared = next(metric for metric in prompts.SHOWN if metric in cut)
             change = float((cut[shared] - uncut[shared]).mean())
             settings.append(prompts.Setting(name, cut, uncut, change))

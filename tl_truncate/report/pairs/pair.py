@@ -14,7 +14,6 @@ from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.names import setting_names
 from tl_truncate.experiments.sweep.result import SweepResult
 from tl_truncate.report.answers.sweep import first_metric
-from tl_truncate.report.answers.verdicts import listed
 from tl_truncate.report.pairs.sides import (
     CHOSEN,
     UNCUT,
@@ -29,6 +28,7 @@ from tl_truncate.report.pairs.sides import (
 )
 from tl_truncate.report.pairs.unlike import unlike
 from tl_truncate.statistics import Estimate
+from tl_truncate.surgery.spoken import listed
 
 _FEW = 6
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from tl_truncate.experiments.sweep.grid import setting_key
 from tl_truncate.experiments.sweep.names import fits_of, setting_names
-from tl_truncate.report.answers.verdicts import listed
 from tl_truncate.report.pairs.sides import CHOSEN, Side, asked, same_globals
 from tl_truncate.runs.record import Record, bos_words
 from tl_truncate.surgery.cut import SiteCut
+from tl_truncate.surgery.spoken import listed
 
 _FEW = 6
 
