@@ -1,6 +1,7 @@
 """What a command leaves behind has a page, which says all that the command said and replaces no other."""
 
 import json
+import re
 
 import architectures
 import numpy as np
@@ -78,12 +79,12 @@ class TestControlsAreSavedWithTheCut:
         run("report", out)
         page, said = (out / "report.html").read_text(), " ".join(said.split())
         told = {
-            "the cut does less": "control does more",
-            "a random draw may do as much": "control may do as much",
-            "the cut does more": "and more than its controls (random subspace, norm-matched)",
+            "the cut does less": "control does more|controls do more",
+            "a random draw may do as much": "controls? may do as much",
+            "the cut does more": r"and more than its controls \(random subspace, norm-matched\)",
         }
         worst = next(words for words in told if words in said)
-        assert told[worst] in page
+        assert re.search(told[worst], page)
 
     def test_draws_come_back_as_they_were(self, left):
         out, _ = left
