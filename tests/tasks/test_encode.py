@@ -37,17 +37,6 @@ def test_a_bos_in_the_text_is_not_taken_away_without_a_word(toy, monkeypatch):
         ValueError, match=r"prompt 1 begins with '.*'\. Say which it is to be: prepend_bos"
     ):
         encode(toy, marked)
-    with pytest.raises(ValueError, match=r"the passage '.*' begins with"):
-        tlt.TokenMeans.fit(toy, [prompts[1]], layers=[1], progress=False)
-    cut = tlt.Cut("blocks.1.mlp.W_in", 0.5)
-    with pytest.raises(ValueError, match=r"the passage '.*' begins with"):
-        tlt.side_effects(toy, cut, texts=prompts, progress=False)
-    for each in (True, False):
-        plain, with_bos = (
-            tlt.side_effects(toy, cut, texts=[text] * 5, prepend_bos=each, progress=False)
-            for text in prompts
-        )
-        assert plain.estimates == with_bos.estimates
     rows = {each: encode(toy, marked, prepend_bos=each).prompts for each in (True, False)}
     for prepend, (first, second) in rows.items():
         assert first == second

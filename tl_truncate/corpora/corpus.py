@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tl_truncate.checks import whole
 from tl_truncate.corpora.passages import read_passages
-from tl_truncate.tasks.encode import bos_token, require_no_bos
+from tl_truncate.tasks.encode import bos_token
 
 Corpus = Tensor | str | os.PathLike[str] | Iterable[Any]
 
@@ -230,8 +230,6 @@ def _encode(model: Any, text: str, prepend_bos: bool | None) -> tuple[tuple[int,
         )
     bos = bos_token(model, tokenizer, prepend_bos)
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if prepend_bos is None and bos is None:
-        require_no_bos(ids, tokenizer, f"the passage {text!r:.40}")
     if ids[:1] == [getattr(tokenizer, "bos_token_id", None)]:
         ids = ids[1:]
     return tuple(ids), () if bos is None else (bos,)

@@ -124,7 +124,7 @@ def require_no_bos(ids: Sequence[int], tokenizer: Any, told: str) -> None:
     token = getattr(tokenizer, "bos_token_id", None)
     if token is not None and list(ids[:1]) == [token]:
         raise ValueError(
-            "Texts must not begin with a BOS where the model by default is read without one, but "
+            "Prompts must not begin with a BOS where the model by default is read without one, but "
             f"{told} begins with {tokenizer.bos_token!r}. Say which it is to be: prepend_bos=True keeps "
             "it, once, and gives it to all; prepend_bos=False takes it away."
         )

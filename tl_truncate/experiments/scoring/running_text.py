@@ -16,7 +16,7 @@ from tl_truncate.replay.calls import last_logits
 from tl_truncate.surgery.cut import Cuts
 from tl_truncate.surgery.edit import in_compute_precision
 from tl_truncate.surgery.hooks import active_cuts, truncated
-from tl_truncate.tasks.encode import bos_token, require_no_bos
+from tl_truncate.tasks.encode import bos_token
 from tl_truncate.weights.linear import where_float64_is
 from tl_truncate.weights.site import Site
 
@@ -33,8 +33,7 @@ def encode_passages(
     """Texts with their tokens, as `side_effects` reads them.
 
     Raises:
-        ValueError: if there is no text of two tokens, or no tokenizer; or a text begins with a BOS, the
-            model by default has none, and `prepend_bos` does not say which it is to be.
+        ValueError: if there is no text of two tokens, or no tokenizer.
         TypeError: if texts is one text.
     """
     if isinstance(texts, str):
@@ -46,12 +45,8 @@ def encode_passages(
     most = min(max_tokens, int(getattr(model.cfg, "n_ctx", 0) or max_tokens))
     found = []
     for text in sample_texts() if texts is None else texts:
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if prepend_bos is None and bos is None:
-            require_no_bos(ids, tokenizer, f"the passage {text!r:.40}")
-        if ids[:1] == [getattr(tokenizer, "bos_token_id", None)]:
-            ids = ids[1:]
-        ids = ids if bos is None else [bos, *ids]
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = ([] if bos is None or ids[:1] == [bos] else [bos]) + list(ids)
         if len(ids) >= 2:
             found.append((text, tuple(ids[:most])))
     if not found:
