@@ -445,6 +445,13 @@ class TestWhatIsCalledUncut:
         for result in found:
             assert told in _page_of(result).answer.sentence
             assert told in " ".join(result.plot().get_suptitle().split())
+        searched = dict(sites=[SITE], keeps=[0.25, 0.5], splits=1, draws=2, texts=(), **quiet)
+        with tlt.truncated(model, around):
+            for objective in ("logit_diff", "p_in_context"):
+                result = tlt.search(
+                    model, task, objective=objective, max_perplexity_ratio=None, **searched
+                )
+                assert told in _page_of(result).answer.sentence
         assert "nothing was cut but layer 0, W_in, nothing kept" in _page_of(uncut).answer.sentence
         assert told in uncut.plot().get_suptitle()
         whole = tlt.evaluate(model, task, **quiet)

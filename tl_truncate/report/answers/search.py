@@ -6,6 +6,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tl_truncate.experiments.scoring.drawn import verdict
+from tl_truncate.experiments.scoring.evaluate import Scores
 from tl_truncate.experiments.scoring.metrics import label_of
 from tl_truncate.experiments.search.result import SearchResult
 from tl_truncate.experiments.search.view import (
@@ -34,7 +35,7 @@ from tl_truncate.report.answers.verdicts import (
 from tl_truncate.report.page import Answer, Number
 from tl_truncate.report.pictures.forest import Row, forest
 from tl_truncate.statistics import Estimate, shown
-from tl_truncate.surgery.spoken import listed, said_cut, said_in_text, said_kind
+from tl_truncate.surgery.spoken import cut_all_along, listed, said_cut, said_in_text, said_kind
 
 
 def column_name(column: str) -> str:
@@ -54,8 +55,7 @@ def search_answer(found: SearchResult, shown_: ShownSearch) -> Answer:
     change = found.change(task)
     rows = shown_.of(task, found.objective)
     q = float(rows.loc[TEST, "q"])
-    base = found.test[task].baseline or found.test[task]
-    before = base.estimate(found.objective)
+    before = _uncut(found, task).estimate(found.objective)
     numbers = (
         number(
             f"uncut: {label_of(found.objective, found.has_global).short}",
@@ -69,6 +69,11 @@ def search_answer(found: SearchResult, shown_: ShownSearch) -> Answer:
         q_number(q, f"on {counted(change.n, 'prompt')}" + _among(found)),
     )
     return Answer(_sentence(found, shown_, task, change, q), numbers, *_forest(found, shown_, task))
+
+
+def _uncut(found: SearchResult, task: str) -> Scores:
+    """What the chosen cuts are held against; where nothing was chosen that is all there is."""
+    return found.test[task].baseline or found.test[task]
 
 
 def _among(found: SearchResult) -> str:
@@ -86,7 +91,8 @@ def _sentence(found: SearchResult, shown_: ShownSearch, task: str, change: Estim
         f"On {counted(change.n, 'prompt')} of {task} that had no say, cutting {names} {moves(change)} "
         f"{label_of(found.objective, found.has_global).told} by {told}, {chance(q)}, "
         f"{beside(verdicts, change)}"
-        f"{_null_words(found, task)}; {cost_words(shown_.cost)}."
+        f"{_null_words(found, task)}; {cost_words(shown_.cost)}"
+        f"{cut_all_along(_uncut(found, task).record.cuts)}."
     )
 
 
@@ -149,10 +155,10 @@ def _looked(found: SearchResult) -> Number:
 
 def _nothing(found: SearchResult, shown_: ShownSearch, task: str) -> Answer:
     """Nothing was chosen, which is an answer too: how near each look came."""
-    base = found.test[task].baseline or found.test[task]
-    before = base.estimate(found.objective)
+    uncut = _uncut(found, task)
+    before = uncut.estimate(found.objective)
     goal = label_of(found.objective, found.has_global)
-    told = f"{none_raised(shown_, goal.told)}, so nothing was cut."
+    told = f"{none_raised(shown_, goal.told)}, so nothing was cut{cut_all_along(uncut.record.cuts)}."
     numbers = (
         number(f"uncut: {goal.short}", before, before.low, before.high),
         _looked(found),

@@ -97,6 +97,10 @@ def _control(controls: pd.DataFrame, change: str, value: float) -> Number:
     return Number("the control that does most", f"{float(row[change]):+.3f}", f"{row.name}, {draws}")
 
 
+def _families(number_: int) -> str:
+    return counted(number_, "family").replace("familys", "families")
+
+
 def families_answer(several: Sequence[ChosenComparison], objective: str) -> Answer:
     """The family whose chosen cut does most on the first task's other prompts."""
     first, change = several[0], f"{objective}_change"
@@ -105,7 +109,7 @@ def families_answer(several: Sequence[ChosenComparison], objective: str) -> Answ
     own = frame.drop(index="uncut")
     own = own[own["cut"] != "none"]
     uncut = number_in(frame.loc["uncut"], objective, f"uncut: {goal.short}")
-    families = counted(len(first.found), "family").replace("familys", "families")
+    families = _families(len(first.found))
     if own.empty:
         sentence = f"None of {families} found a cut that raises {goal.told} on {first.task}."
         rows = [Row(str(name), 0.0, kind="cut", told="nothing chosen") for name in first.found]
@@ -127,7 +131,7 @@ def families_answer(several: Sequence[ChosenComparison], objective: str) -> Answ
         numbers.append(Number("same search, random cuts", NONE, "was not asked for"))
     numbers += [
         _cost(frame, best),
-        q_number(q, f"among {counted(len(own), 'family').replace('familys', 'families')}"),
+        q_number(q, f"among {_families(len(own))}"),
     ]
     rows = []
     for each in several:
